@@ -1,0 +1,161 @@
+"""Command lines from the fields of Run and How: timm's spelling, YAML below flags, one line for every mistake.
+
+Importing this imports neither torch nor timm, so that --help answers at once.
+"""
+
+import argparse
+import difflib
+import logging
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from pydantic import BaseModel
+
+from engine.errors import Refusal
+from engine.run import How, Run, make_how, make_run, read_yaml
+
+ALIASES = {"batch_size": "-b", "workers": "-j", "model": "--arch"}
+# What the ancestors of this testbed call it, and timm's word for it.
+RENAMED = {
+    "--data_path": "--data-dir",
+    "--architecture": "--model",
+    "--optimizer": "--opt",
+    "--scheduler": "--sched",
+    "--smooth": "--smoothing",
+    "--clip": "--clip-grad",
+    "--resolution": "--img-size",
+    "--crop_resolution": "--img-size",
+    "--num_workers": "--workers",
+    "--num-workers": "--workers",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that refuses in one line, with the nearest flag, and takes no abbreviations."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("allow_abbrev", False)
+        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        super().__init__(*args, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise Refusal(f"{message}; see python {self.prog} --help")
+
+    def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
+        """Like parse_args; an unknown flag is a Refusal that names the nearest one."""
+        known, extra = self.parse_known_args(argv)
+        if extra:
+            flag = extra[0].partition("=")[0]
+            flags = [option for parser in self._all() for option in parser._option_string_actions]
+            if flag in RENAMED:
+                raise Refusal(f"{flag} is called {RENAMED[flag]} here, as in timm")
+            close = difflib.get_close_matches(flag.replace("_", "-"), flags, n=1, cutoff=0.6)
+            hint = f"did you mean {close[0]}?" if close else f"see python {self.prog} --help"
+            raise Refusal(f"unknown {'flag' if flag.startswith('-') else 'argument'} '{flag}'; {hint}")
+        return known
+
+    def _all(self) -> list[argparse.ArgumentParser]:
+        parsers: list[argparse.ArgumentParser] = [self]
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                parsers += action.choices.values()
+        return parsers
+
+
+def add_fields(parser: argparse.ArgumentParser, kind: type[BaseModel], only: Sequence[str] | None = None) -> None:
+    """One flag per field of Run or How. A flag that is not given leaves no trace, so that YAML shows through."""
+    group = parser.add_argument_group("what decides the result" if kind is Run else "what does not change the result")
+    for name, field in kind.model_fields.items():
+        if only is not None and name not in only:
+            continue
+        names = [f"--{name.replace('_', '-')}", *([ALIASES[name]] if name in ALIASES else [])]
+        default = "" if field.default in (None, {}) else f" (default: {field.default})"
+        common = {"dest": name, "default": argparse.SUPPRESS, "help": f"{field.description}{default}"}
+        choices = _choices(field.annotation)
+        if field.annotation is bool:
+            parser_action: Any = argparse.BooleanOptionalAction
+            group.add_argument(*names, action=parser_action, **common)
+        elif name == "model_kwargs":
+            group.add_argument(*names, nargs="*", metavar="KEY=VALUE", **common)
+        elif name == "opt_betas":
+            group.add_argument(*names, nargs=2, type=float, metavar=("B1", "B2"), **common)
+        else:
+            metavar = "{" + ",".join(choices) + "}" if choices else name.rpartition("_")[2].upper()
+            group.add_argument(*names, metavar=metavar, **common)
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-c", "--config", type=Path, default=argparse.SUPPRESS, help="YAML of any of these; flags win")
+
+
+def collect(namespace: argparse.Namespace) -> tuple[Run, How]:
+    """Run and How from the flags given, above the YAML file of -c, above the defaults."""
+    given = vars(namespace)
+    where, fields = "", {}
+    if "config" in given:
+        where = str(given["config"])
+        fields = read_yaml(given["config"])
+        split(fields, where)  # what is wrong in the file is said of the file
+    flags = {key: value for key, value in given.items() if key in Run.model_fields or key in How.model_fields}
+    if "model_kwargs" in flags:
+        flags["model_kwargs"] = {**(fields.get("model_kwargs") or {}), **pairs(flags["model_kwargs"], "--model-kwargs")}
+    return split({**fields, **flags})
+
+
+def split(fields: dict[str, Any], where: str = "") -> tuple[Run, How]:
+    """Fields of both kinds, validated."""
+    how = {key: value for key, value in fields.items() if key in How.model_fields}
+    run = {key: value for key, value in fields.items() if key not in How.model_fields}
+    return make_run(run, where), make_how(how, where)
+
+
+def pairs(words: Sequence[str], flag: str) -> dict[str, Any]:
+    """`depth=12 token_ratio=0.5` as a dict; values are read as YAML reads them."""
+    result = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise Refusal(f"{flag} takes key=value, not '{word}'")
+        result[key] = yaml.safe_load(value)
+    return result
+
+
+def run_main(main: Callable[[], int | None], debug: bool = False) -> NoReturn:
+    """Run a script's main: a Refusal is one line on stderr and its exit code; Ctrl-C is 130, a closed pipe is quiet."""
+    # With a CUDA toolkit and no GPU, importing torch's extension builder warns about something nobody asked for.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    try:
+        sys.exit(main() or 0)
+    except Refusal as refusal:
+        if debug or "--debug" in sys.argv:
+            raise
+        print(f"softmlp: {refusal}", file=sys.stderr)
+        sys.exit(refusal.code)
+    except KeyboardInterrupt:
+        print("softmlp: interrupted; repeat the command to go on", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def show(table: Any) -> None:
+    """Print a rich table; in a file or a pipe it is not squeezed into 80 columns."""
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def _choices(annotation: Any) -> list[str]:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return [choice for part in typing.get_args(annotation) for choice in _choices(part)]
+    return (
+        [str(choice) for choice in typing.get_args(annotation)]
+        if typing.get_origin(annotation) is typing.Literal
+        else []
+    )

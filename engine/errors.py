@@ -1,0 +1,34 @@
+"""What a user can mend: one line that says what, where and what now, and an exit code that says of which kind."""
+
+USAGE = 2  # a command, name, flag or YAML file is wrong
+DATA = 3  # a data file is missing or unusable
+CHECKPOINT = 4  # no checkpoint can be used
+DIVERGED = 5  # the loss is not finite
+OUTPUT = 6  # the output folder cannot be written; what was saved is kept and the run can go on
+BUSY = 7  # another live process owns the run
+CLUSTER = 9  # the scheduler is not there, or refuses
+STOPPED = 75  # stopped cleanly between two steps; run again
+TERMINATED = 143  # stopped by SIGTERM, saved; run again
+
+CLASSES = {
+    USAGE: "usage",
+    DATA: "data",
+    CHECKPOINT: "checkpoint",
+    DIVERGED: "diverged",
+    OUTPUT: "output",
+    BUSY: "busy",
+    CLUSTER: "cluster",
+    STOPPED: "stopped",
+    TERMINATED: "terminated",
+}
+
+
+class Refusal(Exception):  # noqa: N818 - it is an answer to the user, not a fault of the program
+    """An error that the user can mend. The message is one line; `code` is the exit code."""
+
+    def __init__(self, message: str, code: int = USAGE) -> None:
+        super().__init__(message)
+        self.code = code
+
+    def __reduce__(self) -> tuple:
+        return Refusal, (str(self), self.code)

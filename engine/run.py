@@ -1,0 +1,213 @@
+"""A run is a value with a signature: everything that decides a result, and nothing else.
+
+`Run` is what decides the weights and the metrics; `How` is what must not (workers, device, logging, where the data
+lie). Same run, same signature, same folder: a run is never trained twice by accident, and repeating a command resumes
+it. Field names are timm's flags. Importing this imports neither torch nor timm.
+"""
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+import archs
+from engine.datasets import lookup
+from engine.errors import Refusal
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Scalar = bool | int | float | str | None
+Value = Scalar | list[Scalar]
+
+# Fields added after the first release. While such a field holds its default it is left out of the signature, so that
+# runs made before it existed keep theirs; its default must therefore mean "as before".
+LATER: frozenset[str] = frozenset()
+
+
+class Run(BaseModel):
+    """One training run, frozen and validated; types are canonical, so that 50 and 50.0 are the same run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    model: str = Field("mixer_nano", description="family_variant, or timm/NAME; scripts/list_models.py lists them")
+    model_kwargs: dict[str, Value] = Field({}, description="arguments of the family's build, as depth=8 dim=256")
+    dataset: str = Field("digits", description="digits, cifar10, cifar100, or imagefolder/NAME")
+    img_size: Count | None = Field(None, description="pixels; by default the data set's own size")
+    train_samples: Count | None = Field(None, description="train on the first N of a fixed shuffle (default: all)")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="initialisation, data order and augmentation")
+    epochs: Count = Field(30, description="passes over the training set")
+    batch_size: Count = Field(128, description="images per step")
+    opt: Literal["adamw", "sgd", "lamb", "lion"] = Field("adamw", description="timm's optimizer of that name")
+    lr: Positive = Field(1e-3, description="peak learning rate")
+    momentum: Fraction = Field(0.9, description="for sgd")
+    opt_betas: tuple[Fraction, Fraction] | None = Field(None, description="for adamw, lamb, lion; default: timm's")
+    weight_decay: NonNegative = Field(0.05, description="not applied to biases, norms and other vectors")
+    clip_grad: NonNegative = Field(0.0, description="largest gradient norm; 0 is off")
+    sched: Literal["cosine", "constant"] = Field("cosine", description="learning rate after warm-up, by the step")
+    warmup_epochs: NonNegative = Field(0.0, description="linear warm-up from warmup_lr; may be a part of an epoch")
+    warmup_lr: NonNegative = Field(0.0, description="learning rate at step 0 of the warm-up")
+    min_lr: NonNegative = Field(0.0, description="learning rate at the end of the cosine")
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="label smoothing")
+    mixup: NonNegative = Field(0.0, description="mixup alpha; 0 is off")
+    cutmix: NonNegative = Field(0.0, description="cutmix alpha; 0 is off")
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="stochastic depth")
+    crop_pad: Annotated[int, Field(ge=0)] = Field(0, description="pixels of zero padding before a random crop")
+    hflip: Fraction = Field(0.0, description="probability of a horizontal flip")
+    model_ema: bool = Field(False, description="evaluate an exponential moving average of the weights")
+    model_ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(0.999, description="its decay per step")
+    amp: bool = Field(False, description="autocast to amp_dtype")
+    amp_dtype: Literal["bfloat16"] = Field("bfloat16", description="works on GPU and, fast with AVX512-BF16, on CPU")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _canonical(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Fill in what the table of data sets says, drop arguments that repeat the variant's own, unify numbers."""
+        given = dict(given)
+        model = str(given.get("model", "mixer_nano"))
+        kwargs = given.get("model_kwargs") or {}
+        if not isinstance(kwargs, dict):
+            raise ValueError(f"model_kwargs must be key: value pairs, not {kwargs!r}")
+        kwargs = {key: _number(value) for key, value in kwargs.items()}
+        for key in ("img_size", "num_classes", "in_chans", "drop_path"):
+            if key in kwargs:
+                raise ValueError(f"model_kwargs may not set '{key}': it follows from dataset, img_size and drop_path")
+        if not model.startswith("timm/"):
+            archs.arguments(model, **kwargs)  # raises for a name that is not there
+            own = archs.arguments(model)
+            kwargs = {key: value for key, value in kwargs.items() if key not in own or _number(own[key]) != value}
+        given["model_kwargs"] = dict(sorted(kwargs.items()))
+        dataset = lookup(str(given.get("dataset", "digits")))
+        if given.get("img_size") is None:
+            if dataset is None:
+                raise ValueError("an imagefolder needs an img_size: the one its .beton was written with")
+            given["img_size"] = dataset.img_size
+        return given
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Run":
+        if self.drop_path and not self.model.startswith("timm/"):
+            archs.arguments(self.model, drop_path=self.drop_path)  # a flag that the model cannot use is an error
+        if self.opt_betas is not None and self.opt == "sgd":
+            raise ValueError("opt_betas has no meaning for opt sgd; leave it out, or set momentum")
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} is longer than epochs {self.epochs}")
+        return self
+
+    def record(self) -> dict[str, Any]:
+        """All fields as plain values, in the order of declaration."""
+        return self.model_dump(mode="json")
+
+    @property
+    def signature(self) -> str:
+        """Eight hex digits of the SHA-256 of the canonical record; pinned by a golden test."""
+        record = self.record()
+        for key in LATER:
+            if record[key] == type(self).model_fields[key].default:
+                del record[key]
+        text = json.dumps(record, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    @property
+    def name(self) -> str:
+        """Folder name: signature, model and seed, for example `3f9c1ab2-mixer_nano-s0`."""
+        return f"{self.signature}-{self.model.replace('/', '-')}-s{self.seed}"
+
+    @property
+    def rung(self) -> str:
+        """What is compared: the model and its arguments, without the seed and the recipe."""
+        return " ".join([self.model, *(f"{key}={value}" for key, value in self.model_kwargs.items())])
+
+    def but(self, **changes: Any) -> "Run":
+        """A validated copy with some fields changed."""
+        return make_run({**self.record(), **changes})
+
+
+class How(BaseModel):
+    """What does not change a result. (The number of threads does change the last bits; it is kept with the run.)"""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data_dir: Path = Field(Path("data"), description="folder of the .beton files")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
+    loader: Literal["ffcv", "memory"] = Field("ffcv", description="memory: plain NumPy, slow; an oracle for tests")
+    workers: Annotated[int, Field(ge=1)] = Field(1, description="threads that decode and augment")
+    threads: Annotated[int, Field(ge=0)] = Field(0, description="threads of torch; 0: all cores")
+    log_interval: Count = Field(50, description="steps between two lines of metrics.jsonl")
+    checkpoint_interval: Annotated[int, Field(ge=0)] = Field(0, description="also save every N steps; 0: epochs only")
+
+
+def make_run(fields: dict[str, Any], where: str = "") -> Run:
+    """Validate fields into a Run. Raises Refusal with one line that names the field and, for a misspelling, ours."""
+    return _make(Run, fields, where)
+
+
+def make_how(fields: dict[str, Any], where: str = "") -> How:
+    """Validate fields into a How; raises Refusal as `make_run`."""
+    return _make(How, fields, where)
+
+
+def _make(kind: type[BaseModel], fields: dict[str, Any], where: str) -> Any:
+    prefix = f"{where}: " if where else ""
+    for key in fields:
+        if key not in kind.model_fields:
+            raise Refusal(prefix + unknown("key", key, kind.model_fields))
+    try:
+        return kind(**fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"][:1])
+        message = first["msg"].removeprefix("Value error, ")
+        if place:
+            message = f"{place} {fields.get(place)!r}: {message[0].lower()}{message[1:]}"
+        raise Refusal(prefix + message) from None
+
+
+def unknown(kind: str, word: str, known: Any) -> str:
+    """One line for a misspelling: unknown key 'modle'; did you mean 'model'?"""
+    close = difflib.get_close_matches(word.replace("-", "_"), known, n=1, cutoff=0.5)
+    return f"unknown {kind} '{word}'" + (f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Fields of a Run or How from a YAML file. Raises Refusal naming file, line and nearest key.
+
+    Numbers such as 1e-3, which YAML 1.1 reads as text, are left to the validation of the field.
+    """
+    try:
+        node = yaml.compose(path.read_text(), Loader=yaml.SafeLoader)
+        fields = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise Refusal(f"{path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        raise Refusal(f"{path}{line}: not YAML: {getattr(error, 'problem', error)}") from None
+    if fields is None:
+        return {}
+    if not isinstance(fields, dict):
+        raise Refusal(f"{path}: expected 'key: value' lines")
+    known = [*Run.model_fields, *How.model_fields]
+    seen: dict[str, int] = {}
+    for key_node, _ in node.value:
+        key, line = key_node.value, key_node.start_mark.line + 1
+        if key not in known:
+            raise Refusal(f"{path} line {line}: {unknown('key', key, known)}")
+        if key in seen:
+            raise Refusal(f"{path} line {line}: key '{key}' was given in line {seen[key]} already")
+        seen[key] = line
+    return fields
+
+
+def _number(value: Any) -> Any:
+    """An integral float as int, a tuple as list, recursively: one spelling per value."""
+    if isinstance(value, (list, tuple)):
+        return [_number(item) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value

@@ -1,0 +1,124 @@
+"""What a run says of itself while it runs: status.json with a heartbeat, metrics.jsonl, log.txt."""
+
+import contextlib
+import json
+import logging
+import os
+import platform
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from engine import store
+from engine.data import Batch
+from engine.errors import OUTPUT, Refusal
+
+INTERVAL_SECONDS = 1.0
+log = logging.getLogger("softmlp")
+
+
+class Status:
+    """status.json of one attempt. Rates count this attempt only; nothing here is read back by the training."""
+
+    def __init__(self, folder: Path) -> None:
+        previous = store.read_json(folder / "status.json")
+        self.folder = folder
+        self.done = previous.get("state") == store.DONE
+        self.fields: dict[str, Any] = {
+            "state": store.RUNNING,
+            "attempt": previous.get("attempt", 0) + 1,
+            "pid": os.getpid(),
+            "host": platform.node(),
+            "started": store.now(),
+        }
+        self._before = previous.get("seconds", 0.0)
+        self._began = self._mark = time.monotonic()
+        self._said = float("-inf")
+        self._images, self._steps, self._training, self._waiting = 0, 0, 0.0, 0.0
+
+    def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The same batches; counts images, and the time spent on them and waiting for them."""
+        self._mark = time.monotonic()
+        with contextlib.closing(batches):
+            while True:
+                asked = time.monotonic()
+                batch = next(batches, None)
+                got = time.monotonic()
+                self._waiting += got - asked
+                self._training += got - self._mark
+                self._mark = got
+                if batch is None:
+                    return
+                yield batch
+                self._images += len(batch[1])
+                self._steps += 1
+
+    def update(self, step: int, steps: int, epochs: int, history: list[dict[str, Any]]) -> None:
+        """Take note of where the run is; written at most once per INTERVAL_SECONDS."""
+        now = time.monotonic()
+        if now - self._said < INTERVAL_SECONDS:
+            return
+        best = max(history, key=lambda row: row["eval_top1"], default=None)
+        self.fields |= {
+            "epoch": len(history),
+            "epochs": epochs,
+            "step": step,
+            "steps": steps,
+            "acc1": history[-1]["eval_top1"] if history else None,
+            "best_acc1": best["eval_top1"] if best else None,
+            "best_epoch": best["epoch"] if best else None,
+            "images_per_s": round(self._images / self._training, 1) if self._training else None,
+            "data_wait": round(self._waiting / self._training, 4) if self._training else None,
+            "eta_s": round((steps - step) * (now - self._began) / self._steps, 1) if self._steps else None,
+            "seconds": round(self._before + now - self._began, 3),
+        }
+        self._said = now
+        self._write(durable=False)
+
+    def end(self, state: str, **fields: Any) -> None:
+        """The last word of the attempt."""
+        self.fields |= {"state": state, "seconds": round(self._before + time.monotonic() - self._began, 3), **fields}
+        self._write(durable=True)
+
+    def final(self, step: int, steps: int, epochs: int, history: list[dict[str, Any]]) -> None:
+        self._said = float("-inf")
+        self.update(step, steps, epochs, history)
+        self.end(store.DONE)
+
+    def _write(self, durable: bool) -> None:
+        self.fields["heartbeat"] = store.now()
+        store.write_json(self.folder / "status.json", self.fields, durable=durable)
+
+
+class Metrics:
+    """metrics.jsonl, one line per log interval; what lies beyond the step that a run resumes from is cut off."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self.path = folder / "metrics.jsonl"
+        if self.path.exists():
+            lines = self.path.read_text().splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("}\n") and json.loads(line)["step"] <= step]
+            store.write_bytes(self.path, "".join(kept).encode())
+
+    def append(self, **fields: Any) -> None:
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps(fields) + "\n")
+        except OSError as error:
+            raise Refusal(f"cannot write {self.path}: {error.strerror}; free space and repeat", OUTPUT) from None
+
+
+@contextlib.contextmanager
+def log_to(folder: Path) -> Iterator[None]:
+    """Also write the log to log.txt of the run."""
+    handler = logging.FileHandler(folder / "log.txt", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    if log.level == logging.NOTSET:
+        log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()

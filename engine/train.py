@@ -1,0 +1,239 @@
+"""train(run, folder): one run from wherever it stands to its end. Resuming is calling it again.
+
+Whatever stops a run, the next call continues it, and the final weights, metrics and CSV are bit for bit those of a run
+that was never stopped (same machine type, number of threads and library versions). Nothing random is saved for that:
+order and augmentation depend on (seed, epoch, sample), and all else that a step draws on (seed, step).
+"""
+
+import functools
+import logging
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+import archs
+from engine import checkpoint, optim, rng, store
+from engine.data import Normalize, channel_statistics, make_loaders
+from engine.datasets import lookup
+from engine.environment import environment
+from engine.errors import CLASSES, DIVERGED, STOPPED, USAGE, Refusal
+from engine.evaluate import evaluate
+from engine.profile import count_params, profile
+from engine.run import How, Run
+from engine.status import Metrics, Status, log_to
+
+# At the end of an epoch a checkpoint is skipped if the last one is younger than this: so much is lost at most.
+CHECKPOINT_SECONDS = 10.0
+log = logging.getLogger("softmlp")
+
+
+def train(run: Run, folder: Path, how: How | None = None, stop: Callable[[], int] = lambda: 0) -> None:
+    """Train a run to its end in its folder; return at once if it is done.
+
+    Args:
+        stop: asked after each step; an exit code other than 0 means: save, and leave by a Refusal of that code.
+
+    Raises:
+        Refusal: what the user can mend, with its exit code (engine/errors.py). status.json then says the same.
+    """
+    store.make_folder(run, folder)
+    with store.lock(folder), log_to(folder):
+        status = Status(folder)
+        if status.done:
+            checkpoint.clear(folder)
+            return
+        try:
+            _train(run, folder, how or How(), stop, status)
+        except Refusal as refusal:
+            state = store.STOPPED if refusal.code >= STOPPED else store.FAILED
+            _record_end(status, state, CLASSES.get(refusal.code, "unknown"), str(refusal), refusal.code)
+            raise
+        except KeyboardInterrupt:
+            _record_end(status, store.STOPPED, "interrupted", "interrupted", 130)
+            raise
+        except BaseException as error:
+            log.exception("%s failed", run.name)
+            memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
+            line = f"{type(error).__name__}: {error}".splitlines()[0]
+            _record_end(status, store.FAILED, "oom" if memory else "unknown", line, 1)
+            raise
+
+
+def _train(run: Run, folder: Path, how: How, stop: Callable[[], int], status: Status) -> None:
+    # --- machine -----------------------------------------------------------------------------------------------------
+    device = pick_device(how)
+    before = store.read_json(folder / "env.json")
+    threads = before.get("threads") or how.threads or torch.get_num_threads()
+    if how.threads and how.threads != threads:
+        log.warning("%s began with %d threads and keeps them: the number changes the last bits", run.name, threads)
+    torch.set_num_threads(threads)
+
+    # --- data, model, optimizer --------------------------------------------------------------------------------------
+    train_loader, val_loader, facts = make_loaders(run, how)
+    steps_per_epoch = len(train_loader)
+    steps = run.epochs * steps_per_epoch
+    mean, std = channel_statistics(run, facts)
+    prepare = Normalize(mean, std, device)
+    env = {**environment(), "threads": threads, "device": str(device), "data_sha256": facts["sha256"]}
+    _compare_environment(before, env)
+    if not before:
+        store.write_json(folder / "env.json", env)
+
+    rng.seed_everything(run.seed, "init")
+    model = create(run, facts["num_classes"], len(mean)).to(device)
+    if not (folder / "profile.json").exists():
+        shape = {"img_size": run.img_size, "in_chans": len(mean), "num_classes": facts["num_classes"]}
+        store.write_json(folder / "profile.json", profile(run.model, **shape, **run.model_kwargs))
+    optimizer = optim.make_optimizer(run, model)
+    schedule = optim.make_schedule(run, optimizer, steps_per_epoch)
+    loss_of, mix = optim.make_loss(run), optim.make_mix(run, facts["num_classes"])
+    ema = ModelEmaV3(model, decay=run.model_ema_decay) if run.model_ema else None
+    judged = ema.module if ema else model
+    autocast = functools.partial(torch.autocast, device.type, getattr(torch, run.amp_dtype), enabled=run.amp)
+
+    # --- resume ------------------------------------------------------------------------------------------------------
+    step, loss_sum, history = 0, 0.0, []
+    if (state := checkpoint.latest(folder)) is not None:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        if ema:
+            ema.module.load_state_dict(state["ema"])
+        step, loss_sum, history = state["step"], state["loss_sum"], state["history"]
+    schedule.step_update(max(step - 1, 0))
+    lr = optimizer.param_groups[0]["lr"]  # of the last step taken, for a run that resumes at the end of an epoch
+    metrics = Metrics(folder, step)
+    saved = time.monotonic()
+
+    def save() -> None:
+        nonlocal saved
+        state = {"step": step, "loss_sum": loss_sum, "history": history, "model": model.state_dict()}
+        state |= {"optimizer": optimizer.state_dict(), "ema": ema.module.state_dict() if ema else None}
+        checkpoint.save(folder, state)
+        saved = time.monotonic()
+
+    def alive() -> None:
+        status.update(step, steps, run.epochs, history)
+
+    log.info(
+        "%s: %s parameters, %s at %d px, %d training and %d validation images, %d epochs of %d steps, %s, %d threads%s",
+        run.name, f"{count_params(model):,}", run.dataset, run.img_size, train_loader.num_samples,
+        val_loader.num_samples, run.epochs, steps_per_epoch, device, threads, f", from step {step}" if step else "",
+    )  # fmt: skip
+    alive()
+
+    # --- epochs ------------------------------------------------------------------------------------------------------
+    while len(history) < run.epochs:
+        epoch = len(history)
+        model.train()
+        batches = status.timed(train_loader.epoch(epoch, step - epoch * steps_per_epoch))
+        for images, labels in batches:
+            rng.seed_everything(run.seed, "step", step)
+            schedule.step_update(step)
+            lr = optimizer.param_groups[0]["lr"]
+            x_BCHW, labels = prepare(images), labels.to(device, copy=True)
+            if mix:
+                x_BCHW, labels = mix(x_BCHW, labels)
+            with autocast():
+                loss = loss_of(model(x_BCHW), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            if run.clip_grad:
+                nn.utils.clip_grad_norm_(model.parameters(), run.clip_grad)
+            value = loss.item()
+            if not math.isfinite(value):
+                batches.close()
+                where = f"at epoch {epoch + 1} step {step + 1} of {run.name} (lr {lr:.3g})"
+                raise Refusal(f"loss became {value} {where}; try --clip-grad 1 or a lower --lr", DIVERGED)
+            optimizer.step()
+            step += 1
+            loss_sum += value
+            if ema:
+                ema.update(model, step)
+            if step % how.log_interval == 0:
+                metrics.append(step=step, epoch=epoch, loss=value, lr=lr)
+            if code := stop():
+                batches.close()
+                save()
+                raise Refusal(f"{run.name} stopped at step {step} of {steps}, saved; repeat the command to go on", code)
+            if how.checkpoint_interval and step % how.checkpoint_interval == 0:
+                save()
+            alive()
+
+        result = evaluate(judged, val_loader, prepare, autocast, alive)
+        history.append(
+            {
+                "epoch": epoch,
+                "train_loss": round(loss_sum / steps_per_epoch, 6),
+                "eval_loss": round(result["loss"], 6),
+                "eval_top1": round(result["top1"], 4),
+                "eval_top5": round(result["top5"], 4),
+                "lr": float(f"{lr:.6g}"),
+            }
+        )
+        loss_sum = 0.0
+        log.info(
+            "epoch %d/%d  train_loss %.4f  eval_loss %.4f  acc1 %.2f", epoch + 1, run.epochs,
+            history[-1]["train_loss"], history[-1]["eval_loss"], history[-1]["eval_top1"],
+        )  # fmt: skip
+        store.write_bytes(folder / "summary.csv", store.csv_text(history).encode())
+        if all(history[-1]["eval_top1"] > row["eval_top1"] for row in history[:-1]):
+            _export(folder / "model_best.pth.tar", run, judged, history[-1], facts)
+        if how.checkpoint_interval or time.monotonic() - saved >= CHECKPOINT_SECONDS:
+            save()
+        alive()
+
+    # --- the end: the weights first, then the word that they are there, then away with what only resuming needs -------
+    _export(folder / "last.pth.tar", run, judged, history[-1], facts)
+    status.final(step, steps, run.epochs, history)
+    checkpoint.clear(folder)
+
+
+def pick_device(how: How) -> torch.device:
+    """The device asked for. Raises Refusal where it is not there."""
+    if how.device == "cuda" and not torch.cuda.is_available():
+        raise Refusal("--device cuda, but torch sees no GPU; leave --device out to use the CPU")
+    cuda = how.device == "cuda" or (how.device == "auto" and torch.cuda.is_available())
+    return torch.device("cuda" if cuda else "cpu")
+
+
+def create(run: Run, num_classes: int, in_chans: int) -> nn.Module:
+    """The run's model for its data. Raises Refusal for what only building it can find out."""
+    given = {**run.model_kwargs, **({"drop_path": run.drop_path} if run.drop_path else {})}
+    try:
+        return archs.create(run.model, img_size=run.img_size, num_classes=num_classes, in_chans=in_chans, **given)
+    except (ValueError, TypeError, RuntimeError) as error:
+        line = str(error).splitlines()[0]
+        raise Refusal(line if run.model in line else f"{run.rung}: {line}", USAGE) from None
+
+
+def preflight(run: Run) -> None:
+    """Build the model without memory, to refuse what cannot be built before data are written or a job is queued."""
+    entry = lookup(run.dataset)
+    with torch.device("meta"):
+        create(run, entry.num_classes if entry else 1000, entry.in_chans if entry else 3)
+
+
+def _export(path: Path, run: Run, model: nn.Module, row: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Weights as timm's validate.py and ours load them, with what is needed to rebuild the model."""
+    weights: dict[str, Tensor] = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+    record = {"arch": run.model, "args": run.record(), "num_classes": facts["num_classes"]}
+    checkpoint.write(path, {**record, "epoch": row["epoch"], "metric": row["eval_top1"], "state_dict": weights})
+
+
+def _compare_environment(before: dict[str, Any], now: dict[str, Any]) -> None:
+    for key in ("torch", "timm", "numpy", "processor", "device", "commit", "data_sha256"):
+        if before and before.get(key) != now[key]:
+            log.warning("%s was %s when this run began, is %s now: bit-exact no more", key, before.get(key), now[key])
+
+
+def _record_end(status: Status, state: str, error_class: str, error: str, code: int) -> None:
+    try:
+        status.end(state, error_class=error_class, error=error, exit_code=code)
+    except Refusal:
+        log.warning("status.json of %s could not be written", status.folder)
