@@ -1,0 +1,116 @@
+"""The zoo. A name is an address: `mixer_s16` is `VARIANTS["s16"]` of `archs/mixer.py`; `timm/NAME` is timm's model.
+
+A family is one file with SOURCE, BIAS, VARIANTS, EXPECTED, `block`, `init` and `build`; there is no registry. Tables
+are literals, so that listing and checking names reads the source and never imports torch (seconds saved in every
+`--help`, plan and status).
+"""
+
+import ast
+import difflib
+import fnmatch
+import functools
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_SHARED = ("__init__", "backbone", "layers", "bias")
+
+
+def families() -> list[str]:
+    """Family names, one per file, sorted."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in _SHARED)
+
+
+def list_archs(pattern: str = "*") -> list[str]:
+    """Names `family_variant` that match a shell pattern, by family, then in the order of its table."""
+    names = [f"{family}_{variant}" for family in families() for variant in variants(family)]
+    return fnmatch.filter(names, pattern)
+
+
+def variants(family: str) -> dict[str, dict[str, Any]]:
+    """The family's VARIANTS table: variant -> arguments of `build`."""
+    return _source(family)[0]
+
+
+def arguments(name: str, **overrides: Any) -> dict[str, Any]:
+    """What `build` gets for `name`. Raises ValueError for an unknown name or argument, naming the nearest."""
+    family, _, variant = name.partition("_")
+    known = variants(family) if family in families() else {}
+    if variant not in known:
+        names = list_archs()
+        close = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:3]
+        raise ValueError(f"unknown model '{name}'; close: {', '.join(close)}; all: python scripts/list_models.py")
+    accepted = _source(family)[1]
+    for key in overrides:
+        if key not in accepted:
+            close = difflib.get_close_matches(key, accepted, n=1, cutoff=0.3)
+            hint = f"did you mean '{close[0]}'? " if close else ""
+            raise ValueError(f"{name} has no argument '{key}'; {hint}it takes: {', '.join(sorted(accepted))}")
+    return {**known[variant], **overrides}
+
+
+def create(
+    name: str,
+    *,
+    img_size: int | tuple[int, int] | None = None,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+    **overrides: Any,
+) -> "nn.Module":
+    """Build a model with fresh weights.
+
+    Args:
+        name: `family_variant`, or `timm/NAME` for a model of timm.
+        img_size: pixels; None is the variant's own, likewise `num_classes` and `in_chans`.
+        overrides: arguments of the family's `build`, or of `timm.create_model`.
+
+    Raises:
+        ValueError: unknown name or argument (the nearest valid one is named), or an image the patches do not tile.
+    """
+    given = {"img_size": img_size, "num_classes": num_classes, "in_chans": in_chans}
+    given = {key: value for key, value in given.items() if value is not None}
+    if name.startswith("timm/"):
+        return _create_timm(name.removeprefix("timm/"), given, overrides)
+    full = arguments(name, **given, **overrides)
+    try:
+        return importlib.import_module(f"archs.{name.partition('_')[0]}").build(**full)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _create_timm(name: str, given: dict[str, Any], overrides: dict[str, Any]) -> "nn.Module":
+    import timm
+
+    if "drop_path" in overrides:
+        overrides = {**overrides, "drop_path_rate": overrides["drop_path"]}
+        del overrides["drop_path"]
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)
+        raise ValueError(f"timm has no model '{name}'; close: {', '.join('timm/' + near for near in close) or 'none'}")
+    try:
+        return timm.create_model(name, **given, **overrides)
+    except TypeError as error:
+        # A fully convolutional model of timm takes any image and has no such argument.
+        if "img_size" not in str(error):
+            raise ValueError(f"timm/{name}: {error}") from error
+    given.pop("img_size", None)
+    try:
+        return timm.create_model(name, **given, **overrides)
+    except TypeError as error:
+        raise ValueError(f"timm/{name}: {error}") from error
+
+
+@functools.cache
+def _source(family: str) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """VARIANTS and the argument names of `build`, read from the family's source without importing it."""
+    tree = ast.parse((Path(__file__).parent / f"{family}.py").read_text())
+    table, accepted = {}, []
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "VARIANTS":
+            table = ast.literal_eval(node.value)
+        elif isinstance(node, ast.FunctionDef) and node.name == "build":
+            accepted = [argument.arg for argument in node.args.kwonlyargs]
+    return table, accepted

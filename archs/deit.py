@@ -1,0 +1,182 @@
+"""DeiT: a vision transformer with learned positions, and its form with the attention of some layers removed.
+
+With `global_pool="token"` (the paper) a class token is prepended and read by the head, so inside `stages` the model
+leaves the grid: tokens are B(1+N)C, the class token first, and `features` returns the patch tokens as BHWC again.
+With "avg" there is no class token and the head reads the mean of the patches, as in every other family here.
+
+`mlp_layers` are the blocks whose attention is removed as in "MLP can be a good Transformer learner", in the form left
+when training has replaced attention by the identity of the block's input: x <- 2x, then x <- x + MLP(LN(x)). Such a
+block has neither its first norm nor attention.
+
+Deviations: no distillation token and no dropout; drop-path is a linear ramp everywhere (the authors of the removal
+keep it constant for their base model); the gradual removal during training is not here, only its end. `nano`, `1m`
+and `5m` are ours.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from archs.backbone import Backbone, Grid, grid_of, ramp
+from archs.bias import Bias
+from archs.layers import Mlp, Patchify, Residual
+
+SOURCE = (
+    "arXiv 2012.12877, table 1; code: facebookresearch/deit models.py on timm's VisionTransformer; "
+    "removal: arXiv 2404.05657, code: sihaoevery/lambda_vit"
+)
+BIAS = Bias(
+    stem="shared", receptive_field="global", permutation_equivariant=False, shift_equivariant=False, grid_bound=True
+)
+VARIANTS = {
+    "nano": {"img_size": 8, "num_classes": 10, "in_chans": 1, "patch_size": 2, "dim": 32, "depth": 2, "num_heads": 4},
+    "1m": {"img_size": 32, "num_classes": 10, "patch_size": 4, "dim": 120, "depth": 6, "num_heads": 4},
+    "5m": {"img_size": 32, "num_classes": 10, "patch_size": 4, "dim": 224, "depth": 8, "num_heads": 7},
+    "ti16": {"img_size": 224, "num_classes": 1000, "patch_size": 16, "dim": 192, "depth": 12, "num_heads": 3},
+    "s16": {"img_size": 224, "num_classes": 1000, "patch_size": 16, "dim": 384, "depth": 12, "num_heads": 6},
+    "b16": {"img_size": 224, "num_classes": 1000, "patch_size": 16, "dim": 768, "depth": 12, "num_heads": 12},
+    "ti16_mlp024": {
+        "img_size": 224,
+        "num_classes": 1000,
+        "patch_size": 16,
+        "dim": 192,
+        "depth": 12,
+        "num_heads": 3,
+        "mlp_layers": [0, 2, 4],
+    },
+    "s16_mlp024": {
+        "img_size": 224,
+        "num_classes": 1000,
+        "patch_size": 16,
+        "dim": 384,
+        "depth": 12,
+        "num_heads": 6,
+        "mlp_layers": [0, 2, 4],
+    },
+    "b16_mlp01346": {
+        "img_size": 224,
+        "num_classes": 1000,
+        "patch_size": 16,
+        "dim": 768,
+        "depth": 12,
+        "num_heads": 12,
+        "mlp_layers": [0, 1, 3, 4, 6],
+    },
+}
+EXPECTED = {
+    "nano": {"params": 26_538, "macs": 457_152},
+    "1m": {"params": 1_061_410, "macs": 73_845_840},
+    "5m": {"params": 4_868_650, "macs": 328_931_008},
+    "ti16": {"params": 5_717_416, "macs": 1_253_683_200},
+    "s16": {"params": 22_050_664, "macs": 4_598_882_304},
+    "b16": {"params": 86_567_656, "macs": 17_563_828_224},
+    "ti16_mlp024": {"params": 5_271_592, "macs": 1_121_828_736},
+    "s16_mlp024": {"params": 20_274_280, "macs": 4_160_880_384},
+    "b16_mlp01346": {"params": 74_748_136, "macs": 14_941_868_544},
+}
+
+Norm = partial(nn.LayerNorm, eps=1e-6)
+
+
+class Attention(nn.Module):
+    """Multi-head softmax attention over all axes between batch and channel: (B, ..., C) -> (B, ..., C)."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = self.qkv(x.flatten(1, -2)).unflatten(-1, (3, self.num_heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        mixed = scaled_dot_product_attention(q, k, v)
+        return self.proj(mixed.transpose(1, 2).reshape(x.shape))
+
+
+class Double(nn.Module):
+    """2x: a residual attention that has become the identity of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+
+class Deit(Backbone):
+    """A Backbone whose stages see one sequence: positions added, the class token first where there is one."""
+
+    def __init__(
+        self, stem: nn.Module, stage: nn.Sequential, norm: nn.Module, head: nn.Linear, grid: Grid, class_token: bool
+    ) -> None:
+        super().__init__(stem, [stage], norm, head)
+        self.grid = grid
+        dim, num_tokens = head.in_features, grid[0] * grid[1]
+        self.cls_token = nn.Parameter(torch.zeros(1, dim)) if class_token else None
+        self.pos_embed = nn.Parameter(torch.zeros(num_tokens + class_token, dim))
+
+    def no_weight_decay(self) -> set[str]:
+        """Names that timm's optimizers spare, as in the authors' recipe."""
+        return {"cls_token", "pos_embed"}
+
+    def features(self, x_BCHW: Tensor) -> Tensor:
+        return self._tokens(x_BCHW)[:, -self.grid[0] * self.grid[1] :].unflatten(1, self.grid)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        x_BNC = self._tokens(x_BCHW)
+        return self.head(x_BNC.mean(1) if self.cls_token is None else x_BNC[:, 0])
+
+    def _tokens(self, x_BCHW: Tensor) -> Tensor:
+        x_BNC = self.stem(x_BCHW).flatten(1, 2)
+        if self.cls_token is not None:
+            x_BNC = torch.cat([self.cls_token.expand(len(x_BNC), 1, -1).to(x_BNC.dtype), x_BNC], dim=1)
+        return self.norm(self.stages(x_BNC + self.pos_embed))
+
+
+def block(
+    dim: int, grid: Grid, drop_path: float = 0.0, num_heads: int = 3, mlp_ratio: float = 4.0, attention: bool = True
+) -> nn.Module:
+    """One transformer layer, with its attention or with what remains once it is removed."""
+    first = Residual(Norm(dim), Attention(dim, num_heads), drop_path) if attention else Double()
+    return nn.Sequential(first, Residual(Norm(dim), Mlp(dim, int(mlp_ratio * dim)), drop_path))
+
+
+def build(
+    *,
+    img_size: int | Grid,
+    num_classes: int,
+    patch_size: int | Grid,
+    dim: int,
+    depth: int,
+    num_heads: int,
+    in_chans: int = 3,
+    mlp_ratio: float = 4.0,
+    mlp_layers: Sequence[int] = (),
+    global_pool: Literal["token", "avg"] = "token",
+    drop_path: float = 0.0,
+) -> Deit:
+    if dim % num_heads:
+        raise ValueError(f"dim {dim} is not a multiple of num_heads {num_heads}")
+    if wrong := [i for i in mlp_layers if i not in range(depth)]:
+        raise ValueError(f"mlp_layers {wrong} are not among the blocks 0 to {depth - 1}")
+    if global_pool not in ("token", "avg"):
+        raise ValueError(f"global_pool '{global_pool}' is unknown; known: token, avg")
+    grid = grid_of(img_size, patch_size)
+    make = partial(block, dim, grid, num_heads=num_heads, mlp_ratio=mlp_ratio)
+    blocks = [make(rate, attention=i not in mlp_layers) for i, rate in enumerate(ramp(drop_path, depth))]
+    stem, head = Patchify(patch_size, dim, in_chans), nn.Linear(dim, num_classes)
+    return init(Deit(stem, nn.Sequential(*blocks), Norm(dim), head, grid, class_token=global_pool == "token"))
+
+
+def init(model: Deit) -> Deit:
+    """Normal(0.02) weights, positions and class token, zero biases; the stem keeps the convolution's default."""
+    for module in [*model.stages.modules(), model.head]:
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            nn.init.zeros_(module.bias)
+    for embedding in (model.cls_token, model.pos_embed):
+        if embedding is not None:
+            nn.init.trunc_normal_(embedding, std=0.02)
+    return model

@@ -1,0 +1,85 @@
+"""MLP-Mixer: an MLP across tokens, shared by the channels, then an MLP across channels, shared by the tokens.
+
+Deviations: GELU is exact (erf) as in timm, the authors' Flax code uses the tanh approximation; a kept branch of
+stochastic depth is scaled by 1 / (1 - rate), which the authors' mask is not. `nano`, `1m` and `5m` are ours.
+"""
+
+from functools import partial
+
+from timm.layers import lecun_normal_
+from torch import nn
+
+from archs.backbone import Backbone, Grid, grid_of, ramp, stage
+from archs.bias import Bias
+from archs.layers import Mlp, OverTokens, Patchify, Residual
+
+SOURCE = "arXiv 2105.01601, table 1; initialisation and drop-path ramp: big_vision models/mlp_mixer.py"
+BIAS = Bias(
+    stem="shared", receptive_field="global", permutation_equivariant=False, shift_equivariant=False, grid_bound=True
+)
+# The token MLP's second bias is constant over the channels, so every later LayerNorm removes it: its gradient is zero.
+INERT = ("*.mix.fc2.bias",)
+VARIANTS = {
+    "nano": {"img_size": 8, "num_classes": 10, "in_chans": 1, "patch_size": 2, "dim": 32, "depth": 3},
+    "1m": {"img_size": 32, "num_classes": 10, "patch_size": 4, "dim": 136, "depth": 6},
+    "5m": {"img_size": 32, "num_classes": 10, "patch_size": 4, "dim": 272, "depth": 8},
+    "s32": {"img_size": 224, "num_classes": 1000, "patch_size": 32, "dim": 512, "depth": 8},
+    "s16": {"img_size": 224, "num_classes": 1000, "patch_size": 16, "dim": 512, "depth": 8},
+    "b32": {"img_size": 224, "num_classes": 1000, "patch_size": 32, "dim": 768, "depth": 12},
+    "b16": {"img_size": 224, "num_classes": 1000, "patch_size": 16, "dim": 768, "depth": 12},
+    "l32": {"img_size": 224, "num_classes": 1000, "patch_size": 32, "dim": 1024, "depth": 24},
+    "l16": {"img_size": 224, "num_classes": 1000, "patch_size": 16, "dim": 1024, "depth": 24},
+    "h14": {"img_size": 224, "num_classes": 1000, "patch_size": 14, "dim": 1280, "depth": 32},
+}
+EXPECTED = {
+    "nano": {"params": 27_626, "macs": 444_736},
+    "1m": {"params": 956_474, "macs": 64_341_328},
+    "5m": {"params": 4_912_026, "macs": 341_756_576},
+    "s32": {"params": 19_104_624, "macs": 1_002_426_368},
+    "s16": {"params": 18_528_264, "macs": 3_776_958_464},
+    "b32": {"params": 60_293_428, "macs": 3_237_722_112},
+    "b16": {"params": 59_880_472, "macs": 12_601_767_936},
+    "l32": {"params": 206_939_264, "macs": 11_253_293_056},
+    "l16": {"params": 208_196_168, "macs": 44_547_678_208},
+    "h14": {"params": 432_350_952, "macs": 120_989_911_040},
+}
+
+Norm = partial(nn.LayerNorm, eps=1e-6)
+
+
+def block(
+    dim: int, grid: Grid, drop_path: float = 0.0, token_ratio: float = 0.5, channel_ratio: float = 4.0
+) -> nn.Module:
+    """One Mixer layer; the token MLP is `token_ratio * dim` wide, whatever the number of tokens (table 1)."""
+    num_tokens = grid[0] * grid[1]
+    return nn.Sequential(
+        Residual(Norm(dim), OverTokens(Mlp(num_tokens, int(token_ratio * dim))), drop_path),
+        Residual(Norm(dim), Mlp(dim, int(channel_ratio * dim)), drop_path),
+    )
+
+
+def build(
+    *,
+    img_size: int | Grid,
+    num_classes: int,
+    patch_size: int | Grid,
+    dim: int,
+    depth: int,
+    in_chans: int = 3,
+    token_ratio: float = 0.5,
+    channel_ratio: float = 4.0,
+    drop_path: float = 0.0,
+) -> Backbone:
+    make = partial(block, token_ratio=token_ratio, channel_ratio=channel_ratio)
+    blocks = stage(make, dim, grid_of(img_size, patch_size), ramp(drop_path, depth))
+    return init(Backbone(Patchify(patch_size, dim, in_chans), [blocks], Norm(dim), nn.Linear(dim, num_classes)))
+
+
+def init(model: Backbone) -> Backbone:
+    """Lecun-normal kernels, zero biases, zero head: Flax's defaults, as in the authors' code."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            lecun_normal_(module.weight)
+            nn.init.zeros_(module.bias)
+    nn.init.zeros_(model.head.weight)
+    return model

@@ -1,0 +1,87 @@
+"""ResMLP: one linear layer across patches, then an MLP across channels, with affine maps where others normalise.
+
+Deviations: none in the function. timm's models of the same name differ in initialisation (LayerScale 1e-4 for 12
+layers, xavier, zero head); here it is the authors'. `nano`, `1m` and `5m` are ours, shallow, so LayerScale is s12's.
+"""
+
+from functools import partial
+
+import torch
+from timm.layers import LayerScale
+from torch import Tensor, nn
+
+from archs.backbone import Backbone, Grid, grid_of, stage
+from archs.bias import Bias
+from archs.layers import Mlp, OverTokens, Patchify, Residual
+
+SOURCE = "arXiv 2105.03404, table 1; initialisation and drop-path: facebookresearch/deit resmlp_models.py"
+BIAS = Bias(
+    stem="shared", receptive_field="global", permutation_equivariant=False, shift_equivariant=False, grid_bound=True
+)
+VARIANTS = {
+    "nano": {"img_size": 8, "num_classes": 10, "in_chans": 1, "patch_size": 2, "dim": 32, "depth": 3},
+    "1m": {"img_size": 32, "num_classes": 10, "patch_size": 4, "dim": 144, "depth": 6},
+    "5m": {"img_size": 32, "num_classes": 10, "patch_size": 4, "dim": 280, "depth": 8},
+    "s12": {"img_size": 224, "num_classes": 1000, "patch_size": 16, "dim": 384, "depth": 12, "init_values": 0.1},
+    "s24": {"img_size": 224, "num_classes": 1000, "patch_size": 16, "dim": 384, "depth": 24, "init_values": 1e-5},
+    "s36": {"img_size": 224, "num_classes": 1000, "patch_size": 16, "dim": 384, "depth": 36, "init_values": 1e-6},
+    "b24_8": {"img_size": 224, "num_classes": 1000, "patch_size": 8, "dim": 768, "depth": 24, "init_values": 1e-6},
+}
+EXPECTED = {
+    "nano": {"params": 27_002, "macs": 420_160},
+    "1m": {"params": 1_038_586, "macs": 67_683_744},
+    "5m": {"params": 5_092_610, "macs": 331_164_400},
+    "s12": {"params": 15_350_872, "macs": 3_009_739_776},
+    "s24": {"params": 30_020_680, "macs": 5_961_292_800},
+    "s36": {"params": 44_690_488, "macs": 8_912_845_824},
+    "b24_8": {"params": 129_138_280, "macs": 100_230_739_968},
+}
+
+
+class Affine(nn.Module):
+    """alpha * x + beta, per channel."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.ones(dim))
+        self.beta = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addcmul(self.beta, self.alpha, x)
+
+
+def block(dim: int, grid: Grid, drop_path: float = 0.0, mlp_ratio: float = 4.0, init_values: float = 0.1) -> nn.Module:
+    """One ResMLP layer; `init_values` is where LayerScale starts."""
+    num_tokens = grid[0] * grid[1]
+    patches, channels = nn.Linear(num_tokens, num_tokens), Mlp(dim, int(mlp_ratio * dim))
+    return nn.Sequential(
+        Residual(Affine(dim), OverTokens(patches), drop_path, LayerScale(dim, init_values)),
+        Residual(Affine(dim), channels, drop_path, LayerScale(dim, init_values)),
+    )
+
+
+def build(
+    *,
+    img_size: int | Grid,
+    num_classes: int,
+    patch_size: int | Grid,
+    dim: int,
+    depth: int,
+    in_chans: int = 3,
+    mlp_ratio: float = 4.0,
+    init_values: float = 0.1,
+    drop_path: float = 0.0,
+) -> Backbone:
+    make = partial(block, mlp_ratio=mlp_ratio, init_values=init_values)
+    # Every layer has the same rate in the authors' code, not a ramp.
+    blocks = stage(make, dim, grid_of(img_size, patch_size), [drop_path] * depth)
+    return init(Backbone(Patchify(patch_size, dim, in_chans), [blocks], Affine(dim), nn.Linear(dim, num_classes)))
+
+
+def init(model: Backbone) -> Backbone:
+    """Normal(0.02) weights and zero biases, the head's too; the stem keeps the convolution's default."""
+    for module in [*model.stages.modules(), model.head]:
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            nn.init.zeros_(module.bias)
+    return model
