@@ -1,0 +1,37 @@
+"""Write the report of a sweep: RESULTS/NAME/report.html, one self-contained page. Prints its path as the last line."""
+
+from engine import store
+from engine.cli import Parser, run_main
+
+TABLES = ("text", "markdown", "latex", "csv")
+
+
+def main() -> None:
+    parser = Parser(prog="scripts/report.py", description=__doc__.partition(":")[0] + ".")
+    parser.add_argument("name", help="the sweep: slurm/sweeps/NAME.py, or a path to such a file")
+    parser.add_argument("--table", choices=TABLES, help="print the table of rungs, too")
+    parser.add_argument("--debug", action="store_true", help="show a traceback for a mistake of the user's, too")
+    given = parser.parse()
+
+    from slurm import sweep
+
+    found = sweep.load(given.name)
+    results = store.results_dir().absolute()
+    folders = [store.folder_of(run, results) for run in found.runs]
+
+    # Imported late: pandas and matplotlib take most of a second, which --help and a misspelt name need not wait for.
+    from analysis import compare
+    from analysis.report import write_report
+
+    if given.table:
+        table = compare.rungs(compare.load(folders, found.runs))
+        if given.table == "text":
+            compare.show(table)
+        else:
+            write = {"markdown": compare.markdown, "latex": compare.latex, "csv": compare.table_csv}[given.table]
+            print(write(table))
+    print(write_report(found.name, folders, results, found.question, found.runs))
+
+
+if __name__ == "__main__":
+    run_main(main)

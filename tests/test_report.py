@@ -1,0 +1,313 @@
+"""The report: true sentences, nothing loaded, equal bytes for equal runs, and nothing left out."""
+
+import re
+import shlex
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from analysis import compare, figures, ladder, report
+from engine.cli import Parser, add_fields, collect
+from engine.errors import Refusal
+from engine.run import Run, make_run
+from engine.store import csv_text, folder_of, make_folder, write_bytes, write_json
+
+ROOT = Path(__file__).parent.parent
+LEVELS = {"mlp_nano": 90.0, "mixer_nano": 93.0, "convmixer_nano": 98.0, "timm/resnet18": 96.0}
+
+
+def write_run(results, run, acc1, state="done", **status):
+    """A run's folder as training leaves it, its accuracy rising to acc1."""
+    folder = folder_of(run, results)
+    make_folder(run, folder)
+    size = 1000 * (1 + list(LEVELS).index(run.model))
+    write_json(folder / "profile.json", {"params": size, "macs": 16 * size, "flops": 32 * size})
+    write_json(folder / "env.json", {"commit": "c0ffee", "python": "3.11.2", "torch": "2.9.1", "threads": 2})
+    write_json(
+        folder / "status.json",
+        {"state": state, "epoch": run.epochs, "images_per_s": 1e6 / size, "seconds": 3.5, **status},
+    )
+    rows = [
+        {"epoch": epoch, "eval_top1": round(acc1 - 20 / 2**epoch + 20 / 2 ** (run.epochs - 1), 3)}
+        for epoch in range(run.epochs)
+    ]
+    write_bytes(folder / "summary.csv", csv_text(rows).encode())
+    return folder
+
+
+@pytest.fixture
+def runs():
+    """Four rungs of three seeds."""
+    return [make_run({"model": model, "seed": seed, "epochs": 4, "lr": 2e-3}) for model in LEVELS for seed in range(3)]
+
+
+@pytest.fixture
+def folders(runs, tmp_path):
+    """All done; gains of exactly 3 and 5 points with a little spread."""
+    return [write_run(tmp_path, run, LEVELS[run.model] + (0, 0.1, 0.3)[run.seed] * len(run.model) / 10) for run in runs]
+
+
+def result_of(folders):
+    frame = compare.load(folders)
+    return report.result(frame, ladder.table(compare.rungs(frame)))
+
+
+def page_of(folders, results, **given):
+    return report.write_report("ladder", folders, results, **given).read_text()
+
+
+class Page(HTMLParser):
+    """What a browser would fetch, all ids, and whether the tags nest."""
+
+    VOID = frozenset({"meta", "br", "wbr"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.loads, self.ids, self.open = [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.note(tag, attributes)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.note(tag, attributes)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def note(self, tag, attributes):
+        for key, value in attributes:
+            if key == "id":
+                self.ids.append(value)
+            if key in ("src", "srcset", "data", "poster", "action") or (key == "href" and not value.startswith("#")):
+                self.loads.append((tag, key, value))
+            assert not key.startswith("on")
+        assert tag not in ("link", "iframe", "object", "embed", "base")
+
+
+def test_page_loads_nothing_and_is_well_formed(folders, tmp_path):
+    text = page_of(folders, tmp_path)
+    page = Page(text)
+    assert page.loads == []
+    assert page.open == []
+    assert not re.search(r"https?://|@import|url\((?!#)", text)
+    assert len(page.ids) == len(set(page.ids))
+    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
+    assert used
+    assert used <= set(page.ids)
+
+
+def test_page_is_the_same_twice_in_two_processes(folders, tmp_path):
+    first = page_of(folders, tmp_path)
+    code = (
+        "import sys; from pathlib import Path; from analysis.report import write_report;"
+        "write_report('ladder', [Path(x) for x in sys.argv[2:]], Path(sys.argv[1]))"
+    )
+    (tmp_path / "ladder/report.html").unlink()
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-c", code, str(tmp_path), *map(str, folders)], check=True, cwd=ROOT)
+    assert time.monotonic() - began < 15  # 2 s where nothing else runs
+    assert (tmp_path / "ladder/report.html").read_text() == first
+    assert [path.name for path in (tmp_path / "ladder").iterdir()] == ["report.html"]
+
+
+def test_every_run_is_named(folders, runs, tmp_path):
+    text = page_of(folders, tmp_path, question="Which bias?")
+    assert all(run.signature in text for run in runs)
+    assert "<h1>Which bias?</h1>" in text
+    assert "c0ffee" in text
+    assert "12 runs: 12 done" in text
+
+
+def test_sentences_say_best_rung_largest_gain_and_caveats(folders):
+    said = result_of(folders)
+    assert list(said) == ["Best rung", "Largest gain", "Not decided"]
+    assert said["Best rung"].startswith(
+        "The most accurate rung is `convmixer_nano` with 98.19 ± 0.53 % (mean of 3 seeds"
+    )
+    assert "ahead of `timm/resnet18` by 2.01 ± 0.04 points" in said["Best rung"]
+    assert (
+        "is 5.05 ± 0.15 points, at the step from `mixer_nano` to `convmixer_nano`, which changes"
+        in said["Largest gain"]
+    )
+    assert "survives Holm’s correction for 2 steps" in said["Largest gain"]
+    assert "the flat MLP ties with nearly every other one" in said["Not decided"]
+    assert "500 test images of digits" in said["Not decided"]
+    assert "With 3 seeds per rung" in said["Not decided"]
+    assert "no result yet" not in said["Not decided"]
+
+
+def test_best_rung_that_is_a_reference_is_called_one(runs, tmp_path):
+    levels = {"mixer_nano": 93.0, "timm/resnet18": 99.0}
+    folders = [write_run(tmp_path, run, levels[run.model] + run.seed / 3) for run in runs if run.model in levels]
+    said = result_of(folders)
+    assert "It is a reference; of the testbed’s own, `mixer_nano` is best with 93.33 ± 0.83 %." in said["Best rung"]
+    assert said["Largest gain"].startswith("There is no step to judge")
+
+
+def test_no_gain_is_said_to_be_none(runs, tmp_path):
+    wave = (0.0, 2.0, 1.0)
+    folders = [
+        write_run(tmp_path, run, 90 + wave[(run.seed + len(run.model)) % 3]) for run in runs if run.model[:4] != "timm"
+    ]
+    assert (
+        result_of(folders)["Largest gain"]
+        == "None of the 2 steps on the ladder is a gain whose 95 % interval excludes zero."
+    )
+
+
+def test_a_certain_loss_is_not_called_a_gain(runs, tmp_path):
+    levels = {"mlp_nano": 95.0, "mixer_nano": 90.0}
+    folders = [
+        write_run(tmp_path, run, levels[run.model] + run.seed * len(run.model) / 100)
+        for run in runs
+        if run.model in levels
+    ]
+    said = result_of(folders)["Largest gain"]
+    assert said.startswith("None of the 1 steps") or said.startswith("The one step")
+    assert "from `mlp_nano` to `mixer_nano` loses 4.98 ± 0.05 points" in said
+
+
+def test_equal_leads_and_unsteady_rungs_are_said_to_be(runs, tmp_path):
+    levels = {"mlp_nano": (95.0, 95.2, 95.4), "convmixer_nano": (96.2, 96.4, 96.6), "mixer_nano": (40.0, 50.0, 60.0)}
+    chosen = [run for run in runs if run.model in levels]
+    said = result_of([write_run(tmp_path, run, levels[run.model][run.seed]) for run in chosen])
+    assert "its lead over `mlp_nano` is 1.20 points with each seed, too coarse for an interval." in said["Best rung"]
+    assert "The seeds of `mixer_nano` lie more than 5 points apart" in said["Not decided"]
+
+
+def test_failed_and_missing_runs_are_listed(folders, runs, tmp_path):
+    write_run(
+        tmp_path, runs[1], 50.0, state="failed", error_class="diverged", error="Traceback\nloss is <NaN>", epoch=2
+    )
+    missing = make_run({"model": "mixer_nano", "seed": 7, "epochs": 4})
+    text = page_of([*folders, folder_of(missing, tmp_path)], tmp_path, runs=[*runs, missing])
+    listed = text[text.index("Runs without a result") : text.index("How to reproduce")]
+    assert re.search(rf"{runs[1].signature}.*failed.*2 of 4.*diverged.*loss is &lt;NaN&gt;", listed)
+    assert re.search(rf"{missing.signature}.*planned", listed)
+    assert "Traceback" not in text
+    assert "13 runs: 11 done, 1 failed, 1 planned" in text
+    assert "2 of 13 runs have no result yet or failed" in text
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_one_seed(runs, tmp_path, count):
+    chosen = [run for run in runs if run.seed == 0][:count]
+    folders = [write_run(tmp_path, run, LEVELS[run.model]) for run in chosen]
+    text = page_of(folders, tmp_path)
+    assert "(n=1)" in text
+    assert "nan" not in re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL).lower().replace("nano", "")
+    said = result_of(folders)
+    assert "one seed, so no interval" in said["Best rung"]
+    assert "nothing is known of the spread" in said["Not decided"]
+
+
+def test_nothing_finished(runs, tmp_path):
+    folders = [folder_of(run, tmp_path) for run in runs]
+    text = page_of(folders, tmp_path, runs=runs)
+    assert "No run of this sweep has finished." in text
+    assert "<svg" not in text
+    assert all(run.signature in text for run in runs)
+    with pytest.raises(Refusal, match="no runs"):
+        report.write_report("empty", [], tmp_path)
+
+
+def test_what_a_user_wrote_is_text(tmp_path):
+    run = make_run({"model": "mixer_nano", "model_kwargs": {"token_ratio": "<script>$x_1$</script>"}})
+    text = page_of([write_run(tmp_path, run, 90.0)], tmp_path, question="a < b & <i>c</i>")
+    assert text.count("<script>") == 1  # ours
+    assert "a &lt; b &amp; &lt;i&gt;c" in text
+    Page(text)
+
+
+def test_colours_are_one_per_family_and_stay():
+    families = ["mlp", "mixer", "mlp", "timm", "gmlp"]
+    looks = figures.looks(families)
+    assert set(looks) == set(families)
+    assert looks.items() <= figures.looks([*families, "deit"]).items()
+    many = figures.looks(f"family{i}" for i in range(len(figures.PALETTE) + 8))
+    assert len(set(many.values())) == len(many)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_colours_stand_out_from_the_paper(dark):
+    template = (ROOT / "analysis/report.html.j2").read_text()
+    papers = re.findall(r"--paper: (#\w{6})", template)
+    assert len(papers) == 2
+
+    def luminance(colour):
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for pair in figures.PALETTE:
+        bright, dim = sorted([luminance(pair[dark]), luminance(papers[dark])], reverse=True)
+        assert (bright + 0.05) / (dim + 0.05) >= 3.0, pair
+
+
+def test_points_tell_their_numbers(folders):
+    table = compare.rungs(compare.load(folders))
+    svg = figures.accuracy_macs(table)
+    assert "<title>mixer_nano\naccuracy 93.13 ± 0.38 %, n = 3\n32.0 k MACs, 2.00 k parameters" in svg
+    assert svg.count("<title>") == 4
+    assert "currentColor" in svg
+    assert figures.INK not in svg
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"model": "timm/resnet18", "dataset": "cifar10", "img_size": 32, "amp": True, "opt_betas": (0.9, 0.95)},
+        {"model_kwargs": {"depth": 2, "token_ratio": 1e-05}, "train_samples": 100, "lr": 1e-05, "hflip": 0.5},
+        {"dataset": "imagefolder/birds", "img_size": 64, "opt": "sgd", "momentum": 0.5, "model_ema": True},
+    ],
+)
+def test_command_gives_the_run_back(fields, tmp_path):
+    run = make_run({**fields, "seed": 3})
+    line = report.commands(compare.load([folder_of(run, tmp_path)], [run]))[0]
+    parser = Parser()
+    add_fields(parser, Run)
+    words = shlex.split(line)
+    assert words[:2] == ["python", "scripts/train.py"]
+    assert collect(parser.parse(words[2:]))[0].signature == run.signature
+
+
+def test_commands_are_one_line_per_rung(folders):
+    lines = report.commands(compare.load(folders))
+    assert len(lines) == 4
+    train = "python scripts/train.py --model mlp_nano --epochs 4 --lr 0.002 --threads 2"
+    assert lines[0] == f"for seed in 0 1 2; do {train} --seed $seed; done"
+
+
+@pytest.mark.parametrize("form", [["scripts/report.py"], ["-m", "scripts.report"]])
+def test_script_writes_the_page_of_a_sweep_file(form, folders, runs, tmp_path):
+    sweep = tmp_path / "mine.py"
+    kept = ", ".join(f"make_run({run.record()!r})" for run in runs)
+    sweep.write_text(f'"""What?"""\nfrom engine.run import make_run\ndef runs():\n    return [{kept}]\n')
+    command = [sys.executable, *form, str(sweep), "--table", "markdown"]
+    environment = {"SOFTMLP_RESULTS": str(tmp_path), "PATH": "", "HOME": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str(tmp_path / "mine/report.html")
+    assert "| `mixer_nano` | mixer |" in done.stdout
+
+
+def test_help_is_quick_and_imports_nothing_heavy():
+    code = (
+        "import sys; sys.argv = ['report.py', '--help']\n"
+        "from scripts import report\n"
+        "try: report.main()\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'pandas', 'matplotlib', 'scipy', 'submitit'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Write the report of a sweep." in done.stdout
