@@ -86,6 +86,17 @@ def css(dark: bool) -> str:
     return " ".join(f"--family-{i}: {pair[dark]};" for i, pair in enumerate(PALETTE))
 
 
+def standalone(svg: str) -> str:
+    """An inline figure as a file of its own: with its namespace, a font, and inks for light and for dark paper."""
+    light, dark = f"svg {{ color: #1a1a1a; {css(False)} }}", f"svg {{ color: #e6e6e6; {css(True)} }}"
+    style = (
+        f"<style>svg {{ font-family: sans-serif; }} {light} @media (prefers-color-scheme: dark) {{ {dark} }}</style>"
+    )
+    head, rest = svg.split(">", 1)
+    head = head.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
+    return f"{head}>{style}{rest}\n"
+
+
 def accuracy_macs(rungs: pd.DataFrame) -> str:
     """Accuracy against MACs, log x, Pareto front marked."""
     return _scatter(rungs, "macs", "MACs per image")

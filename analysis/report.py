@@ -31,7 +31,7 @@ MACHINE = ("processor", "device", "threads")
 def write_report(
     name: str, folders: Sequence[Path], results: Path, question: str = "", runs: Sequence[Run] | None = None
 ) -> Path:
-    """Write RESULTS/NAME/report.html from the runs' folders and return its path.
+    """Write RESULTS/NAME/report.html from the runs' folders, its figures beside it, and return its path.
 
     Args:
         name: of the sweep.
@@ -46,6 +46,7 @@ def write_report(
         raise Refusal(f"sweep {name} has no runs")
     frame = compare.load(folders, runs)
     table = ladder.table(compare.rungs(frame))
+    drawn = _figures(frame, table)
     page = _template().render(
         name=name,
         question=question,
@@ -62,7 +63,7 @@ def write_report(
             "LaTeX": compare.latex(table),
             "CSV": compare.table_csv(table[compare.RUNG_COLUMNS]),
         },
-        figures=_figures(frame, table),
+        figures={key: Markup(svg) for key, svg in drawn.items()},
         palette=[figures.css(dark) for dark in (False, True)],
         colours=figures.colours(table["family"]),
         unfinished=[_unfinished(row) for row in frame[frame["acc1"].isna()].itertuples()],
@@ -73,9 +74,11 @@ def write_report(
     )
     path = results / name / "report.html"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        (path.parent / "figures").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Refusal(f"cannot create {path.parent}: {error.strerror}; set SOFTMLP_RESULTS") from None
+    for key, svg in drawn.items():
+        write_bytes(path.parent / "figures" / f"{key}.svg", figures.standalone(svg).encode())
     write_bytes(path, page.encode())
     return path
 
@@ -209,16 +212,15 @@ def _rows(table: pd.DataFrame) -> list[list[tuple[str, str]]]:
     ]
 
 
-def _figures(frame: pd.DataFrame, table: pd.DataFrame) -> dict[str, Markup]:
+def _figures(frame: pd.DataFrame, table: pd.DataFrame) -> dict[str, str]:
     if not (table["n"] > 0).any():
         return {}
-    drawn = {
+    return {
         "ladder": figures.ladder(table, frame),
         "macs": figures.accuracy_macs(table),
         "params": figures.accuracy_params(table),
         "curves": figures.learning_curves(compare.curves(frame), table["family"]),
     }
-    return {key: Markup(svg) for key, svg in drawn.items()}
 
 
 def _unfinished(row: Any) -> dict[str, str]:

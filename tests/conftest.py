@@ -1,4 +1,4 @@
-"""Shared fixtures: the digits as .beton files, written once per session; one thread, so that tests can run side by side."""
+"""Shared fixtures: the digits as .beton files, written once per session; one thread, as tests run side by side."""
 
 import os
 

@@ -25,7 +25,8 @@ def mutate(path, change):
 
 
 def poke(offset, value, kind="<u8"):
-    return lambda data: data.__setitem__(slice(offset, offset + np.dtype(kind).itemsize), np.array(value, kind).tobytes())
+    new = np.array(value, kind).tobytes()
+    return lambda data: data.__setitem__(slice(offset, offset + len(new)), new)
 
 
 FIRST_SAMPLE = beton._HEADER.itemsize + 2 * beton._FIELD.itemsize
@@ -77,7 +78,7 @@ def test_a_missing_file_or_json_is_refused(copy):
     with pytest.raises(Refusal, match="not finished or not ours"):
         beton.check(copy, "digits", 8)
     copy.unlink()
-    with pytest.raises(Refusal, match="is missing; write it: python scripts/make_beton.py"):
+    with pytest.raises(Refusal, match=r"is missing; write it: python scripts/make_beton\.py"):
         beton.check(copy, "digits", 8)
 
 

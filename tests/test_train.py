@@ -79,7 +79,8 @@ def test_a_run_killed_at_any_moment_ends_the_same(tiny, how, tmp_path, undisturb
     """SIGKILL, at moments spread over the run, until it gets through."""
     folder = tmp_path / "run"
     code = (
-        "import pathlib, sys; from engine import store; from engine.run import make_how; from engine.train import train\n"
+        "import pathlib, sys\nfrom engine import store\nfrom engine.run import make_how\n"
+        "from engine.train import train\n"
         "folder = pathlib.Path(sys.argv[1])\n"
         "how = make_how({'data_dir': sys.argv[2], 'threads': 1, 'log_interval': 1, 'checkpoint_interval': 2})\n"
         "print('ready', flush=True); train(store.read_run(folder), folder, how)"

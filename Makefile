@@ -1,0 +1,16 @@
+# The two commands of the README. Both set everything up first; a set-up that is done costs under a second.
+PYTHON ?= python3
+.PHONY: demo test setup lint
+
+demo: setup
+	.venv/bin/python scripts/sweep.py launch demo
+
+test: setup lint
+	.venv/bin/python -m pytest -n 2 tests
+
+lint: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+setup:
+	@PYTHON=$(PYTHON) bash scripts/setup.sh
