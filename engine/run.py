@@ -8,6 +8,7 @@ it. Field names are timm's flags. Importing this imports neither torch nor timm.
 import difflib
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,6 +25,8 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Scalar = bool | int | float | str | None
 Value = Scalar | list[Scalar]
+
+DATA_DIR = Path(os.environ.get("SOFTMLP_DATA", Path(__file__).resolve().parent.parent / "data"))
 
 # Fields added after the first release. While such a field holds its default it is left out of the signature, so that
 # runs made before it existed keep theirs; its default must therefore mean "as before".
@@ -133,7 +136,7 @@ class How(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    data_dir: Path = Field(Path("data"), description="folder of the .beton files")
+    data_dir: Path = Field(DATA_DIR, description="folder of the .beton files")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
     loader: Literal["ffcv", "memory"] = Field("ffcv", description="memory: plain NumPy, slow; an oracle for tests")
     workers: Annotated[int, Field(ge=1)] = Field(1, description="threads that decode and augment")

@@ -142,9 +142,13 @@ def lock(folder: Path) -> Iterator[None]:
     Raises Refusal (BUSY), naming the owner, where another live process has it.
     """
     with (folder / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        for _ in range(5):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.02)  # a reader that looks whether it is held holds it for a moment itself
+        else:
             file.seek(0)
             raise Refusal(f"{folder} is being trained by process {file.read().strip() or '?'}", BUSY) from None
         file.truncate(0)
@@ -156,8 +160,8 @@ def lock(folder: Path) -> Iterator[None]:
 def is_locked(folder: Path) -> bool:
     """Whether a live process on this machine owns the run."""
     try:
-        with (folder / ".lock").open("r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with (folder / ".lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
     except BlockingIOError:

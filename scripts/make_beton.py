@@ -9,14 +9,15 @@ from pathlib import Path
 from engine.cli import Parser, run_main
 from engine.datasets import DATASETS, SPLITS, lookup
 from engine.errors import Refusal
+from engine.run import DATA_DIR
 
 
 def main() -> None:
     parser = Parser(prog="scripts/make_beton.py", description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", required=True, help=f"{', '.join(DATASETS)}, or imagefolder/NAME")
     parser.add_argument("--img-size", type=int, help="pixels of the stored squares (default: the data set's own)")
-    parser.add_argument("--raw-dir", type=Path, default=Path("data/raw"), help="image folder, or where to download to")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of the .beton files")
+    parser.add_argument("--raw-dir", type=Path, default=DATA_DIR / "raw", help="image folder, or where to download to")
+    parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="folder of the .beton files")
     parser.add_argument("-j", "--workers", type=int, default=2, help="threads that decode images")
     given = parser.parse()
     try:

@@ -27,14 +27,14 @@ def main() -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     from engine.beton import ensure
-    from engine.signals import stop_on_signals
+    from engine.signals import CODES, Stop
     from engine.train import preflight, train
 
-    store.make_folder(run, folder)
     preflight(run)
+    store.make_folder(run, folder)
     ensure(run.dataset, run.img_size, how.data_dir)
-    stop = stop_on_signals()
-    train(run, folder, how, stop)
+    with Stop().on(CODES) as stop:
+        train(run, folder, how, stop)
     status = store.read_status(folder)
     print(f"done: acc1 {status['acc1']:.2f} (best {status['best_acc1']:.2f}) after {run.epochs} epochs")
     print(f"results: {folder}")

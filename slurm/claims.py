@@ -1,0 +1,89 @@
+"""Who has what: files held by flock, which the kernel lets go of however a process ends. No daemon, nothing to expire.
+
+Standard library only, so that a worker can claim its place before it imports anything heavy.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+# A reader that looks who holds a file holds it for a moment itself, so one refusal does not mean that it is taken.
+_TRIES, _PAUSE = 5, 0.01
+
+
+@contextlib.contextmanager
+def hold(path: Path) -> Iterator[IO[str] | None]:
+    """Hold a file for as long as the block runs and this process lives; None where another has it."""
+    with path.open("a+") as file:
+        yield file if _take(file) else None
+
+
+def holder(path: Path) -> int | None:
+    """The process on this machine that holds a file; 0 if it has not yet said its number; None if nobody has it."""
+    try:
+        with path.open("r") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                value = read(file)
+                pid = value.get("pid") if isinstance(value, dict) else value
+                return pid if isinstance(pid, int) else 0
+    except FileNotFoundError:
+        pass
+    return None
+
+
+def read(file: IO[str]) -> Any:
+    """The JSON in a held file; None if there is none, or only half of it."""
+    file.seek(0)
+    try:
+        return json.loads(file.read())
+    except ValueError:
+        return None
+
+
+def write(file: IO[str], value: Any) -> None:
+    """Replace what a held file says; None empties it."""
+    file.seek(0)
+    file.truncate()
+    if value is not None:
+        file.write(json.dumps(value))
+    file.flush()
+
+
+@contextlib.contextmanager
+def slot(jobs: Path, slots: int) -> Iterator[int | None]:
+    """Hold one of the `slots` places of a sweep, whoever started the worker; None where all are taken."""
+    with contextlib.ExitStack() as stack:
+        for index in range(slots):
+            if file := stack.enter_context(hold(jobs / f"slot-{index}.lock")):
+                write(file, {"pid": os.getpid(), "job": os.environ.get("SUBMITIT_LOCAL_JOB_ID", "")})
+                yield index
+                return
+        yield None
+
+
+def workers(jobs: Path) -> dict[int, str]:
+    """Live workers of a sweep, of whichever launch: process -> submitit's name for its job."""
+    found = {}
+    for path in jobs.glob("slot-*.lock"):
+        if pid := holder(path):
+            with path.open() as file:
+                found[pid] = (read(file) or {}).get("job", "")
+    return found
+
+
+def _take(file: IO[str]) -> bool:
+    for attempt in range(_TRIES):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if attempt < _TRIES - 1:
+                time.sleep(_PAUSE)
+    return False

@@ -1,0 +1,152 @@
+"""A sweep is a list of runs with a question. The name is the address: `demo` is slurm/sweeps/demo.py.
+
+A sweep's file is plain Python with a docstring (the question) and `runs()`, which yields engine.run.Run. Reading one
+imports neither torch nor timm, so that planning and status answer at once.
+"""
+
+import contextlib
+import difflib
+import itertools
+import re
+import traceback
+import types
+from dataclasses import dataclass
+from functools import cached_property
+from inspect import cleandoc
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from engine import store
+from engine.errors import OUTPUT, Refusal
+from engine.run import Run, unknown
+
+SWEEPS = Path(__file__).parent / "sweeps"
+MAX_RUNS = 100_000  # what yields more is a mistake, or never ends
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+_TAKEN = ("runs", "published")  # folders of results/ that hold something else
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Runs to compare, in the order of the file; `dropped` repeats of a run were left out.
+
+    The question is the first paragraph of the file's docstring.
+    """
+
+    name: str
+    question: str
+    runs: tuple[Run, ...]
+    dropped: int = 0
+
+    @property
+    def folder(self) -> Path:
+        """What belongs to the sweep as a whole; the runs lie in RESULTS/runs/ and may be shared."""
+        return store.results_dir().absolute() / self.name
+
+    @cached_property
+    def folders(self) -> list[Path]:
+        """The folder of each run."""
+        return [store.folder_of(run, store.results_dir().absolute()) for run in self.runs]
+
+    @property
+    def jobs_folder(self) -> Path:
+        """What the workers need: submitit's files, one folder per launch, and the locks of their places."""
+        return self.folder / ".jobs"
+
+    def make_folder(self) -> None:
+        """Create the folder, with manifest.csv, the list of the sweep's runs; touched only when that changes."""
+        try:
+            self.jobs_folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Refusal(f"cannot create {self.folder}: {error.strerror}; set SOFTMLP_RESULTS", OUTPUT) from None
+        rows = [
+            {"signature": run.signature, "folder": run.name, "rung": run.rung, "seed": run.seed} for run in self.runs
+        ]
+        path, text = self.folder / "manifest.csv", store.csv_text(rows).encode()
+        if not path.exists() or path.read_bytes() != text:
+            store.write_bytes(path, text)
+
+
+def names() -> list[str]:
+    """Sweeps of slurm/sweeps/, sorted."""
+    return sorted(path.stem for path in SWEEPS.glob("*.py") if _NAME.fullmatch(path.stem))
+
+
+def load(name: str) -> Sweep:
+    """The sweep of that name, or of a .py file given by its path, whose stem is then the name.
+
+    Raises Refusal: no such sweep, or its file does not give a list of valid runs.
+    """
+    path = _find(name)
+    module = types.ModuleType(f"slurm.sweeps.{path.stem}")
+    module.__file__ = str(path)
+    found: dict[str, Run] = {}
+    dropped = 0
+    with _refusing(path):
+        # Compiled here and not imported: Python's cache would overlook a file changed within the same second.
+        exec(compile(path.read_text(), str(path), "exec"), module.__dict__)
+        if not callable(getattr(module, "runs", None)):
+            raise Refusal("it has no function runs()")
+        for item in itertools.islice(module.runs() or (), MAX_RUNS + 1):
+            if not isinstance(item, Run):
+                raise Refusal(f"runs() gave {_short(item)}, which is not a Run")
+            if (other := found.setdefault(item.signature, item)) is not item:
+                if other.record() != item.record():
+                    raise Refusal(f"two different runs have the signature {item.signature}; change one a little")
+                dropped += 1
+    if not found:
+        raise Refusal(f"sweep {path.stem}: runs() gave no run ({path})")
+    if len(found) + dropped > MAX_RUNS:
+        raise Refusal(f"sweep {path.stem}: runs() gave more than {MAX_RUNS:,} runs ({path})")
+    question = " ".join(cleandoc(module.__doc__ or "").partition("\n\n")[0].split())
+    return Sweep(path.stem, question, tuple(found.values()), dropped)
+
+
+def _find(name: str) -> Path:
+    if name.endswith(".py"):
+        path = Path(name)
+        if not path.is_file():
+            raise Refusal(f"there is no sweep file {name}")
+    else:
+        path = SWEEPS / f"{name}.py"
+        if name not in names():
+            close = difflib.get_close_matches(name, names(), n=1, cutoff=0.4)
+            hint = f"did you mean '{close[0]}'?" if close else f"there are: {', '.join(names())}; or give a .py file"
+            raise Refusal(f"unknown sweep {name!r}; {hint}")
+    if not _NAME.fullmatch(path.stem) or path.stem in _TAKEN:
+        rule = f"letters, digits and _, at most 64, and not {' or '.join(_TAKEN)}"
+        raise Refusal(f"a sweep cannot be called {path.stem!r}, as that names its folder; take {rule}")
+    return path
+
+
+@contextlib.contextmanager
+def _refusing(path: Path) -> Any:
+    """Whatever goes wrong in a sweep's file, said in one line that names the file and, where known, the line."""
+    try:
+        yield
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+        where = f"{path}, line {line}" if line else str(path)
+        code = error.code if isinstance(error, Refusal) else Refusal("").code
+        raise Refusal(f"sweep {path.stem}: {_said(error)} ({where})", code) from error
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, Refusal):
+        return str(error)
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        field = str(first["loc"][0]) if first["loc"] else ""
+        if first["type"] == "extra_forbidden":
+            return unknown("key", field, Run.model_fields)
+        message = first["msg"].removeprefix("Value error, ")
+        return f"{field} {_short(first['input'])}: {message}" if field else message
+    return f"{type(error).__name__}: {error.msg if isinstance(error, SyntaxError) else error}".splitlines()[0]
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
