@@ -6,8 +6,8 @@ convolution; all under one recipe and three seeds. Small enough to run on a lapt
     python scripts/sweep.py launch demo
 
 Cost: 27 runs of 800 steps, a minute and a half on two busy cores; no network, no GPU.
-Answer: nearly nothing, and that is the point to take away: at 99.1 % the plain MLP ties with convolution (99.5 %) and beats
-every token mixer (94 to 98 %, which learn more slowly). Images this small do not reward bias; CIFAR-10 does.
+Answer: nearly nothing, and that is the point to take away: at 99.1 % the plain MLP ties with convolution (99.5 %) and
+beats every token mixer (94 to 98 %, which learn more slowly). Images this small do not reward bias.
 """
 
 from collections.abc import Iterator
