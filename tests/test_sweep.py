@@ -295,10 +295,15 @@ def test_a_mistake_is_one_line_and_code_2(words, line, results):
 
 
 def test_workers_that_cannot_start_end_the_launch(write, results, digits, tmp_path):
-    (tmp_path / "broken" / "torch").mkdir(parents=True)
-    (tmp_path / "broken" / "torch" / "__init__.py").write_text("raise ImportError('no torch today')")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "if 'submitit.core._submit' in sys.orig_argv:\n"
+        "    print('no Python today', flush=True)\n"
+        "    os._exit(1)\n"
+    )
     env = {**os.environ, "PYTHONPATH": str(tmp_path / "broken")}
     ended = script("launch", write(THREE), "--data-dir", str(digits), "--slots", "1", env=env)
     assert ended.returncode == 1, ended
-    assert "3 workers ended before they took a run; the last one said: ImportError: no torch today" in ended.stderr
+    assert "3 workers ended before they took a run; the last one said: no Python today" in ended.stderr
     assert ended.stderr.count("\n") == 1
