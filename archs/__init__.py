@@ -10,13 +10,16 @@ import difflib
 import fnmatch
 import functools
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
 
-_SHARED = ("__init__", "backbone", "layers", "bias")
+    from archs.convert import Checkpoint
+
+_SHARED = ("__init__", "backbone", "layers", "bias", "convert", "budget")
 
 
 def families() -> list[str]:
@@ -79,6 +82,24 @@ def create(
         return importlib.import_module(f"archs.{name.partition('_')[0]}").build(**full)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
+
+
+def convert_checkpoint(name: str, file: Mapping[str, Any], **overrides: Any) -> "Checkpoint":
+    """The weights of a public checkpoint, in whatever layout and wrapping, under this zoo's names.
+
+    Args:
+        file: what `torch.load` or `numpy.load` gave: a state dict, or a dict that holds one.
+        overrides: arguments of the family's `build`, as for `create`.
+
+    Returns:
+        The state dict, which `create(name, **{**overrides, **implied})` loads strictly, and what the file implies.
+
+    Raises:
+        ValueError: unknown name, weights left over, missing or of another shape, or an override that the file belies.
+    """
+    from archs.convert import convert_checkpoint
+
+    return convert_checkpoint(name, file, **overrides)
 
 
 def _create_timm(name: str, given: dict[str, Any], overrides: dict[str, Any]) -> "nn.Module":

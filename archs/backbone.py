@@ -8,6 +8,7 @@ family's file; nothing here knows a family.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -38,6 +39,10 @@ class Backbone(nn.Module):
     def features(self, x_BCHW: Tensor) -> Tensor:
         """Map of the last stage after the norm, BHWC, for dense use and probes."""
         return self.norm(self.stages(self.stem(x_BCHW)))
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Depth of each parameter, as timm's layer decay asks for it: the stem, each block (or stage), the head."""
+        return {"stem": r"^stem|^cls_token|^pos_embed", "blocks": r"^stages\.(\d+)" + ("" if coarse else r"\.(\d+)")}
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Logits, (B, num_classes)."""

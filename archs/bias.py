@@ -21,4 +21,4 @@ class Bias:
     shift_equivariant: bool
     """Shifting the image by one patch shifts the feature map by one token, away from the border."""
     grid_bound: bool
-    """The number of parameters depends on the number of tokens, so the model is bound to one image size."""
+    """Weights belong to places of the grid, so the model is bound to one image size."""

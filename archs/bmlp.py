@@ -7,18 +7,23 @@ Deviations: the authors feed pixels standardised in 0..255 units, which is the d
 The published variants have the 11,230 classes of the authors' ImageNet-21k. `nano`, `1m` and `5m` are ours.
 """
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from torch import nn
 
 from archs.backbone import Backbone, Grid, ramp, stage
 from archs.bias import Bias
+from archs.convert import State, pixels, rename
 from archs.layers import Mlp, Patchify, Residual
 
 SOURCE = "arXiv 2306.13575, section 3; code: gregorbachmann/scaling_mlps models/networks.py, BottleneckMLP"
 BIAS = Bias(
     stem="dense", receptive_field="global", permutation_equivariant=False, shift_equivariant=False, grid_bound=True
 )
+DROP_PATH = "ramp"
+RATIO = "expansion"
 VARIANTS = {
     "nano": {"img_size": 8, "num_classes": 10, "in_chans": 1, "dim": 40, "depth": 2},
     "1m": {"img_size": 32, "num_classes": 10, "dim": 112, "depth": 6},
@@ -62,3 +67,19 @@ def build(
 def init(model: Backbone) -> Backbone:
     """PyTorch's defaults, as in the authors' code: uniform within 1 / sqrt(fan in), weights and biases."""
     return model
+
+
+def convert(state_dict: State) -> State:
+    """The authors' names."""
+    return rename(
+        state_dict,
+        (r"^linear_in\.", "stem.proj."),
+        (r"^layernorms\.(\d+)\.", r"stages.0.\1.norm."),
+        (r"^blocks\.(\d+)\.block\.0\.", r"stages.0.\1.branch.fc1."),
+        (r"^blocks\.(\d+)\.block\.2\.", r"stages.0.\1.branch.fc2."),
+        (r"^linear_out\.", "head."),
+    )
+
+
+def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:
+    return pixels(state_dict, own, "stem.proj.weight")

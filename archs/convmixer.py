@@ -7,19 +7,23 @@ depthwise branch, the only residual one. Their file says GELU for `w768_d32`, wh
 `nano`, `1m` and `5m` are ours.
 """
 
+import re
+from collections.abc import Mapping
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
 from archs.backbone import Backbone, Grid, grid_of, ramp, stage
 from archs.bias import Bias
+from archs.convert import State, flatten, frame, rename
 from archs.layers import OverMap, Patchify, Residual
 
 SOURCE = "arXiv 2201.09792, table 1; code: locuslab/convmixer convmixer.py; w256_d8: locuslab/convmixer-cifar10"
 BIAS = Bias(
     stem="shared", receptive_field="local", permutation_equivariant=False, shift_equivariant=True, grid_bound=False
 )
+DROP_PATH = "ramp"
 VARIANTS = {
     "nano": {"img_size": 8, "num_classes": 10, "in_chans": 1, "patch_size": 2, "dim": 96, "depth": 3, "kernel_size": 3},
     "1m": {"img_size": 32, "num_classes": 10, "patch_size": 4, "dim": 392, "depth": 6, "kernel_size": 5},
@@ -86,3 +90,29 @@ def build(
 def init(model: Backbone) -> Backbone:
     """PyTorch's defaults, as in the authors' code: uniform within 1 / sqrt(fan in), weights and biases."""
     return model
+
+
+def convert(state_dict: State) -> State:
+    """timm's names, and the authors' `nn.Sequential`, whose head has the number depth + 5."""
+    state = state_dict
+    if "0.weight" in state:
+        depth = sum(re.fullmatch(r"\d+\.0\.fn\.0\.weight", key) is not None for key in state)
+        state = rename(
+            state,
+            (rf"^{depth + 5}\.", "head."),
+            (r"^([02])\.", r"stem.\1."),
+            (r"^(\d+)\.", lambda number: f"blocks.{int(number[1]) - 3}."),
+        )
+    state = rename(
+        state,
+        (r"^stem\.0\.", "stem.0.proj."),
+        (r"^stem\.2\.", "stem.1.layer.1."),
+        (r"^blocks\.(\d+)\.0\.fn\.", r"stages.0.\1.0.branch.layer."),
+        (r"^blocks\.(\d+)\.1\.", r"stages.0.\1.1.layer.0."),
+        (r"^blocks\.(\d+)\.3\.", r"stages.0.\1.1.layer.2."),
+    )
+    return flatten(state, "stem.0.proj.weight")
+
+
+def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:
+    return frame(state_dict, own, None)

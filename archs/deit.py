@@ -13,16 +13,18 @@ keep it constant for their base model); the gradual removal during training is n
 and `5m` are ours.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from archs.backbone import Backbone, Grid, grid_of, ramp
 from archs.bias import Bias
+from archs.convert import State, flatten, frame, rename
 from archs.layers import Mlp, Patchify, Residual
 
 SOURCE = (
@@ -32,6 +34,8 @@ SOURCE = (
 BIAS = Bias(
     stem="shared", receptive_field="global", permutation_equivariant=False, shift_equivariant=False, grid_bound=True
 )
+DROP_PATH = "ramp"
+RATIO = "mlp_ratio"
 VARIANTS = {
     "nano": {"img_size": 8, "num_classes": 10, "in_chans": 1, "patch_size": 2, "dim": 32, "depth": 2, "num_heads": 4},
     "1m": {"img_size": 32, "num_classes": 10, "patch_size": 4, "dim": 120, "depth": 6, "num_heads": 4},
@@ -48,6 +52,15 @@ VARIANTS = {
         "num_heads": 3,
         "mlp_layers": [0, 2, 4],
     },
+    "ti16_mlp0246": {
+        "img_size": 224,
+        "num_classes": 1000,
+        "patch_size": 16,
+        "dim": 192,
+        "depth": 12,
+        "num_heads": 3,
+        "mlp_layers": [0, 2, 4, 6],
+    },
     "s16_mlp024": {
         "img_size": 224,
         "num_classes": 1000,
@@ -56,6 +69,15 @@ VARIANTS = {
         "depth": 12,
         "num_heads": 6,
         "mlp_layers": [0, 2, 4],
+    },
+    "s16_mlp0246": {
+        "img_size": 224,
+        "num_classes": 1000,
+        "patch_size": 16,
+        "dim": 384,
+        "depth": 12,
+        "num_heads": 6,
+        "mlp_layers": [0, 2, 4, 6],
     },
     "b16_mlp01346": {
         "img_size": 224,
@@ -66,6 +88,15 @@ VARIANTS = {
         "num_heads": 12,
         "mlp_layers": [0, 1, 3, 4, 6],
     },
+    "b16_mlp013469": {
+        "img_size": 224,
+        "num_classes": 1000,
+        "patch_size": 16,
+        "dim": 768,
+        "depth": 12,
+        "num_heads": 12,
+        "mlp_layers": [0, 1, 3, 4, 6, 9],
+    },
 }
 EXPECTED = {
     "nano": {"params": 26_538, "macs": 457_152},
@@ -75,8 +106,11 @@ EXPECTED = {
     "s16": {"params": 22_050_664, "macs": 4_598_882_304},
     "b16": {"params": 86_567_656, "macs": 17_563_828_224},
     "ti16_mlp024": {"params": 5_271_592, "macs": 1_121_828_736},
+    "ti16_mlp0246": {"params": 5_122_984, "macs": 1_077_877_248},
     "s16_mlp024": {"params": 20_274_280, "macs": 4_160_880_384},
+    "s16_mlp0246": {"params": 19_682_152, "macs": 4_014_879_744},
     "b16_mlp01346": {"params": 74_748_136, "macs": 14_941_868_544},
+    "b16_mlp013469": {"params": 72_384_232, "macs": 14_417_476_608},
 }
 
 Norm = partial(nn.LayerNorm, eps=1e-6)
@@ -170,6 +204,11 @@ def build(
     return init(Deit(stem, nn.Sequential(*blocks), Norm(dim), head, grid, class_token=global_pool == "token"))
 
 
+def width_step(given: Mapping[str, Any]) -> int:
+    """What `dim` must be a multiple of, given the other arguments of `build`."""
+    return given["num_heads"]
+
+
 def init(model: Deit) -> Deit:
     """Normal(0.02) weights, positions and class token, zero biases; the stem keeps the convolution's default."""
     for module in [*model.stages.modules(), model.head]:
@@ -180,3 +219,36 @@ def init(model: Deit) -> Deit:
         if embedding is not None:
             nn.init.trunc_normal_(embedding, std=0.02)
     return model
+
+
+def convert(state_dict: State) -> State:
+    """timm's names, which the authors of DeiT and of the removal have too."""
+    state = rename(
+        state_dict,
+        (r"^patch_embed\.", "stem."),
+        (r"^blocks\.(\d+)\.norm1\.", r"stages.0.\1.0.norm."),
+        (r"^blocks\.(\d+)\.norm2\.", r"stages.0.\1.1.norm."),
+        (r"^blocks\.(\d+)\.attn\.", r"stages.0.\1.0.branch."),
+        (r"^blocks\.(\d+)\.mlp\.", r"stages.0.\1.1.branch."),
+    )
+    state |= {key: state[key].flatten(0, -2) for key in ("cls_token", "pos_embed") if key in state}
+    return flatten(state, "stem.proj.weight")
+
+
+def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:
+    """The layers without attention too, unless the model is given some: then the file must have those."""
+    class_token = "cls_token" in state_dict
+    num_tokens = len(state_dict["pos_embed"]) - class_token if "pos_embed" in state_dict else None
+    said = frame(state_dict, own, num_tokens) | {"global_pool": "token" if class_token else "avg"}
+    if not own["mlp_layers"]:
+        halves = {tuple(key.split(".")[2:4]) for key in state_dict if key.startswith("stages.0.")}
+        said["mlp_layers"] = sorted(int(i) for i, half in halves if half == "1" and (i, "0") not in halves)
+    return said
+
+
+def resize(state_dict: State, grid_from: Grid, grid_to: Grid) -> State:
+    """Positions interpolated bicubically, the class token's kept, as in the authors' fine-tuning."""
+    prefix = len(state_dict["pos_embed"]) - grid_from[0] * grid_from[1]
+    positions = state_dict["pos_embed"][None]
+    positions = resample_abs_pos_embed(positions, list(grid_to), list(grid_from), num_prefix_tokens=prefix)
+    return {**state_dict, "pos_embed": positions[0]}

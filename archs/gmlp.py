@@ -5,19 +5,24 @@ drop-path rate are timm's; its parameter counts, and so these, fall short of the
 The paper trains `s16` and `b16` with drop-path 0.05 and 0.2, a matter of the recipe. `nano`, `1m` and `5m` are ours.
 """
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from timm.layers import lecun_normal_
 from torch import Tensor, nn
 
 from archs.backbone import Backbone, Grid, grid_of, stage
 from archs.bias import Bias
-from archs.layers import OverTokens, Patchify, Residual
+from archs.convert import State, columns, flatten, frame, rename
+from archs.layers import OverTokens, Patchify, Residual, TokenLinear
 
 SOURCE = "arXiv 2105.08050, table 1; timm models/mlp_mixer.py, SpatialGatingBlock"
 BIAS = Bias(
     stem="shared", receptive_field="global", permutation_equivariant=False, shift_equivariant=False, grid_bound=True
 )
+DROP_PATH = "constant"
+RATIO = "mlp_ratio"
 VARIANTS = {
     "nano": {"img_size": 8, "num_classes": 10, "in_chans": 1, "patch_size": 2, "dim": 32, "depth": 3},
     "1m": {"img_size": 32, "num_classes": 10, "patch_size": 4, "dim": 136, "depth": 6},
@@ -45,7 +50,7 @@ class SpatialGate(nn.Module):
         super().__init__()
         # 1e-5 here and 1e-6 elsewhere, as in timm.
         self.norm = nn.LayerNorm(dim, eps=1e-5)
-        self.spatial = OverTokens(nn.Linear(num_tokens, num_tokens))
+        self.spatial = OverTokens(TokenLinear(num_tokens, num_tokens), transpose=False)
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         u, v = x_BHWC.chunk(2, dim=-1)
@@ -95,3 +100,20 @@ def init(model: Backbone) -> Backbone:
     for zero in (model.stem.proj.bias, model.head.weight, model.head.bias):
         nn.init.zeros_(zero)
     return model
+
+
+def convert(state_dict: State) -> State:
+    """timm's names; the authors published no weights."""
+    state = rename(
+        state_dict,
+        (r"^blocks\.(\d+)\.norm\.", r"stages.0.\1.norm."),
+        (r"^blocks\.(\d+)\.mlp_channels\.fc1\.", r"stages.0.\1.branch.0."),
+        (r"^blocks\.(\d+)\.mlp_channels\.gate\.norm\.", r"stages.0.\1.branch.2.norm."),
+        (r"^blocks\.(\d+)\.mlp_channels\.gate\.proj\.", r"stages.0.\1.branch.2.spatial.mix."),
+        (r"^blocks\.(\d+)\.mlp_channels\.fc2\.", r"stages.0.\1.branch.3."),
+    )
+    return flatten(state, "stem.proj.weight")
+
+
+def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:
+    return frame(state_dict, own, columns(state_dict, "stages.0.0.branch.2.spatial.mix.weight"))

@@ -4,14 +4,19 @@ Deviations: GELU is exact (erf) as in timm, the authors' Flax code uses the tanh
 stochastic depth is scaled by 1 / (1 - rate), which the authors' mask is not. `nano`, `1m` and `5m` are ours.
 """
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
+import torch
+from einops import rearrange
 from timm.layers import lecun_normal_
 from torch import nn
 
 from archs.backbone import Backbone, Grid, grid_of, ramp, stage
 from archs.bias import Bias
-from archs.layers import Mlp, OverTokens, Patchify, Residual
+from archs.convert import State, columns, flatten, frame, rename
+from archs.layers import Mlp, OverTokens, Patchify, Residual, TokenLinear
 
 SOURCE = "arXiv 2105.01601, table 1; initialisation and drop-path ramp: big_vision models/mlp_mixer.py"
 BIAS = Bias(
@@ -19,6 +24,8 @@ BIAS = Bias(
 )
 # The token MLP's second bias is constant over the channels, so every later LayerNorm removes it: its gradient is zero.
 INERT = ("*.mix.fc2.bias",)
+DROP_PATH = "ramp"
+RATIO = "channel_ratio"
 VARIANTS = {
     "nano": {"img_size": 8, "num_classes": 10, "in_chans": 1, "patch_size": 2, "dim": 32, "depth": 3},
     "1m": {"img_size": 32, "num_classes": 10, "patch_size": 4, "dim": 136, "depth": 6},
@@ -51,9 +58,9 @@ def block(
     dim: int, grid: Grid, drop_path: float = 0.0, token_ratio: float = 0.5, channel_ratio: float = 4.0
 ) -> nn.Module:
     """One Mixer layer; the token MLP is `token_ratio * dim` wide, whatever the number of tokens (table 1)."""
-    num_tokens = grid[0] * grid[1]
+    tokens = Mlp(grid[0] * grid[1], int(token_ratio * dim), TokenLinear)
     return nn.Sequential(
-        Residual(Norm(dim), OverTokens(Mlp(num_tokens, int(token_ratio * dim))), drop_path),
+        Residual(Norm(dim), OverTokens(tokens, transpose=False), drop_path),
         Residual(Norm(dim), Mlp(dim, int(channel_ratio * dim)), drop_path),
     )
 
@@ -83,3 +90,89 @@ def init(model: Backbone) -> Backbone:
             nn.init.zeros_(module.bias)
     nn.init.zeros_(model.head.weight)
     return model
+
+
+def convert(state_dict: State) -> State:
+    """timm's names, or those of the authors' Flax files, new or old; see `_from_flax`."""
+    state = _from_flax(state_dict) if any("/" in key for key in state_dict) else state_dict
+    state = rename(
+        state,
+        (r"^blocks\.(\d+)\.norm1\.", r"stages.0.\1.0.norm."),
+        (r"^blocks\.(\d+)\.norm2\.", r"stages.0.\1.1.norm."),
+        (r"^blocks\.(\d+)\.mlp_tokens\.", r"stages.0.\1.0.branch.mix."),
+        (r"^blocks\.(\d+)\.mlp_channels\.", r"stages.0.\1.1.branch."),
+    )
+    return flatten(state, "stem.proj.weight")
+
+
+def _from_flax(state: State) -> State:
+    """timm's names and shapes: kernels there are (in, out), the stem's is (row, column, in, out).
+
+    Old files differ in their names, put axes of length 1 around a kernel and number a block's second norm at will.
+    """
+    named = rename(
+        state,
+        (r"^embedding/", "stem/"),
+        (r"^Mixer/encoder_norm/", "pre_head_layer_norm/"),
+        (r"^Mixer/encoderblock_", "MixerBlock_"),
+        (r"_mixing_phase_0/(kernel|bias)1$", r"_mixing/Dense_0/\1"),
+        (r"_mixing_phase_0/(kernel|bias)2$", r"_mixing/Dense_1/\1"),
+        (r"^MixerBlock_(\d+)/LayerNorm_0/", r"blocks.\1.norm1."),
+        (r"^MixerBlock_(\d+)/LayerNorm_\d+/", r"blocks.\1.norm2."),
+        (r"^MixerBlock_(\d+)/(token|channel)_mixing/", r"blocks.\1.mlp_\2s."),
+        (r"Dense_0/", "fc1."),
+        (r"Dense_1/", "fc2."),
+        (r"^stem/", "stem.proj."),
+        (r"^pre_head_layer_norm/", "norm."),
+        (r"^head/", "head."),
+        (r"(kernel|scale)$", "weight"),
+    )
+    turned = {}
+    for (key, value), old in zip(named.items(), state, strict=True):
+        if not old.rpartition("/")[2].startswith("kernel"):
+            turned[key] = value.flatten()
+        elif key == "stem.proj.weight":
+            turned[key] = value.permute(3, 2, 0, 1)
+        else:
+            turned[key] = (value.squeeze() if value.ndim > 2 else value).T
+    return turned
+
+
+def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:
+    """The width of the token MLP too: it grows with `resize`."""
+    key = "stages.0.0.0.branch.mix.fc1.weight"
+    said = frame(state_dict, own, columns(state_dict, key))
+    if key in state_dict:
+        hidden, dim = len(state_dict[key]), own["dim"]
+        said["token_ratio"] = own["token_ratio"] if int(own["token_ratio"] * dim) == hidden else hidden / dim
+    return said
+
+
+def resize(state_dict: State, grid_from: Grid, grid_to: Grid) -> State:
+    """Token MLPs that do on each sub-grid of the larger grid what the old ones do on theirs (paper, appendix C).
+
+    Their matrices stand along the block diagonal, a block for each sub-grid, so that `token_ratio` grows as the number
+    of tokens. Raises ValueError unless the old grid tiles the new one.
+    """
+    (h, w), (rows, cols) = grid_from, grid_to
+    if rows % h or cols % w:
+        raise ValueError(f"token weights of a {h} x {w} grid fit whole multiples of it, not {rows} x {cols}")
+    # place[b, s]: token of the new grid that is token s of sub-grid b.
+    place = rearrange(torch.arange(rows * cols), "(a h b w) -> (a b) (h w)", h=h, b=cols // w, w=w)
+    resized = dict(state_dict)
+    for key, value in state_dict.items():
+        if key.endswith(".0.branch.mix.fc1.weight"):
+            blocks = value.new_zeros(len(place), len(value), place.numel())
+            for block, columns_of in zip(blocks, place, strict=True):
+                block[:, columns_of] = value
+            resized[key] = blocks.flatten(0, 1)
+        elif key.endswith(".0.branch.mix.fc2.weight"):
+            blocks = value.new_zeros(place.numel(), len(place), value.shape[1])
+            for i, rows_of in enumerate(place):
+                blocks[rows_of, i] = value
+            resized[key] = blocks.flatten(1)
+        elif key.endswith(".0.branch.mix.fc1.bias"):
+            resized[key] = value.repeat(len(place))
+        elif key.endswith(".0.branch.mix.fc2.bias"):
+            resized[key] = value.new_empty(place.numel()).index_copy_(0, place.flatten(), value.repeat(len(place)))
+    return resized

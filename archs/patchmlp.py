@@ -9,7 +9,9 @@ The source fixes only that idea, so three decisions are ours:
 Pixels of a patch are read in the order (channel, row, column). `drop_path` is a linear ramp, as in `bmlp`.
 """
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from einops import einsum, rearrange
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 from archs.backbone import Backbone, Grid, grid_of, pair, ramp, stage
 from archs.bias import Bias
 from archs.bmlp import block
+from archs.convert import State, columns, frame
 from archs.layers import Patchify
 
 SOURCE = "the patchified rung between arXiv 2306.13575 (trunk) and arXiv 2105.01601 (stem); no published configuration"
@@ -26,6 +29,10 @@ BIAS = Bias(
     stem="shared", receptive_field="global", permutation_equivariant=False, shift_equivariant=False, grid_bound=True
 )
 VARIANT_BIAS = {"nano_unshared": {"stem": "local"}, "1m_unshared": {"stem": "local"}, "5m_unshared": {"stem": "local"}}
+DROP_PATH = "ramp"
+RATIO = "expansion"
+# At 64 px, 256 patches of 4 x 4 are more than the trunk is wide.
+AT_64_PX = {"patch_size": 8}
 VARIANTS = {
     "nano": {"img_size": 8, "num_classes": 10, "in_chans": 1, "patch_size": 2, "dim": 48, "depth": 2},
     "1m": {"img_size": 32, "num_classes": 10, "patch_size": 4, "dim": 128, "depth": 6, "expansion": 5.0},
@@ -108,6 +115,18 @@ def build(
     return init(Backbone(stem, [blocks], nn.Identity(), nn.Linear(dim, num_classes)))
 
 
+def width_step(given: Mapping[str, Any]) -> int:
+    """What `dim` must be a multiple of, given the other arguments of `build`."""
+    height, width = grid_of(given["img_size"], given["patch_size"])
+    return height * width
+
+
 def init(model: Backbone) -> Backbone:
     """PyTorch's defaults, as in `bmlp`: uniform within 1 / sqrt(fan in), the stem's fan in being one patch."""
     return model
+
+
+def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:
+    stem = "stem.0.proj.weight" if own["shared"] else "stem.0.weight"
+    each = state_dict[stem].shape[-2] if stem in state_dict else 0
+    return frame(state_dict, own, (columns(state_dict, "head.weight") or 0) // each if each else None, stem)

@@ -4,7 +4,9 @@ Deviations: none in the function. timm's models of the same name differ in initi
 layers, xavier, zero head); here it is the authors'. `nano`, `1m` and `5m` are ours, shallow, so LayerScale is s12's.
 """
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from timm.layers import LayerScale
@@ -12,12 +14,15 @@ from torch import Tensor, nn
 
 from archs.backbone import Backbone, Grid, grid_of, stage
 from archs.bias import Bias
-from archs.layers import Mlp, OverTokens, Patchify, Residual
+from archs.convert import State, columns, flatten, frame, rename
+from archs.layers import Mlp, OverTokens, Patchify, Residual, TokenLinear
 
 SOURCE = "arXiv 2105.03404, table 1; initialisation and drop-path: facebookresearch/deit resmlp_models.py"
 BIAS = Bias(
     stem="shared", receptive_field="global", permutation_equivariant=False, shift_equivariant=False, grid_bound=True
 )
+DROP_PATH = "constant"
+RATIO = "mlp_ratio"
 VARIANTS = {
     "nano": {"img_size": 8, "num_classes": 10, "in_chans": 1, "patch_size": 2, "dim": 32, "depth": 3},
     "1m": {"img_size": 32, "num_classes": 10, "patch_size": 4, "dim": 144, "depth": 6},
@@ -53,9 +58,9 @@ class Affine(nn.Module):
 def block(dim: int, grid: Grid, drop_path: float = 0.0, mlp_ratio: float = 4.0, init_values: float = 0.1) -> nn.Module:
     """One ResMLP layer; `init_values` is where LayerScale starts."""
     num_tokens = grid[0] * grid[1]
-    patches, channels = nn.Linear(num_tokens, num_tokens), Mlp(dim, int(mlp_ratio * dim))
+    patches, channels = TokenLinear(num_tokens, num_tokens), Mlp(dim, int(mlp_ratio * dim))
     return nn.Sequential(
-        Residual(Affine(dim), OverTokens(patches), drop_path, LayerScale(dim, init_values)),
+        Residual(Affine(dim), OverTokens(patches, transpose=False), drop_path, LayerScale(dim, init_values)),
         Residual(Affine(dim), channels, drop_path, LayerScale(dim, init_values)),
     )
 
@@ -85,3 +90,23 @@ def init(model: Backbone) -> Backbone:
             nn.init.trunc_normal_(module.weight, std=0.02)
             nn.init.zeros_(module.bias)
     return model
+
+
+def convert(state_dict: State) -> State:
+    """The authors' names, and timm's, whose affine vectors are (1, 1, C)."""
+    state = rename(
+        state_dict,
+        (r"^patch_embed\.", "stem."),
+        (r"^blocks\.(\d+)\.norm1\.", r"stages.0.\1.0.norm."),
+        (r"^blocks\.(\d+)\.norm2\.", r"stages.0.\1.1.norm."),
+        (r"^blocks\.(\d+)\.(attn|linear_tokens)\.", r"stages.0.\1.0.branch.mix."),
+        (r"^blocks\.(\d+)\.(mlp|mlp_channels)\.", r"stages.0.\1.1.branch."),
+        (r"^blocks\.(\d+)\.(gamma_|ls)1$", r"stages.0.\1.0.scale.gamma"),
+        (r"^blocks\.(\d+)\.(gamma_|ls)2$", r"stages.0.\1.1.scale.gamma"),
+    )
+    state = {key: value.flatten() if key.endswith((".alpha", ".beta")) else value for key, value in state.items()}
+    return flatten(state, "stem.proj.weight")
+
+
+def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:
+    return frame(state_dict, own, columns(state_dict, "stages.0.0.0.branch.mix.weight"))

@@ -5,18 +5,23 @@ import fnmatch
 import importlib
 import inspect
 import re
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from timm.layers import DropPath
-from torch import nn
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode
 
 import archs
 from analysis.probes.receptive_field import randomise
 from archs.backbone import Backbone
+from archs.layers import Residual
 
 NAMES = archs.list_archs()
 NANO = [f"{family}_nano" for family in archs.families()]
@@ -43,17 +48,19 @@ def _images(name: str, batch: int = 2, img_size: int | None = None, in_chans: in
 
 def _cost(name: str, **given: object) -> tuple[int, int]:
     """Parameters and MACs at batch 1. On the meta device attention is counted, on a CPU it would not be."""
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+    own = archs.arguments(name, **given)
+    with torch.device("meta"):
         model = archs.create(name, **given).eval()
-        own = archs.arguments(name, **given)
-        model(torch.empty(1, own.get("in_chans", 3), own["img_size"], own["img_size"]))
+        x = torch.empty(1, own.get("in_chans", 3), own["img_size"], own["img_size"])
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(x)
     return sum(parameter.numel() for parameter in model.parameters()), counter.get_total_flops() // 2
 
 
 # --- closed forms: (params, macs); n tokens, c channels, k classes, p pixels in a patch
 
 
-def _frame(own: dict, norm: int) -> tuple[int, int, int, int]:
+def _frame(own: dict, norm: int = 2) -> tuple[int, int, int, int]:
     """Tokens, channels, and the params and MACs of stem, final norm and head."""
     n, c, k = (own["img_size"] // own["patch_size"]) ** 2, own["dim"], own["num_classes"]
     p = own["in_chans"] * own["patch_size"] ** 2
@@ -121,6 +128,56 @@ def _mlp(**own: int) -> tuple[int, int]:
     return macs + sum(sizes[1:]) + 2 * sum(norms[own.get("layer", "norm_gelu_linear")]), macs
 
 
+def _metaformer(mixer: Callable[[int, int], tuple[int, int]], **own: int) -> tuple[int, int]:
+    """`mixer` gives the params and MACs of one token mixer from n and c."""
+    n, c, params, macs = _frame(own)
+    own_params, own_macs = mixer(n, c)
+    params += own["depth"] * (own_params + 8 * c * c + 9 * c)
+    return params, macs + own["depth"] * (own_macs + 8 * n * c * c)
+
+
+def _gfnet(**own: int) -> tuple[int, int]:
+    side = own["img_size"] // own["patch_size"]
+    params, macs = _metaformer(lambda n, c: (2 * side * (side // 2 + 1) * c, 0), **own)
+    return params + own.get("pos_embed", False) * side * side * own["dim"], macs
+
+
+def _vip(**own: Any) -> tuple[int, int]:
+    widths, k = own["dim"], own["num_classes"]
+    n, p = (own["img_size"] // own["patch_size"]) ** 2, own["in_chans"] * own["patch_size"] ** 2
+    params, macs = p * widths[0] + widths[0] + 2 * widths[-1] + widths[-1] * k + k, n * p * widths[0] + widths[-1] * k
+    for i, (c, depth) in enumerate(zip(widths, own["depth"], strict=True)):
+        if i and c != widths[i - 1]:
+            n //= 4
+            params, macs = params + 4 * widths[i - 1] * c + c, macs + n * 4 * widths[i - 1] * c
+        params += depth * (5 * c * c + 17 * c // 4 + 6 * c * c + 4 * c + 4 * c)
+        macs += depth * (n * 10 * c * c + c * c)
+    return params, macs
+
+
+def _cyclemlp(**own: Any) -> tuple[int, int]:
+    widths, k, skeleton, patch = (
+        own["dim"],
+        own["num_classes"],
+        own.get("skeleton", "overlap"),
+        own.get("patch_size", 4),
+    )
+    ratios = own.get("mlp_ratio", 4)
+    n, c, b = (own["img_size"] // patch) ** 2, widths[0], widths[-1]
+    p = own["in_chans"] * ((2 * patch - 1) if skeleton == "overlap" else patch) ** 2
+    params, macs = p * c + c + 2 * c * (skeleton == "swin") + 2 * b + b * k + k, n * p * c + b * k
+    for i, (c, depth) in enumerate(zip(widths, own["depth"], strict=True)):
+        if i:
+            n, a = n // 4, widths[i - 1]
+            params += 8 * a + 4 * a * c if skeleton == "swin" else 9 * a * c + c
+            macs += n * (4 if skeleton == "swin" else 9) * a * c
+        r = ratios if isinstance(ratios, int) else ratios[i]
+        mixer = 4 * c * c + 4 * c if skeleton == "swin" else 5 * c * c + 25 * c // 4
+        params += depth * (mixer + 2 * r * c * c + (r + 1) * c + 4 * c)
+        macs += depth * (n * (4 + 2 * r) * c * c + (0 if skeleton == "swin" else c * c))
+    return params, macs
+
+
 CLOSED_FORMS = {
     "mixer": _mixer,
     "resmlp": _resmlp,
@@ -130,6 +187,13 @@ CLOSED_FORMS = {
     "bmlp": _bmlp,
     "patchmlp": _patchmlp,
     "mlp": _mlp,
+    "vip": _vip,
+    "cyclemlp": _cyclemlp,
+    "gfnet": _gfnet,
+    "identityformer": partial(_metaformer, lambda n, c: (0, 0)),
+    "randformer": partial(_metaformer, lambda n, c: (0, n * n * c)),
+    "poolformer": partial(_metaformer, lambda n, c: (0, 0)),
+    "s2mlp": partial(_metaformer, lambda n, c: (2 * c * c + 2 * c, 2 * n * c * c)),
 }
 
 
@@ -150,7 +214,7 @@ def test_params_and_macs_are_as_expected(name):
     assert _cost(name) == (_expected(name)["params"], _expected(name)["macs"])
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name.partition("_")[0] in CLOSED_FORMS])
+@pytest.mark.parametrize("name", NAMES)
 def test_closed_form_agrees(name):
     """Counted by hand from the papers' formulas, without any module."""
     own = {"in_chans": 3, **archs.arguments(name)}
@@ -174,6 +238,41 @@ def test_published_sizes_with_other_arguments(name, given, params):
     assert _cost(name, **given)[0] == params
 
 
+@pytest.mark.parametrize(
+    ("name", "millions", "giga"),
+    [
+        ("vip_s7", 25, 6.9),
+        ("vip_m7", 55, 16.3),
+        ("vip_l7", 88, 24.3),
+        ("cyclemlp_b1", 15, 2.1),
+        ("cyclemlp_b2", 27, 3.9),
+        ("cyclemlp_b3", 38, 6.8),
+        ("cyclemlp_b4", 52, 10.0),
+        ("cyclemlp_b5", 76, 12.2),
+        ("cyclemlp_t", 28, 4.4),
+        ("cyclemlp_s", 50, 8.5),
+        ("cyclemlp_b", 88, 15.1),
+        ("gfnet_ti", 8, 1.3),
+        ("gfnet_xs", 16, 2.8),
+        ("gfnet_s", 25, 4.5),
+        ("gfnet_b", 43, 7.9),
+    ],
+)
+def test_published_variants_have_their_published_size(name, millions, giga):
+    """The papers' tables; where they count normalisation too, b3 to b5, l7 and cyclemlp_b, without it."""
+    assert (round(_expected(name)["params"] / 1e6), round(_expected(name)["macs"] / 1e9, 1)) == (millions, giga)
+
+
+def test_vip_halves_its_grid_once_where_the_paper_says():
+    """S/7 and L/7 after the first stage, M/7 after the second, S/14 nowhere; stages and transitions in one list."""
+    with torch.device("meta"):
+        kinds = {name: archs.create(f"vip_{name}").stages for name in ("s14", "s7", "m7", "l7")}
+    halved = {
+        name: [i for i, run in enumerate(runs) if not isinstance(run, nn.Sequential)] for name, runs in kinds.items()
+    }
+    assert halved == {"s14": [], "s7": [1], "m7": [2], "l7": [1]}
+
+
 @pytest.mark.parametrize(("size", "low", "high"), [("nano", 25e3, 41e3), ("1m", 0.8e6, 1.2e6), ("5m", 4e6, 6e6)])
 def test_rungs_of_one_size_are_comparable(size, low, high):
     for family in archs.families():
@@ -190,10 +289,10 @@ def test_logits_and_features_have_their_shapes(name):
     assert model(_images(name)).shape == (2, own["num_classes"])
     assert isinstance(model, Backbone)
     features = model.features(_images(name))
-    patch = own.get("patch_size", own["img_size"])
-    on_grid = (own["img_size"] // patch, own["img_size"] // patch)
-    assert tuple(features.shape[:3]) in ((2, *on_grid), (2, 1, 1))
-    assert features.shape[3] == model.head.in_features
+    side = own["img_size"] // own.get("patch_size", own["img_size"])
+    # A pyramid halves its grid; a trunk on concatenated patches has one token.
+    assert features.shape[1] == features.shape[2] and features.shape[1] in {side, side // 2, 1}
+    assert len(features) == 2 and features.shape[3] == model.head.in_features
 
 
 @pytest.mark.parametrize("name", NANO)
@@ -204,11 +303,28 @@ def test_other_channels_classes_and_size(name, in_chans):
     assert model(_images(name, img_size=size, in_chans=in_chans)).shape == (2, 7)
 
 
-@pytest.mark.parametrize("name", NANO)
+@pytest.mark.parametrize("name", [name for name in NAMES if name.endswith(("_1m", "_5m"))])
+def test_rungs_run_at_64_px_too(name):
+    """With the family's own AT_64_PX where its arguments for 32 px do not fit; on the meta device, but for two."""
+    given = {"img_size": 64, **getattr(_family(name), "AT_64_PX", {})}
+    with torch.device("meta"):
+        logits = archs.create(name, **given)(torch.empty(2, 3, 64, 64))
+    assert logits.shape == (2, 10)
+    if name.endswith("_1m"):
+        assert archs.create(name, **given).eval()(_images(name, batch=1, img_size=64)).isfinite().all()
+
+
+@pytest.mark.parametrize("name", [name for name in NANO if not hasattr(_family(name), "SQUARE_IMAGES")])
 def test_images_need_not_be_square(name):
     size = archs.arguments(name)["img_size"]
     model = archs.create(name, img_size=(size, size // 2)).eval()
     assert model(torch.randn(2, 1, size, size // 2)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("name", [name for name in NANO if hasattr(_family(name), "SQUARE_IMAGES")])
+def test_family_of_square_images_says_so(name):
+    with pytest.raises(ValueError, match="must be square, it is 4 x 2 tokens; give a square img_size"):
+        archs.create(name, img_size=(8, 4))
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -253,6 +369,16 @@ def test_image_that_patches_do_not_tile_names_the_nearest(name):
         ("deit_nano", {"global_pool": "max"}, "known: token, avg"),
         ("convmixer_nano", {"act": "silu"}, "known: gelu, relu"),
         ("patchmlp_nano", {"dim": 50}, "nearest: 48, 64"),
+        ("vip_nano", {"dim": [30]}, "dim 30 is not a multiple of the grid's side, 4 tokens; nearest: 28, 32"),
+        ("vip_nano", {"dim": [12, 24], "depth": [1, 1], "img_size": 6}, "grid of 3 x 3 tokens cannot be halved"),
+        ("vip_nano", {"dim": [32, 64]}, "dim has 2 stages, depth has 1"),
+        ("cyclemlp_nano", {"skeleton": "conv"}, "known: overlap, patch, swin"),
+        ("cyclemlp_nano", {"steps": 4}, "must be odd"),
+        ("cyclemlp_nano", {"dim": [16, 30]}, "not a multiple of 4"),
+        ("cyclemlp_nano", {"mlp_ratio": [4.0]}, "dim has 2 stages, depth 2, mlp_ratio 1"),
+        ("cyclemlp_nano", {"skeleton": "swin", "img_size": 10}, "grid of 5 x 5 tokens cannot be halved 1 times"),
+        ("poolformer_nano", {"pool_size": 2}, "must be odd"),
+        ("s2mlp_nano", {"dim": 30}, "not a multiple of 4"),
         ("mlp_nano", {"layer": "relu"}, "known: norm_gelu_linear, linear_relu, linear_relu_norm"),
         ("mlp_nano", {"dim": [8, 8]}, "dim has 2 widths, depth is 3"),
         ("mlp_six", {"skips": [2]}, "layer 2 has no input as wide as its output"),
@@ -273,6 +399,72 @@ def test_bfloat16_autocast_runs_and_is_finite(name):
 
 
 @pytest.mark.parametrize("name", SMALL)
+def test_batches_of_any_size_and_layout_give_the_same_logits(name):
+    model, x = randomise(archs.create(name)).eval(), _images(name, batch=5)
+    logits = model(x)
+    close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5)
+    for part in (slice(0, 1), slice(1, 4)):
+        close(model(x[part]), logits[part])
+    close(model(x.contiguous(memory_format=torch.channels_last)), logits)
+    wider = torch.stack([x, x + 1], -1)
+    close(model(wider[..., 0]), logits)
+
+
+@pytest.mark.parametrize("name", NANO)
+def test_compiles_into_one_graph(name):
+    """The graph of forward and backward, run by PyTorch's own operators; `inductor` is tested once, below."""
+    torch._dynamo.reset()
+    model, x = randomise(archs.create(name)).double(), _images(name).double()
+    eager = _gradients(model, x)
+    compiled = _gradients(torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=False), x, model)
+    for key, gradient in eager.items():
+        torch.testing.assert_close(compiled[key], gradient, rtol=1e-9, atol=1e-9, msg=key)
+
+
+def test_inductor_compiles_a_model():
+    """One model and evaluation only, because every kernel costs a C++ compiler's seconds."""
+    model, x = randomise(archs.create("bmlp_nano", depth=1)).eval(), _images("bmlp_nano")
+    with torch.no_grad():
+        compiled = torch.compile(model, backend="inductor", fullgraph=True, dynamic=False)(x)
+        torch.testing.assert_close(compiled, model(x), rtol=1e-4, atol=1e-5)
+
+
+def _gradients(call: Callable, x: torch.Tensor, model: nn.Module | None = None) -> dict[str, torch.Tensor]:
+    """The gradient of each parameter, from fresh."""
+    model = call if model is None else model
+    model.zero_grad()
+    call(x).square().sum().backward()
+    return {key: parameter.grad.clone() for key, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("name", NANO)
+def test_exports_as_one_program(name):
+    model, x = randomise(archs.create(name)).eval(), _images(name)
+    program = torch.export.export(model, (x,))
+    torch.testing.assert_close(program.module()(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def one_process():
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("name", NANO)
+def test_gradients_under_ddp_are_those_of_one_process(name, one_process):
+    """Without `find_unused_parameters`: every parameter takes part in every step."""
+    model, x = randomise(archs.create(name)).double(), _images(name).double()
+    alone = _gradients(model, x)
+    replica = DistributedDataParallel(model)
+    for _ in range(2):  # the second step fails if the first left a parameter unused
+        together = _gradients(replica, x, model)
+    # BatchNorm's running statistics move between the steps, its gradients in training do not.
+    for key, gradient in alone.items():
+        torch.testing.assert_close(together[key], gradient, rtol=1e-9, atol=1e-9, msg=key)
+
+
+@pytest.mark.parametrize("name", SMALL)
 def test_evaluation_is_deterministic(name):
     given = {"drop_path": 0.5} if name in DROPPING else {}
     model, x = randomise(archs.create(name, **given)).eval(), _images(name)
@@ -290,12 +482,20 @@ def test_drop_path_takes_effect_in_training_only(name):
     assert torch.equal(with_drop.eval()(x), without.eval()(x))
 
 
-@pytest.mark.parametrize("name", DROPPING)
-def test_drop_path_is_a_ramp_or_constant_as_in_the_source(name):
-    model = archs.create(name, drop_path=0.3, depth=3)
-    rates = [{m.drop_prob for m in block.modules() if isinstance(m, DropPath)} for block in model.blocks()]
-    constant = name.partition("_")[0] in ("resmlp", "gmlp")
-    assert rates == ([{0.3}, {0.3}, {0.3}] if constant else [set(), {0.15}, {0.3}])
+@pytest.mark.parametrize("name", NANO)
+def test_drop_path_is_the_schedule_that_the_family_declares(name):
+    """DROP_PATH is "ramp", linear from 0 over all blocks of all stages, or "constant"; a family without it has none."""
+    assert (name in DROPPING) == hasattr(_family(name), "DROP_PATH")
+    if name not in DROPPING:
+        return
+    blocks = archs.create(name, drop_path=0.3).blocks()
+    # A transition between two grids has no residual, so nothing to drop.
+    blocks = [block for block in blocks if any(isinstance(module, Residual) for module in block.modules())]
+    rates = [{m.drop_prob for m in block.modules() if isinstance(m, DropPath)} for block in blocks]
+    last = len(rates) - 1
+    expected = {"ramp": [0.3 * i / max(last, 1) for i in range(last + 1)], "constant": [0.3] * (last + 1)}
+    assert last > 0 and all(len(rate) <= 1 for rate in rates)
+    assert [sum(rate) for rate in rates] == pytest.approx(expected[_family(name).DROP_PATH])
 
 
 def test_convmixer_keeps_one_memory_layout():
@@ -428,3 +628,56 @@ def test_deit_starts_as_the_authors_do():
         assert layer.weight.std().item() == pytest.approx(0.02, rel=0.05)
     assert model.pos_embed.std().item() == pytest.approx(0.02, rel=0.05)
     assert model.cls_token.std().item() == pytest.approx(0.02, rel=0.3)
+
+
+@pytest.mark.parametrize("family", ["vip", "cyclemlp"])
+def test_permutator_and_cyclemlp_start_as_their_authors_do(family):
+    """The same rule in both codes: normal linears, zero biases, convolutions as they come."""
+    torch.manual_seed(0)
+    given = {"dim": [64, 128], "depth": [2, 2]}
+    model = archs.create(f"{family}_1m", num_classes=100, **given)
+    assert _is_uniform_default(model.stem.proj)
+    (transition,) = (module for module in model.modules() if isinstance(module, nn.Conv2d))
+    assert _is_uniform_default(transition)
+    linears = _linears(model)
+    del linears["stem.proj"]
+    # Two blocks of nine linears in each of two stages, and the head.
+    assert len(linears) == 4 * 8 + 1
+    for key, layer in linears.items():
+        assert layer.bias is None or not layer.bias.any()
+        assert layer.weight.std().item() == pytest.approx(0.02, rel=0.05), key
+
+
+@pytest.mark.parametrize("family", ["identityformer", "randformer", "poolformer", "s2mlp"])
+def test_metaformers_start_normal_everywhere(family):
+    torch.manual_seed(0)
+    # The head of ten classes is too small a sample for so narrow a margin.
+    for key, layer in _linears(archs.create(f"{family}_1m", num_classes=100)).items():
+        assert layer.weight.std().item() == pytest.approx(0.02, rel=0.05) and not layer.bias.any(), key
+
+
+def test_randformer_mixes_with_fixed_averages():
+    model = archs.create("randformer_nano")
+    matrices = [value for key, value in model.named_buffers() if key.endswith("weight")]
+    assert len(matrices) == 3 and not torch.equal(matrices[0], matrices[1])
+    for matrix in matrices:
+        assert torch.allclose(matrix.sum(-1), torch.ones(16)) and not matrix.requires_grad
+        # Softmax of numbers in [0, 1): no entry is e times another of its row.
+        assert (matrix.amax(-1) / matrix.amin(-1)).max() < 2.7183
+    assert not any(key.endswith("branch.weight") for key, _ in model.named_parameters())
+    assert sum(key.endswith("branch.weight") for key in model.state_dict()) == 3
+
+
+def test_gfnet_starts_as_the_authors_do():
+    torch.manual_seed(0)
+    model = archs.create("gfnet_1m", num_classes=100, pos_embed=True)
+    assert _is_uniform_default(model.stem[0].proj)
+    linears = _linears(model)
+    del linears["stem.0.proj"]
+    for key, layer in linears.items():
+        assert layer.weight.std().item() == pytest.approx(0.02, rel=0.05) and not layer.bias.any(), key
+    spectra = [value for key, value in model.named_parameters() if key.endswith("complex_weight")]
+    assert len(spectra) == 6
+    for value in [*spectra, model.stem[1].pos_embed]:
+        assert value.std().item() == pytest.approx(0.02, rel=0.05)
+    assert model.no_weight_decay() == {"stem.1.pos_embed"}

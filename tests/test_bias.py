@@ -11,6 +11,7 @@ from torch import nn
 import archs
 from analysis.probes import equivariance, receptive_field
 from analysis.probes.receptive_field import randomise
+from archs import cyclemlp
 from archs.backbone import Backbone
 from archs.bias import Bias
 from archs.layers import Mlp, OverTokens, Patchify, Residual
@@ -40,44 +41,95 @@ def _holds(error: float) -> bool:
     return error < 1e-11
 
 
-def _shapes(name: str, img_size: int) -> list[torch.Size]:
-    with torch.device("meta"):
-        return [parameter.shape for parameter in archs.create(name, img_size=img_size).parameters()]
+def _is_grid_bound(model: Backbone, in_chans: int, img_size: int) -> bool:
+    """A model built for one image size cannot even run on another: its weights belong to places."""
+    with torch.no_grad():
+        try:
+            return not model(_images(img_size // 2, in_chans)).isfinite().all()
+        except Exception:  # of einops, of torch or of the model itself
+            return True
 
 
-def measured(model: Backbone, in_chans: int, img_size: int, patch_size: int, grid_bound: bool) -> Bias:
-    """The five claims, measured; a model without patches is asked about quarters of its image's side."""
+def _reach(model: Backbone, x: torch.Tensor) -> str:
+    """How many tokens the middle one reads in the block where it reads most; a block keeps its grid."""
+    inputs = {}
+    hooks = [
+        block.register_forward_pre_hook(lambda block, given: inputs.__setitem__(block, given[0].detach()))
+        for block in model.blocks()
+    ]
+    with torch.no_grad():
+        model.features(x)
+    for hook in hooks:
+        hook.remove()
+    # A transition between two grids is not a block: it is what the next grid's tokens are made of.
+    inputs = {block: given for block, given in inputs.items() if block(given).shape == given.shape}
+    shares = {block: receptive_field.token_share(block, given) for block, given in inputs.items()}
+    if all(
+        share == 1 / given[0, ..., 0].numel() for share, given in zip(shares.values(), inputs.values(), strict=True)
+    ):
+        return "token"
+    return "global" if max(shares.values()) == 1 else "local"
+
+
+def measured(model: Backbone, in_chans: int, img_size: int, patch_size: int) -> Bias:
+    """The five claims, measured; a model without patches is asked about quarters of its image's side.
+
+    A pyramid is moved by as many pixels as one token of its last grid stands for.
+    """
     model = randomise(model).double().eval()
+    grid_bound = _is_grid_bound(model, in_chans, img_size)
     # Where the grid is free, a larger one has tokens that no border reaches.
     img_size = img_size if grid_bound else 4 * img_size
     x = _images(img_size, in_chans)
     height, width = model.features(x).shape[1:3]
     if (height, width) == (1, 1):
-        f, reach, margin = model, "global", 0
+        f, reach, margin, stride = model, "global", 0, patch_size
     else:
-        f, margin = model.features, height // 2 - 1
-        shares = receptive_field.measure(model, x, mass=1).values()
-        reach = {1.0: "global", 1 / (height * width): "token"}.get(max(shares), "local")
+        f, margin, stride = model.features, height // 2 - 1, img_size // height
+        reach = _reach(model, x)
     return Bias(
         stem=receptive_field.stem_reads(model.stem, x, patch_size),
         receptive_field=reach,
-        permutation_equivariant=_holds(equivariance.permutation_error(f, x, patch_size)),
-        shift_equivariant=_holds(equivariance.shift_error(f, x, patch_size, margin=margin)),
+        permutation_equivariant=_holds(equivariance.permutation_error(f, x, stride)),
+        shift_equivariant=_holds(equivariance.shift_error(f, x, stride, margin=margin)),
         grid_bound=grid_bound,
     )
 
 
-def _measured(name: str) -> Bias:
-    own = archs.arguments(name)
+def _measured(name: str, **given: object) -> Bias:
+    own = archs.arguments(name, **given)
     size, in_chans = own["img_size"], own.get("in_chans", 3)
-    patch_size = own.get("patch_size", size // 4)
-    grid_bound = _shapes(name, size) != _shapes(name, size // 2)
-    return measured(archs.create(name), in_chans, size, patch_size, grid_bound)
+    return measured(archs.create(name, **given), in_chans, size, own.get("patch_size", size // 4))
 
 
 @pytest.mark.parametrize("name", _small())
 def test_architecture_is_what_its_bias_claims(name):
     assert asdict(_measured(name)) == asdict(_declared(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("cyclemlp_t", {"img_size": 16, "patch_size": 2, "dim": [8, 12], "depth": [1, 1]}),
+        ("cyclemlp_b", {"img_size": 16, "patch_size": 2, "dim": [8], "depth": [2], "steps": 5}),
+        ("gfnet_ti", {"img_size": 16, "patch_size": 2, "dim": 8, "depth": 2}),
+        ("vip_m7", {"img_size": 16, "patch_size": 2, "dim": [8, 8, 16, 16], "depth": [1, 1, 1, 1]}),
+        ("deit_ti16_mlp024", {"img_size": 16, "patch_size": 2, "dim": 12, "depth": 6}),
+    ],
+)
+def test_published_variant_made_small_is_what_its_bias_claims(name, given):
+    """Variants that differ in kind from the small ones, with fewer and narrower layers."""
+    assert asdict(_measured(name, **given)) == asdict(_declared(name))
+
+
+def test_cyclemlp_is_global_because_of_its_weighting_alone():
+    """Without the mean over the grid a block reads its cross of neighbours: 1 token, 2 in its row, 2 in its column."""
+    x = torch.randn(1, 9, 9, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for reweight, share in ((True, 1.0), (False, 5 / 81)):
+        model = randomise(cyclemlp.block(12, (9, 9), reweight=reweight)).double()
+        assert receptive_field.token_share(model, x) == pytest.approx(share)
+    wide = randomise(cyclemlp.block(12, (9, 9), steps=7, reweight=False)).double()
+    assert receptive_field.token_share(wide, x) == pytest.approx(13 / 81)
 
 
 def test_every_family_is_measured():
@@ -101,7 +153,9 @@ def test_weights_load_at_another_size_unless_bound(name):
     size = archs.arguments(name)["img_size"]
     weights = archs.create(name).state_dict()
     other = archs.create(name, img_size=size // 2)
-    if _declared(name).grid_bound:
+    # The Permutator's matrices have one shape on every grid, though their rows mean other places: it is bound all the
+    # same, and says that its weights load.
+    if _declared(name).grid_bound and not getattr(_family(name), "LOADS_ON_ANY_GRID", False):
         with pytest.raises(RuntimeError, match="size mismatch"):
             other.load_state_dict(weights)
     else:
@@ -121,7 +175,7 @@ def test_probes_see_the_opposite_of_each_claim():
     def convolve(size: int) -> nn.Module:
         return nn.Sequential(Permute(0, 3, 1, 2), nn.Conv2d(dim, dim, size, padding="same"), Permute(0, 2, 3, 1))
 
-    bag = measured(model(Patchify(patch, dim, 1), channels()), 1, 8, patch, grid_bound=False)
+    bag = measured(model(Patchify(patch, dim, 1), channels()), 1, 8, patch)
     assert bag == Bias(
         stem="shared",
         receptive_field="token",
@@ -129,15 +183,15 @@ def test_probes_see_the_opposite_of_each_claim():
         shift_equivariant=True,
         grid_bound=False,
     )
-    tokens = measured(model(Patchify(patch, dim, 1), OverTokens(Mlp(16, 8))), 1, 8, patch, grid_bound=True)
+    tokens = measured(model(Patchify(patch, dim, 1), OverTokens(Mlp(16, 8))), 1, 8, patch)
     assert tokens == replace(
         bag, receptive_field="global", permutation_equivariant=False, shift_equivariant=False, grid_bound=True
     )
-    assert measured(model(Patchify(patch, dim, 1), Run(convolve(3))), 1, 8, patch, False) == replace(
+    assert measured(model(Patchify(patch, dim, 1), Run(convolve(3))), 1, 8, patch) == replace(
         bag, receptive_field="local", permutation_equivariant=False
     )
     overlapping = nn.Sequential(nn.Conv2d(1, dim, 4, stride=2, padding=1), Permute(0, 2, 3, 1))
-    assert measured(model(overlapping, channels()), 1, 8, patch, grid_bound=False).stem == "dense"
+    assert measured(model(overlapping, channels()), 1, 8, patch).stem == "dense"
     pooled = model(Patchify(patch, dim, 1), channels())
     assert _holds(equivariance.permutation_error(randomise(pooled).double(), _images(8, 1), patch))
 
@@ -155,8 +209,10 @@ def test_share_of_mass_is_between_token_and_global():
 
 @pytest.mark.parametrize("name", [f"{family}_nano" for family in archs.families()])
 def test_measure_leaves_the_checkpoint_alone(name):
+    """Where every block keeps its grid, which is what `measure` asks for: a pyramid is asked about one stage."""
     own = archs.arguments(name)
-    model = archs.create(name).train()
+    given = {key: own[key][:1] for key in ("dim", "depth") if isinstance(own.get(key), list)}
+    model = archs.create(name, **given).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     x = torch.randn(2, 1, own["img_size"], own["img_size"])
     shares = receptive_field.measure(model, x)

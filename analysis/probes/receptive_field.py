@@ -34,14 +34,14 @@ def token_share(f: Callable[[Tensor], Tensor], x: Tensor, token: int | None = No
     """Smallest share of the tokens of x (B, ..., C) that carry `mass` of the squared gradient of one token of f(x).
 
     Args:
-        f: module that keeps the shape of x, all its axes but the first and the last being tokens.
+        f: module from tokens to tokens: all axes of x and of f(x) but the first and the last are tokens.
         token: flat index of the token that reads; the middle one if None.
         mass: 1 counts each token with any gradient at all.
     """
     x = x.detach().requires_grad_()
     y = f(x)
+    token = _middle(y.shape[1:-1]) if token is None else token  # of the output: a transition has fewer tokens
     y = y.reshape(len(y), -1, y.shape[-1])
-    token = _middle(x.shape[1:-1]) if token is None else token
     # One random direction sees every token that the Jacobian sees, with probability one.
     direction = torch.randn(y[:, token].shape, dtype=y.dtype, generator=torch.Generator().manual_seed(0))
     (gradient,) = torch.autograd.grad((y[:, token] * direction.to(y.device)).sum(), x)

@@ -1,0 +1,85 @@
+"""RandFormer: a MetaFormer whose token mixer is one random matrix over the tokens, drawn once and never trained.
+
+The hole it fills: exchange between all places without learning where to look. Next to `identityformer` it adds a
+global receptive field and nothing that is trained; next to `resmlp`, whose token mixer is a trained matrix of the same
+shape, it takes the training away.
+
+The matrix is a buffer: it is in checkpoints, it moves no gradient and it is not among the parameters that EXPECTED
+counts; its product is among the MACs. It is drawn from torch's generator when the model is built, so a seed decides it.
+
+Deviations: the authors mix randomly in the last two stages of a pyramid with StarReLU, ResScale and LayerNorm without
+a bias; here every block of the Mixer's isotropic frame does. `nano`, `1m` and `5m` are ours.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from archs import identityformer
+from archs.backbone import Backbone, Grid, grid_of, ramp, stage
+from archs.bias import Bias
+from archs.convert import State, columns, frame
+from archs.identityformer import Norm
+from archs.layers import Patchify
+
+SOURCE = "arXiv 2210.13452, section 2.2; code: sail-sg/metaformer metaformer_baselines.py, RandomMixing"
+BIAS = Bias(
+    stem="shared", receptive_field="global", permutation_equivariant=False, shift_equivariant=False, grid_bound=True
+)
+DROP_PATH = "ramp"
+RATIO = "mlp_ratio"
+VARIANTS = {
+    "nano": {"img_size": 8, "num_classes": 10, "in_chans": 1, "patch_size": 2, "dim": 36, "depth": 3},
+    "1m": {"img_size": 32, "num_classes": 10, "patch_size": 4, "dim": 144, "depth": 6},
+    "5m": {"img_size": 32, "num_classes": 10, "patch_size": 4, "dim": 280, "depth": 8},
+}
+EXPECTED = {
+    "nano": {"params": 32_698, "macs": 527_976},
+    "1m": {"params": 1_011_898, "macs": 67_683_744},
+    "5m": {"params": 5_054_850, "macs": 331_164_400},
+}
+
+
+class RandomMixing(nn.Module):
+    """W @ x over the tokens of x_BHWC; the rows of W are the softmax of uniform numbers in [0, 1): nearly a mean."""
+
+    def __init__(self, num_tokens: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.rand(num_tokens, num_tokens).softmax(-1))
+
+    def forward(self, x_BHWC: Tensor) -> Tensor:
+        x_BNC = x_BHWC.flatten(1, 2)
+        return torch.bmm(self.weight.expand(len(x_BNC), -1, -1), x_BNC).reshape(x_BHWC.shape)
+
+
+def block(dim: int, grid: Grid, drop_path: float = 0.0, mlp_ratio: float = 4.0) -> nn.Module:
+    """One RandFormer layer, with a matrix of its own."""
+    return identityformer.block(dim, grid, drop_path, mlp_ratio, RandomMixing(grid[0] * grid[1]))
+
+
+def build(
+    *,
+    img_size: int | Grid,
+    num_classes: int,
+    patch_size: int | Grid,
+    dim: int,
+    depth: int,
+    in_chans: int = 3,
+    mlp_ratio: float = 4.0,
+    drop_path: float = 0.0,
+) -> Backbone:
+    make = partial(block, mlp_ratio=mlp_ratio)
+    blocks = stage(make, dim, grid_of(img_size, patch_size), ramp(drop_path, depth))
+    return init(Backbone(Patchify(patch_size, dim, in_chans), [blocks], Norm(dim), nn.Linear(dim, num_classes)))
+
+
+def init(model: Backbone) -> Backbone:
+    """As `identityformer`: Normal(0.02) weights and zero biases; the frozen matrices stay as drawn."""
+    return identityformer.init(model)
+
+
+def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:
+    return frame(state_dict, own, columns(state_dict, "stages.0.0.0.branch.weight"))

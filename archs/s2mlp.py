@@ -1,0 +1,92 @@
+"""S2-MLP: linear layers over channels with a shift between them, a quarter of the channels to each neighbour.
+
+The hole it fills: directed exchange between neighbours without a spatial weight. Where `poolformer` gives every
+channel the same symmetric mean, here channels know which neighbour they came from, so the channel weights can tell
+left from right; and unlike `cyclemlp`, no weighting over the whole grid undoes locality: local, equivariant to shifts,
+free of the grid, and `convmixer` without its kernels.
+
+Deviations: there is no code of the authors; an unofficial one was read for the order of layers. The border keeps its
+own values, as in the paper's pseudo-code, and each quarter is read from the unshifted map (an in-place PyTorch
+rendering of that pseudo-code would overwrite what it reads). `nano`, `1m` and `5m` are ours, on the Mixer's frame; no
+published size is here, because none could be checked.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from archs import identityformer
+from archs.backbone import Backbone, Grid, grid_of, ramp, stage
+from archs.bias import Bias
+from archs.identityformer import Norm
+from archs.layers import Patchify
+
+SOURCE = "arXiv 2106.07477, section 3; unofficial code: liuruiyang98/Jittor-MLP models_pytorch/s2_mlp_v1.py"
+BIAS = Bias(
+    stem="shared", receptive_field="local", permutation_equivariant=False, shift_equivariant=True, grid_bound=False
+)
+DROP_PATH = "ramp"
+RATIO = "mlp_ratio"
+VARIANTS = {
+    "nano": {"img_size": 8, "num_classes": 10, "in_chans": 1, "patch_size": 2, "dim": 32, "depth": 3},
+    "1m": {"img_size": 32, "num_classes": 10, "patch_size": 4, "dim": 128, "depth": 6},
+    "5m": {"img_size": 32, "num_classes": 10, "patch_size": 4, "dim": 248, "depth": 8},
+}
+EXPECTED = {
+    "nano": {"params": 32_330, "macs": 493_888},
+    "1m": {"params": 999_306, "macs": 63_309_056},
+    "5m": {"params": 4_957_282, "macs": 315_664_816},
+}
+
+
+class SpatialShift(nn.Module):
+    """A quarter of the channels each from the place above, below, left and right; the border keeps its own."""
+
+    def forward(self, x_BHWC: Tensor) -> Tensor:
+        down, up, right, left = x_BHWC.chunk(4, dim=-1)
+        return torch.cat(
+            [
+                torch.cat([down[:, :1], down[:, :-1]], 1),
+                torch.cat([up[:, 1:], up[:, -1:]], 1),
+                torch.cat([right[:, :, :1], right[:, :, :-1]], 2),
+                torch.cat([left[:, :, 1:], left[:, :, -1:]], 2),
+            ],
+            dim=-1,
+        )
+
+
+def block(dim: int, grid: Grid, drop_path: float = 0.0, mlp_ratio: float = 4.0) -> nn.Module:
+    """One S2-MLP layer: linear, GELU, shift, linear; then the channel MLP."""
+    mixer = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), SpatialShift(), nn.Linear(dim, dim))
+    return identityformer.block(dim, grid, drop_path, mlp_ratio, mixer)
+
+
+def build(
+    *,
+    img_size: int | Grid,
+    num_classes: int,
+    patch_size: int | Grid,
+    dim: int,
+    depth: int,
+    in_chans: int = 3,
+    mlp_ratio: float = 4.0,
+    drop_path: float = 0.0,
+) -> Backbone:
+    if dim % 4:
+        raise ValueError(f"dim {dim} is not a multiple of 4, one quarter for each neighbour")
+    make = partial(block, mlp_ratio=mlp_ratio)
+    blocks = stage(make, dim, grid_of(img_size, patch_size), ramp(drop_path, depth))
+    return init(Backbone(Patchify(patch_size, dim, in_chans), [blocks], Norm(dim), nn.Linear(dim, num_classes)))
+
+
+def width_step(given: Mapping[str, Any]) -> int:
+    """What `dim` must be a multiple of, whatever is given."""
+    return 4
+
+
+def init(model: Backbone) -> Backbone:
+    """As `identityformer`: Normal(0.02) weights and zero biases; the paper does not say."""
+    return identityformer.init(model)

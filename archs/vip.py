@@ -1,0 +1,185 @@
+"""Vision Permutator: three branches mix rows, columns and channels, and a softmax weighs them per channel.
+
+The channels are cut into as many segments as the grid has rows, so that a segment and a row or column together are
+again `dim` numbers, and one dim x dim matrix mixes both at once. The grid must therefore be square and its side must
+divide `dim`. The number of weights does not depend on the grid, yet what each of them reads does: bound to one grid.
+
+Deviations: none in the function. The authors' code has four stages and a table of where the grid is halved; here it
+is halved wherever two stages differ in width, which is the same in every published variant (`m7` after its second
+stage, `s7` and `l7` after their first, `s14` nowhere). `nano`, `1m` and `5m` are ours, on one grid like `s14`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from einops import rearrange
+from torch import Tensor, nn
+
+from archs.backbone import Backbone, Grid, grid_of, ramp
+from archs.bias import Bias
+from archs.convert import State, flatten, frame, rename
+from archs.layers import Mlp, OverMap, Patchify, Residual
+
+SOURCE = "arXiv 2106.12368, table 2; code: houqb/VisionPermutator models/vip.py"
+BIAS = Bias(
+    stem="shared", receptive_field="global", permutation_equivariant=False, shift_equivariant=False, grid_bound=True
+)
+DROP_PATH = "ramp"
+RATIO = "mlp_ratio"
+SQUARE_IMAGES = True
+# No shape depends on the grid; what a weight means does.
+LOADS_ON_ANY_GRID = True
+VARIANTS = {
+    "nano": {"img_size": 8, "num_classes": 10, "in_chans": 1, "patch_size": 2, "dim": [32], "depth": [3]},
+    "1m": {"img_size": 32, "num_classes": 10, "patch_size": 4, "dim": [128], "depth": [6]},
+    "5m": {"img_size": 32, "num_classes": 10, "patch_size": 4, "dim": [240], "depth": [8]},
+    "s14": {
+        "img_size": 224,
+        "num_classes": 1000,
+        "patch_size": 14,
+        "dim": [384, 384, 384, 384],
+        "depth": [4, 3, 8, 3],
+    },
+    "s7": {
+        "img_size": 224,
+        "num_classes": 1000,
+        "patch_size": 7,
+        "dim": [192, 384, 384, 384],
+        "depth": [4, 3, 8, 3],
+    },
+    "m7": {
+        "img_size": 224,
+        "num_classes": 1000,
+        "patch_size": 7,
+        "dim": [256, 256, 512, 512],
+        "depth": [4, 3, 14, 3],
+    },
+    "l7": {
+        "img_size": 224,
+        "num_classes": 1000,
+        "patch_size": 7,
+        "dim": [256, 512, 512, 512],
+        "depth": [8, 8, 16, 4],
+    },
+}
+EXPECTED = {
+    "nano": {"params": 35_522, "macs": 496_960},
+    "1m": {"params": 1_098_570, "macs": 63_407_360},
+    "5m": {"params": 5_106_970, "macs": 296_112_480},
+    "s14": {"params": 29_892_904, "macs": 6_855_613_440},
+    "s7": {"params": 25_114_984, "macs": 6_901_767_168},
+    "m7": {"params": 55_272_488, "macs": 16_284_307_456},
+    "l7": {"params": 87_784_936, "macs": 24_340_320_256},
+}
+
+
+class Reweight(nn.Module):
+    """Sum of three maps, each weighted per channel by a softmax over the three of an MLP of their spatial mean."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, dim // 4)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(dim // 4, 3 * dim)
+
+    def forward(self, first_BHWC: Tensor, second_BHWC: Tensor, third_BHWC: Tensor) -> Tensor:
+        mean_BC = (first_BHWC + second_BHWC + third_BHWC).mean((1, 2))
+        # Output channel * 3 + branch, not branch * dim + channel.
+        weights_BC3 = self.fc2(self.act(self.fc1(mean_BC))).unflatten(-1, (-1, 3)).softmax(-1)
+        first, second, third = weights_BC3.to(first_BHWC.dtype)[:, None, None].unbind(-1)
+        return first * first_BHWC + second * second_BHWC + third * third_BHWC
+
+
+class PermuteMlp(nn.Module):
+    """Linear over (row, segment channel), over (column, segment channel) and over channels; re-weighted, projected."""
+
+    def __init__(self, dim: int, segments: int) -> None:
+        super().__init__()
+        self.segments = segments
+        self.mlp_h = nn.Linear(dim, dim, bias=False)
+        self.mlp_w = nn.Linear(dim, dim, bias=False)
+        self.mlp_c = nn.Linear(dim, dim, bias=False)
+        self.reweight = Reweight(dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x_BHWC: Tensor) -> Tensor:
+        g = self.segments
+        rows = self.mlp_h(rearrange(x_BHWC, "b h w (g s) -> b g w (h s)", g=g))
+        columns = self.mlp_w(rearrange(x_BHWC, "b h w (g s) -> b h g (w s)", g=g))
+        rows = rearrange(rows, "b g w (h s) -> b h w (g s)", h=g)
+        columns = rearrange(columns, "b h g (w s) -> b h w (g s)", w=g)
+        return self.proj(self.reweight(rows, columns, self.mlp_c(x_BHWC)))
+
+
+def block(dim: int, grid: Grid, drop_path: float = 0.0, mlp_ratio: float = 3.0) -> nn.Module:
+    """One Permutator layer. Raises ValueError unless the grid is square and its side divides `dim`."""
+    if grid[0] != grid[1]:
+        raise ValueError(f"the grid must be square, it is {grid[0]} x {grid[1]} tokens; give a square img_size")
+    if dim % grid[0]:
+        near = ", ".join(str(size) for size in (dim - dim % grid[0], dim - dim % grid[0] + grid[0]) if size)
+        raise ValueError(f"dim {dim} is not a multiple of the grid's side, {grid[0]} tokens; nearest: {near}")
+    return nn.Sequential(
+        Residual(nn.LayerNorm(dim), PermuteMlp(dim, segments=grid[0]), drop_path),
+        Residual(nn.LayerNorm(dim), Mlp(dim, int(mlp_ratio * dim)), drop_path),
+    )
+
+
+def build(
+    *,
+    img_size: int | Grid,
+    num_classes: int,
+    patch_size: int | Grid,
+    dim: Sequence[int],
+    depth: Sequence[int],
+    in_chans: int = 3,
+    mlp_ratio: float = 3.0,
+    drop_path: float = 0.0,
+) -> Backbone:
+    """A Permutator with one stage per entry of `dim` and `depth`, the grid halved wherever the width changes."""
+    if len(dim) != len(depth):
+        raise ValueError(f"dim has {len(dim)} stages, depth has {len(depth)}")
+    grid, rates = grid_of(img_size, patch_size), iter(ramp(drop_path, sum(depth)))
+    stages: list[nn.Module] = []
+    for i, (width, layers) in enumerate(zip(dim, depth, strict=True)):
+        if i and width != dim[i - 1]:
+            if grid[0] % 2:
+                raise ValueError(f"the grid of {grid[0]} x {grid[1]} tokens cannot be halved; give another img_size")
+            grid = (grid[0] // 2, grid[1] // 2)
+            stages.append(OverMap(nn.Conv2d(dim[i - 1], width, kernel_size=2, stride=2)))
+        stages.append(nn.Sequential(*(block(width, grid, next(rates), mlp_ratio) for _ in range(layers))))
+    head = nn.Linear(dim[-1], num_classes)
+    return init(Backbone(Patchify(patch_size, dim[0], in_chans), stages, nn.LayerNorm(dim[-1]), head))
+
+
+def width_step(given: Mapping[str, Any]) -> int:
+    """What widths must be multiples of, given the other arguments: the side of the first grid fits every stage."""
+    return grid_of(given["img_size"], given["patch_size"])[0]
+
+
+def init(model: Backbone) -> Backbone:
+    """Normal(0.02) weights and zero biases; stem and transitions keep the convolution's default (authors' code)."""
+    for module in [*model.stages.modules(), model.head]:
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return model
+
+
+def convert(state_dict: State) -> State:
+    """The authors' names; stages and transitions share one numbering there as here."""
+    state = rename(
+        state_dict,
+        (r"^patch_embed\.", "stem."),
+        (r"^network\.(\d+)\.(\d+)\.norm1\.", r"stages.\1.\2.0.norm."),
+        (r"^network\.(\d+)\.(\d+)\.norm2\.", r"stages.\1.\2.1.norm."),
+        (r"^network\.(\d+)\.(\d+)\.attn\.", r"stages.\1.\2.0.branch."),
+        (r"^network\.(\d+)\.(\d+)\.mlp\.", r"stages.\1.\2.1.branch."),
+        (r"^network\.(\d+)\.proj\.", r"stages.\1.layer."),
+    )
+    return flatten(state, "stem.proj.weight")
+
+
+def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:
+    """The image is the variant's: no shape tells the grid that the weights are bound to."""
+    return frame(state_dict, own, None) | {"img_size": own["img_size"]}

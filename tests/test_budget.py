@@ -1,0 +1,128 @@
+"""A budget of MACs or parameters is met within its tolerance by every family, or refused with what can be had."""
+
+import importlib
+import re
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import archs
+from archs.budget import solve
+
+BUDGETS = [("params", 1e6), ("params", 5e6), ("macs", 20e6), ("macs", 100e6)]
+# What whole steps of the width cannot reach when the ratio may not move. The steps are: deit's heads, patchmlp's
+# patches, vip's rows, s2mlp's four neighbours.
+OUT_OF_REACH = {
+    ("deit", "macs", 50e6),
+    ("patchmlp", "macs", 50e6),
+    ("patchmlp", "params", 2e6),
+    ("s2mlp", "macs", 50e6),
+    ("vip", "macs", 50e6),
+    ("vip", "params", 2e6),
+}
+
+
+def _cost(name: str, kind: str, img_size: int = 32, in_chans: int = 3, **given: object) -> int:
+    with torch.device("meta"):
+        model = archs.create(name, img_size=img_size, in_chans=in_chans, **given).eval()
+        x = torch.empty(1, in_chans, img_size, img_size)
+    if kind == "params":
+        return sum(parameter.numel() for parameter in model.parameters())
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(x)
+    return counter.get_total_flops() // 2
+
+
+def _ratio(family: str) -> str | None:
+    return getattr(importlib.import_module(f"archs.{family}"), "RATIO", None)
+
+
+@pytest.mark.parametrize(("kind", "budget"), BUDGETS)
+@pytest.mark.parametrize("family", archs.families())
+def test_every_family_meets_every_budget(family, kind, budget):
+    """None is out of reach at 32 px once the ratio may move."""
+    given = solve(f"{family}_1m", **{kind: budget}, img_size=32, num_classes=10)
+    assert given.keys() <= {"dim", _ratio(family)}
+    assert _cost(f"{family}_1m", kind, **given) == pytest.approx(budget, rel=0.02)
+
+
+@pytest.mark.parametrize(("kind", "budget"), [("params", 2e6), ("macs", 50e6)])
+@pytest.mark.parametrize("family", archs.families())
+def test_width_alone_meets_the_budget_or_names_its_neighbours(family, kind, budget):
+    name, ratio = f"{family}_1m", _ratio(family)
+    whole = {} if ratio is None else {ratio: archs.arguments(name).get(ratio, _default(family, ratio))}
+    if (family, kind, budget) not in OUT_OF_REACH:
+        given = solve(name, **{kind: budget}, **whole)
+        assert {key: given[key] for key in whole} == whole
+        assert _cost(name, kind, **given) == pytest.approx(budget, rel=0.02)
+        return
+    with pytest.raises(ValueError, match=f"{name} cannot have {kind} within 2.0% of") as error:
+        solve(name, **{kind: budget}, **whole)
+    below, above = (int(number) for number in re.search(r"(\d+) below, (\d+) above", str(error.value)).groups())
+    assert below < 0.98 * budget and above > 1.02 * budget
+    # They are what two neighbouring widths cost.
+    lower = solve(name, **{kind: below}, **whole, tolerance=0)["dim"]
+    upper = solve(name, **{kind: above}, **whole, tolerance=0)["dim"]
+    step = importlib.import_module(f"archs.{family}").width_step(archs.arguments(name))
+    assert max(_list(upper)) - max(_list(lower)) == step
+
+
+def _default(family: str, ratio: str) -> float:
+    return importlib.import_module(f"archs.{family}").build.__kwdefaults__[ratio]
+
+
+def _list(dim: int | list[int]) -> list[int]:
+    return [dim] if isinstance(dim, int) else dim
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("mixer_s16", {"img_size": 64, "num_classes": 200, "patch_size": 8, "depth": 4}),
+        ("deit_s16", {"img_size": 64, "num_classes": 200, "patch_size": 8, "depth": 4, "num_heads": 5}),
+        ("patchmlp_1m", {"img_size": 64, "num_classes": 200, "patch_size": 8}),
+        ("cyclemlp_b3", {"img_size": 64, "num_classes": 200, "in_chans": 1}),
+        ("mlp_six", {"img_size": 32, "num_classes": 200, "in_chans": 1}),
+    ],
+)
+def test_other_images_and_arguments_are_kept(name, given):
+    found = solve(name, params=3e6, **given)
+    assert _cost(name, "params", **{**given, **found}) == pytest.approx(3e6, rel=0.02)
+    overrides = {key: value for key, value in given.items() if key not in ("img_size", "num_classes", "in_chans")}
+    assert overrides.items() <= found.items() and found.keys() <= overrides.keys() | {"dim", "mlp_ratio", "expansion"}
+
+
+def test_pyramids_keep_their_proportions():
+    (a, b, c, d) = solve("vip_m7", params=20e6, depth=[1, 1, 1, 1])["dim"]
+    assert a == b and c == d and c == pytest.approx(2 * a, abs=32) and a % 32 == 0
+    wide = solve("cyclemlp_b1", params=30e6, depth=[1, 1, 1, 1])["dim"]
+    assert [each / wide[-1] for each in wide] == pytest.approx([64 / 512, 128 / 512, 320 / 512, 1], abs=0.01)
+    six = solve("mlp_six", params=1e6)["dim"]
+    assert six[0] == six[1] and six[2] == six[3]
+
+
+def test_a_ratio_per_stage_moves_together():
+    found = solve("cyclemlp_b3", params=20e6, tolerance=0.002, depth=[1, 1, 1, 1])
+    assert _cost("cyclemlp_b3", "params", **found) == pytest.approx(20e6, rel=0.002)
+    ratios = found.get("mlp_ratio", [8, 8, 4, 4])
+    assert [each / ratios[-1] for each in ratios] == pytest.approx([2, 2, 1, 1], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("mixer_1m", {}, "give one budget: macs or params"),
+        ("mixer_1m", {"macs": 1e6, "params": 1e6}, "give one budget: macs or params"),
+        ("mixer_1m", {"macs": 0}, "macs must be positive"),
+        ("mixer_1m", {"params": 1e6, "dim": 64}, "dim is what the budget decides"),
+        ("mixer_1m", {"params": 1e6, "depht": 3}, "did you mean 'depth'"),
+        ("mixer_9m", {"params": 1e6}, "unknown model 'mixer_9m'"),
+        ("timm/resnet10t", {"params": 1e6}, "unknown model"),
+        ("vip_1m", {"params": 1e6, "img_size": (32, 64)}, "must be square"),
+        ("identityformer_1m", {"params": 100}, "nearest attainable: none below, [0-9]+ above"),
+    ],
+)
+def test_what_cannot_be_solved_is_a_value_error(name, given, message):
+    with pytest.raises(ValueError, match=message):
+        solve(name, **given)
