@@ -1,9 +1,11 @@
-"""Loaders: FFCV's, mended, and one over an array in memory with the same interface, the oracle of the tests.
+"""Loaders: FFCV's, mended, and one over arrays in memory with the same interface, the oracle of the tests.
 
 A loader gives `epoch(epoch, first_batch)` -> iterator of (images (B, H, W, C) uint8, labels (B,) int64), both owned by
 the caller until it asks for the next batch. Order and augmentation are functions of (seed, epoch, sample index).
 """
 
+import contextlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,11 +15,16 @@ import torch
 from torch import Tensor
 
 from engine import augment, beton
+from engine.augment import Augmentation
+from engine.datasets import SPLITS, lookup
 from engine.errors import DATA, Refusal
 from engine.rng import derive, permutation
 from engine.run import How, Run
 
 Batch = tuple[Tensor, Tensor]
+# Fields of Run that say how training images are changed.
+AUGMENTED = ("crop_pad", "hflip", "scale", "ratio", "aa", "color_jitter", "reprob", "remode")
+log = logging.getLogger("softmlp")
 
 
 class Loader(Protocol):
@@ -49,33 +56,57 @@ class Normalize:
 def make_loaders(run: Run, how: How) -> tuple[Loader, Loader, dict[str, Any]]:
     """Training and validation loader of a run, and the facts of the training file (mean, std, num_classes, sha256).
 
-    Raises Refusal (DATA) for a missing, damaged or foreign file, or a training set smaller than a batch.
+    The files are those of img_size or of the smallest larger size that is there; the facts name it as `file`. With a
+    holdout, validation is on a part of the training file and needs no other. Raises Refusal (DATA) for a missing,
+    damaged or foreign file; (USAGE) for a batch larger than the training set and for settings that exclude each other.
     """
     kind = FfcvLoader if how.loader == "ffcv" else MemoryLoader
-    files = [beton.path_of(run.dataset, split, run.img_size, how.data_dir) for split in ("train", "val")]
-    facts, val_facts = (beton.check(path, run.dataset, run.img_size) for path in files)
-    if facts["write_mode"] != val_facts["write_mode"]:
+    splits = SPLITS[:1] if run.holdout else SPLITS
+    size = beton.stored_size(run.dataset, run.img_size, how.data_dir, splits)
+    files = [beton.path_of(run.dataset, split, size, how.data_dir) for split in splits]
+    facts, *others = (beton.check(path, run.dataset, size) for path in files)
+    if any(facts["write_mode"] != other["write_mode"] for other in others):
         raise Refusal(f"{files[0].name} and {files[1].name} differ in write_mode; write both alike", DATA)
-    indices = None
+    facts = {**facts, "file": files[0].name}
+    indices = np.arange(facts["samples"])
+    held_out = None
+    if run.holdout:
+        chosen = held_out_of(facts["samples"], run.holdout)
+        indices, held_out = np.flatnonzero(~chosen), np.flatnonzero(chosen)
+        if not len(held_out):
+            raise Refusal(f"holdout {run.holdout:g} of {facts['samples']} images is none; raise it", DATA)
     if run.train_samples is not None:
-        if run.train_samples > facts["samples"]:
-            raise Refusal(f"train_samples {run.train_samples} is more than the {facts['samples']} of {files[0]}")
+        if run.train_samples > len(indices):
+            raise Refusal(f"train_samples {run.train_samples} is more than the {len(indices)} of {files[0]}")
         # The same subset for every seed and every model: seeds vary what is learned from it, not what is in it.
-        indices = permutation(facts["samples"], 0, "subset")[: run.train_samples]
-    chans = len(channel_statistics(run, facts)[0])
-    train = kind(
-        files[0], run.batch_size, chans, indices=indices, seed=run.seed, crop_pad=run.crop_pad, hflip=run.hflip,
-        shuffle=True, workers=how.workers,
-    )  # fmt: skip
+        indices = indices[permutation(len(indices), 0, "subset")[: run.train_samples]]
+    mean, std = (tuple(values) for values in channel_statistics(run, facts))
+    try:
+        augmentation = Augmentation(run.img_size, mean, std, **{name: getattr(run, name) for name in AUGMENTED})
+        train = kind(
+            files[0], run.batch_size, augmentation,
+            indices=indices, seed=run.seed, shuffle=True, workers=how.workers,
+        )  # fmt: skip
+        plain = Augmentation(run.img_size, mean, std)
+        val = kind(files[-1], run.batch_size, plain, indices=held_out, workers=how.workers)
+    except ValueError as error:
+        raise Refusal(str(error)) from None
     if not len(train):
-        raise Refusal(f"batch_size {run.batch_size} is more than the {facts['samples']} training images of {files[0]}")
-    return train, kind(files[1], run.batch_size, chans, workers=how.workers), facts
+        raise Refusal(f"batch_size {run.batch_size} is more than the {len(indices)} training images of {files[0]}")
+    _warn_of(files, facts)
+    return train, val, facts
+
+
+def held_out_of(samples: int, share: float) -> np.ndarray:
+    """Which training images are held out, (samples,) bool: by a hash of the index, so the same for every seed.
+
+    A larger share holds out the same images and more.
+    """
+    return augment.uniform_numpy(derive(0, "holdout"), np.arange(samples), 0) < share
 
 
 def channel_statistics(run: Run, facts: dict[str, Any]) -> tuple[list[float], list[float]]:
     """Mean and deviation per input channel, from the table of data sets, else as measured when the file was written."""
-    from engine.datasets import lookup
-
     entry = lookup(run.dataset)
     return (list(entry.mean), list(entry.std)) if entry else (facts["mean"], facts["std"])
 
@@ -87,18 +118,17 @@ class _Epochs:
         self,
         path: Path,
         batch_size: int,
-        chans: int,
+        augmentation: Augmentation,
         *,
         indices: np.ndarray | None = None,
         seed: int = 0,
-        crop_pad: int = 0,
-        hflip: float = 0.0,
         shuffle: bool = False,
         workers: int = 1,
     ) -> None:
-        self.batch_size, self.chans, self.seed, self.shuffle = batch_size, chans, seed, shuffle
-        self.crop_pad, self.hflip, self.workers = crop_pad, float(hflip), workers
-        self.indices = np.arange(self._open(path)) if indices is None else (self._open(path), indices)[1]
+        self.batch_size, self.augmentation, self.seed, self.shuffle = batch_size, augmentation, seed, shuffle
+        self.workers = workers
+        count = self._open(path)
+        self.indices = np.arange(count) if indices is None else indices
         whole = len(self.indices) // batch_size * batch_size
         # Training steps are all of one size, as in timm; evaluation scores every sample once.
         self.num_samples = whole if shuffle else len(self.indices)
@@ -126,7 +156,7 @@ class FfcvLoader(_Epochs):
     def _open(self, path: Path) -> int:
         from engine import mended_ffcv  # not at the top: FFCV takes 3 s to import
 
-        self._decoder = mended_ffcv.ImageDecoder(self.chans, self.crop_pad, self.hflip, self.workers)
+        self._decoder = mended_ffcv.ImageDecoder(path, self.augmentation, self.workers)
         self._loader = mended_ffcv.open_loader(path, self.batch_size, self._decoder)
         self._batches = mended_ffcv.Batches
         return int(self._loader.reader.num_samples)
@@ -145,23 +175,57 @@ class FfcvLoader(_Epochs):
 
 
 class MemoryLoader(_Epochs):
-    """The same batches from arrays in memory, with NumPy only: slow, and independent of FFCV and numba."""
+    """The same batches from arrays in memory, with NumPy only: slow, and independent of FFCV and numba.
+
+    Raises ValueError for what it cannot do: another augmentation than crop_pad and hflip, JPEGs, resizing.
+    """
 
     def _open(self, path: Path) -> int:
+        if not self.augmentation.is_plain:
+            raise ValueError("--loader memory knows crop_pad and hflip only; leave it out for the other augmentation")
         data = np.fromfile(path, "u1")
         header = data[: beton._HEADER.itemsize].view(beton._HEADER)[0]
         start = beton._HEADER.itemsize + 2 * beton._FIELD.itemsize
         end = start + int(header["num_samples"]) * beton._SAMPLE.itemsize
         samples = np.frombuffer(data[start:end].tobytes(), beton._SAMPLE)
-        height, width = int(samples["f0"]["height"][0]), int(samples["f0"]["width"][0])
-        pixels = [data[p : p + 3 * height * width] for p in samples["f0"]["data_ptr"].astype(int)]
-        self._images = np.stack(pixels).reshape(-1, height, width, 3)[..., : self.chans]
+        size = self.augmentation.img_size
+        for key, wanted in (("height", size), ("width", size), ("mode", beton.RAW)):
+            if (samples["f0"][key] != wanted).any():
+                raise ValueError(f"--loader memory reads raw pixels of img_size only, and {path} holds others")
+        pixels = [data[p : p + 3 * size * size] for p in samples["f0"]["data_ptr"].astype(int)]
+        self._images = np.stack(pixels).reshape(-1, size, size, 3)[..., : len(self.augmentation.mean)]
         self._labels = samples["f1"].copy()
         return len(samples)
 
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
         order = self._order(epoch, first_batch)
+        crop_pad, hflip = self.augmentation.crop_pad, self.augmentation.hflip
         for start in range(0, len(order), self.batch_size):
             chosen = order[start : start + self.batch_size]
-            images = augment.read_numpy(self._images, chosen, self._key(epoch), self.crop_pad, self.hflip)
+            images = augment.read_numpy(self._images, chosen, self._key(epoch), crop_pad, hflip)
             yield torch.from_numpy(images), torch.from_numpy(self._labels[chosen])
+
+
+def free_memory() -> int:
+    """Bytes that this process could still take, by the kernel and by the limits of its control groups."""
+    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    free = [int(fields["MemAvailable"].split()[0]) * 1024]
+    groups = [line.split(":", 2)[2].strip("/") for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    for folder, limit in (("/sys/fs/cgroup", "memory.max"), ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")):
+        for group in {"", *groups}:
+            path = Path(folder, group, limit)
+            with contextlib.suppress(OSError, ValueError):  # not there, or "max"
+                free.append(int(path.read_text()))
+    return min(free)
+
+
+def _warn_of(files: list[Path], facts: dict[str, Any]) -> None:
+    """Say what the user may not expect: a file that holds a part of the data set, or more than fits in memory."""
+    if facts.get("subset"):
+        log.warning("%s holds a subset of %d images only", files[0], facts["subset"])
+    size, free = sum(path.stat().st_size for path in files), free_memory()
+    if size > free:
+        log.warning(
+            "%s take %.1f GB, more than the %.1f GB of free memory: parts will be read from disk in every epoch",
+            " and ".join(path.name for path in files), size / 1e9, free / 1e9,
+        )  # fmt: skip

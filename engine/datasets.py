@@ -1,7 +1,8 @@
 """The data sets: one table entry each. Importing this imports neither torch nor torchvision.
 
 A folder of images is `imagefolder/NAME`, with NAME chosen by the user: what this table says of the others (classes,
-statistics) is then measured by scripts/make_beton.py and read from the JSON beside the .beton file.
+statistics) is then measured by scripts/make_beton.py and read from the JSON beside the .beton file. Grey images are
+stored with three equal channels and read as one where `in_chans` is 1.
 """
 
 import difflib
@@ -25,11 +26,14 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     source: str
-    """`torchvision.datasets.NAME`, downloaded on demand, or the name of a reader in this file."""
+    """`torchvision.datasets.NAME`, downloaded on demand, or a reader in this file (lower case)."""
     folders: tuple[str, str] = ("train", "val")
-    """Where an ImageFolder copy of it keeps its two splits."""
+    """Where an image folder of it keeps its two splits."""
+    layout: str = ""
+    """Where the raw files come from, if not by download: one line for whoever lacks them."""
 
 
+_IMAGENET = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
 DATASETS = {
     "digits": Dataset(
         num_classes=10,
@@ -40,6 +44,28 @@ DATASETS = {
         mean=(77.878,),
         std=(95.818,),
         source="sklearn_digits",
+    ),
+    "mnist": Dataset(
+        num_classes=10,
+        img_size=28,
+        in_chans=1,
+        train_size=60_000,
+        val_size=10_000,
+        mean=(33.318,),
+        std=(78.567,),
+        source="MNIST",
+        folders=("train", "test"),
+    ),
+    "fashion_mnist": Dataset(
+        num_classes=10,
+        img_size=28,
+        in_chans=1,
+        train_size=60_000,
+        val_size=10_000,
+        mean=(72.940,),
+        std=(90.021,),
+        source="FashionMNIST",
+        folders=("train", "test"),
     ),
     "cifar10": Dataset(
         num_classes=10,
@@ -61,6 +87,56 @@ DATASETS = {
         source="CIFAR100",
         folders=("train", "test"),
     ),
+    "stl10": Dataset(
+        num_classes=10,
+        img_size=96,
+        train_size=5000,
+        val_size=8000,
+        mean=(113.911, 112.152, 103.695),
+        std=(66.387, 65.427, 69.173),
+        source="STL10",
+        folders=("train", "test"),
+    ),
+    "tiny_imagenet": Dataset(
+        num_classes=200,
+        img_size=64,
+        train_size=100_000,
+        val_size=10_000,
+        mean=(122.451, 114.266, 101.363),
+        std=(70.635, 68.621, 71.936),
+        source="tiny_imagenet",
+        layout="unzip tiny-imagenet-200.zip; the folder holds train/WNID/images/*.JPEG and val/val_annotations.txt",
+    ),
+    "imagenet": Dataset(
+        num_classes=1000,
+        img_size=224,
+        train_size=1_281_167,
+        val_size=50_000,
+        **_IMAGENET,
+        source="folders",
+        layout="unpack ILSVRC2012, train and validation, by class: train/WNID/*.JPEG and val/WNID/*.JPEG",
+    ),
+    # ImageNet again, its validation images in the order of their names, which is that of real.json.
+    "imagenet_real": Dataset(
+        num_classes=1000,
+        img_size=224,
+        train_size=1_281_167,
+        val_size=50_000,
+        **_IMAGENET,
+        source="folders_by_name",
+        layout="unpack ILSVRC2012, train and validation, by class: train/WNID/*.JPEG and val/WNID/*.JPEG",
+    ),
+    # Sizes, classes and statistics as Scaling MLPs use it; other cleanings have 11,221 or 10,450 classes.
+    "imagenet21k": Dataset(
+        num_classes=11_230,
+        img_size=64,
+        train_size=11_801_680,
+        val_size=561_500,
+        **_IMAGENET,
+        source="folders",
+        layout="unpack ImageNet-21K-P by class: imagenet21k_train/WNID/*.JPEG and imagenet21k_val/WNID/*.JPEG",
+        folders=("imagenet21k_train", "imagenet21k_val"),
+    ),
 }
 SPLITS = ("train", "val")
 
@@ -80,28 +156,80 @@ def lookup(name: str) -> Dataset | None:
 def read_raw(name: str, split: str, data_dir: Path) -> Samples:
     """All samples of a split from its raw files, as (image, label).
 
-    An ImageFolder under `data_dir` (train/CLASS/*.png ...) is used where there is one; otherwise the data set is
-    downloaded by torchvision. Raises ValueError where neither can be had.
+    An image folder under `data_dir` (train/CLASS/*.png ...) is used where there is one; otherwise the data set is
+    downloaded by torchvision, if it can be. Raises ValueError, saying what to do, where neither can be had.
     """
     dataset = lookup(name)
     folder = data_dir / (dataset.folders if dataset else ("train", "val"))[SPLITS.index(split)]
+    if dataset is not None and dataset.source == "tiny_imagenet" and (data_dir / "tiny-imagenet-200").is_dir():
+        folder = data_dir / "tiny-imagenet-200" / split
     if folder.is_dir():
-        from torchvision.datasets import ImageFolder
-
-        return ImageFolder(str(folder))
+        annotations = folder / "val_annotations.txt"
+        samples = _annotated(annotations) if annotations.exists() else _image_folder(folder)
+        if dataset is not None and dataset.source == "folders_by_name" and split == "val":
+            samples.samples.sort(key=lambda sample: Path(sample[0]).name)
+        return samples
     if dataset is None:
         raise ValueError(f"no folder {folder}; an image folder holds train/CLASS/*.png and val/CLASS/*.png")
+    if dataset.layout:
+        raise ValueError(f"no folder {folder}; {dataset.layout}; name the folder above with --raw-dir")
     if dataset.source == "sklearn_digits":
         return _sklearn_digits(split)
     import torchvision
 
     kind = getattr(torchvision.datasets, dataset.source)
+    which = (
+        {"split": ("train", "test")[SPLITS.index(split)]} if dataset.source == "STL10" else {"train": split == "train"}
+    )
     try:
-        return kind(str(data_dir), train=split == "train", download=True)
+        return kind(str(data_dir), **which, download=True)
     except (OSError, RuntimeError) as error:
+        line = " ".join(str(error).split())
         raise ValueError(
-            f"cannot download {name} ({error}); unpack it as an image folder, {folder}/CLASS/*.png, and repeat"
+            f"cannot download {name} ({line}); unpack it as an image folder, {folder}/CLASS/*.png, and repeat"
         ) from error
+
+
+def _image_folder(folder: Path) -> Samples:
+    from torchvision.datasets import ImageFolder
+
+    try:
+        return ImageFolder(str(folder))
+    except (FileNotFoundError, RuntimeError) as error:
+        line = " ".join(str(error).split())
+        raise ValueError(f"{folder} is no image folder, CLASS/*.png ({line})") from None
+
+
+def _annotated(annotations: Path) -> Samples:
+    """Tiny ImageNet's validation images: one folder, and a table of names and classes beside it."""
+    train = annotations.parent.parent / "train"
+    if not train.is_dir():
+        raise ValueError(f"no folder {train}, from which the classes of {annotations} are numbered")
+    classes = sorted(path.name for path in train.iterdir() if path.is_dir())
+    rows = [line.split("\t") for line in annotations.read_text().splitlines()]
+    try:
+        samples = [(str(annotations.parent / "images" / row[0]), classes.index(row[1])) for row in rows]
+    except (IndexError, ValueError) as error:
+        raise ValueError(f"{annotations} does not name images and classes of {train} ({error})") from None
+    return _Files(samples, classes)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Image files and their labels, with the attributes of torchvision's ImageFolder."""
+
+    samples: list[tuple[str, int]]
+    classes: list[str]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        from PIL import Image
+
+        path, label = self.samples[index]
+        with Image.open(path) as image:
+            return image.convert("RGB"), label
 
 
 def _sklearn_digits(split: str) -> Samples:

@@ -1,13 +1,14 @@
 """FFCV 1.0.2 behind one module. Nothing else in the project imports FFCV.
 
 What is mended: its random transforms cannot be seeded (ours are counter-based, engine/augment.py); it sets torch's
-number of threads at import, at construction and at every epoch; its first epoch in a process compiles for some 10 s
+number of threads at import, at construction and at every epoch, and starts numba's; its first epoch in a process compiles for some 10 s
 (our stages are kernels that numba compiles once per machine); leaving an epoch early leaks its thread; an error in
 that thread makes the consumer wait for ever; its writer waits for ever when one of its processes dies. Kept are the
 file format, the memory-mapped reader, the rotating batch slots and the thread that works ahead.
 """
 
 import contextlib
+import dataclasses
 import queue
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,67 +16,131 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numba
 import numpy as np
 import torch
 
-from engine import augment
+from engine import augment, beton, resample
+from engine.augment import Augmentation
 from engine.errors import DATA, Refusal
 
 _threads = torch.get_num_threads()
+# FFCV starts numba's thread pool at import. We have no use for it, and a process that was forked with TBB's pool running
+# on one core has been seen to wait for it for ever at its exit.
+_set_num_threads, numba.set_num_threads = numba.set_num_threads, lambda count: None
 from ffcv.fields import IntField, RGBImageField  # noqa: E402 - the number of threads is read before FFCV changes it
 from ffcv.fields.basics import IntDecoder  # noqa: E402
 from ffcv.fields.rgb_image import SimpleRGBImageDecoder  # noqa: E402
+from ffcv.libffcv import imdecode  # noqa: E402 - by ctypes, which lets other threads run meanwhile
 from ffcv.loader import Loader  # noqa: E402
 from ffcv.loader.epoch_iterator import EpochIterator  # noqa: E402
 from ffcv.memory_allocator import MemoryAllocator  # noqa: E402
+from ffcv.pipeline.allocation_query import AllocationQuery  # noqa: E402
 from ffcv.pipeline.compiler import Compiler  # noqa: E402
 from ffcv.transforms import ToTensor  # noqa: E402
+from ffcv.types import ALLOC_TABLE_TYPE  # noqa: E402
 from ffcv.writer import DatasetWriter  # noqa: E402
 
 torch.set_num_threads(_threads)
+numba.set_num_threads = _set_num_threads
 Compiler.num_threads = 1
 Compiler.set_num_threads = classmethod(lambda cls, count: None)
 
+# Resized images that wait for the next kernel, per worker: half a second-level cache.
+SQUARES_BYTES = 1 << 19
+
 
 class ImageDecoder(SimpleRGBImageDecoder):
-    """The first stage of the image pipeline: read, crop and flip in one kernel, a slice of the batch per worker.
+    """The first stage of the image pipeline: read or decode, crop, resize, augment; a slice of the batch per worker.
 
     Args:
-        chans: channels of the batch; 1 takes the first channel of grey images stored as RGB.
-        crop_pad: see `augment.read`, as `hflip`.
+        path: the file; raw pixels and JPEGs, of any sizes, mixed.
+        augmentation: with the size of the images of the batch, and a mean per channel; where there is one channel, it
+            is the first of grey images stored as RGB.
         workers: threads that share a batch; the pixels do not depend on it.
     """
 
-    def __init__(self, chans: int, crop_pad: int, hflip: float, workers: int) -> None:
+    def __init__(self, path: Path, augmentation: Augmentation, workers: int) -> None:
         super().__init__()
         self.key = np.uint64(0)
-        self._chans, self._crop_pad, self._hflip, self._workers = chans, crop_pad, hflip, workers
-        self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
+        self._path, self._augmentation, self._workers = path, augmentation, workers
+        self._layout = layout = beton.read_layout(path)
+        size = augmentation.img_size
+        self._as_stored = layout.is_raw and layout.is_square(size) and not augmentation.scale
+        # libjpeg-turbo's handles live as long as their thread: FFCV's thread is a new one in each epoch, these stay.
+        self._pool = ThreadPoolExecutor(workers) if workers > 1 or not layout.is_raw else None
+        self._at_once = max(1, SQUARES_BYTES // (3 * size**2))
+        self._squares = [np.empty((self._at_once, size, size, 3), np.uint8) for _ in range(workers)]
+        jpgs = layout.modes == beton.JPG
+        largest = int((layout.heights * layout.widths)[jpgs].max()) if jpgs.any() else 0
+        self._decoded = [np.empty(3 * largest, np.uint8) for _ in range(workers)]
+        # Read-only as the mapped file is: for another type numba would compile the kernels a second time.
+        self._squares_bytes = [_read_only(array) for array in self._squares]
+        self._decoded_bytes = [_read_only(array) for array in self._decoded]
 
     def declare_state_and_memory(self, previous_state: Any) -> tuple:
-        state, query = super().declare_state_and_memory(previous_state)
-        state.shape = (*state.shape[:2], self._chans)
-        self._pointers = np.ascontiguousarray(self.metadata["data_ptr"])
-        return state, type(query)(state.shape, query.dtype)
+        size, chans = self._augmentation.img_size, len(self._augmentation.mean)
+        shape = (size, size, chans)
+        dtype = np.dtype("u1")
+        return dataclasses.replace(previous_state, jit_mode=True, shape=shape, dtype=dtype), AllocationQuery(
+            shape, dtype
+        )
 
     def generate_code(self) -> Callable:
         def decode(samples: np.ndarray, out: np.ndarray, metadata: np.ndarray, storage_state: tuple) -> np.ndarray:
-            count = len(samples)
-            cuts = np.linspace(0, count, self._workers + 1).astype(int)
+            cuts = np.linspace(0, len(samples), self._workers + 1).astype(int)
 
-            def part(start: int, stop: int) -> None:
-                rows = slice(start, stop)
-                augment.read(
-                    storage_state[0], self._pointers, samples[rows], out[rows], self.key, self._crop_pad, self._hflip
-                )
+            def part(worker: int) -> None:
+                rows = slice(cuts[worker], cuts[worker + 1])
+                self._decode(np.asarray(storage_state[0]), samples[rows], out[rows], worker)
 
             if self._pool is None:
-                part(0, count)
+                part(0)
             else:
-                list(self._pool.map(part, cuts[:-1], cuts[1:]))
-            return out[:count]
+                list(self._pool.map(part, range(self._workers)))
+            return out[: len(samples)]
 
         return decode
+
+    def _decode(self, file: np.ndarray, samples: np.ndarray, out: np.ndarray, worker: int) -> None:
+        """Fill `out`, some images at a time, so that they are still in the cache when the next kernel wants them."""
+        augmentation, key = self._augmentation, self.key
+        for start in range(0, len(samples), self._at_once):
+            chosen, images = samples[start : start + self._at_once], out[start : start + self._at_once]
+            source, addresses = file, self._layout.pointers[chosen]
+            if not self._as_stored:
+                squares = self._squares[worker][: len(chosen)]
+                self._cut(file, chosen, squares, worker)
+                source, addresses = self._squares_bytes[worker], np.arange(len(chosen)) * squares[0].size
+            augment.read(source, addresses, chosen, images, key, augmentation.crop_pad, augmentation.hflip)
+            augmentation.finish(images, chosen, key)
+
+    def _cut(self, file: np.ndarray, samples: np.ndarray, squares: np.ndarray, worker: int) -> None:
+        """Cut a box out of each image, the largest square in the centre or a random one, and resize it."""
+        layout, augmentation = self._layout, self._augmentation
+        heights, widths, addresses = layout.heights[samples], layout.widths[samples], layout.pointers[samples]
+        boxes = np.empty((len(samples), 4), np.int64)
+        scale = tuple(map(float, augmentation.scale or (0, 0)))
+        augment.boxes(samples, heights, widths, self.key, scale, tuple(map(float, augmentation.ratio)), boxes)
+        if layout.is_raw:
+            resample.resize(file, addresses, widths, boxes, squares)
+            return
+        decoded = self._decoded[worker]
+        for i, sample in enumerate(samples):
+            source, address = file, addresses[i : i + 1]
+            if layout.modes[sample] == beton.JPG:
+                stored = file[addresses[i] : addresses[i] + layout.sizes[sample]]
+                height, width = int(heights[i]), int(widths[i])
+                if imdecode(stored, decoded, height, width, height, width):
+                    raise Refusal(f"image {sample} of {self._path} is a damaged JPEG; write the file again", DATA)
+                source, address = self._decoded_bytes[worker], np.zeros(1, np.int64)
+            resample.resize(source, address, widths[i : i + 1], boxes[i : i + 1], squares[i : i + 1])
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    flat = array.reshape(-1)
+    flat.setflags(write=False)
+    return flat
 
 
 class LabelDecoder(IntDecoder):
@@ -107,6 +172,8 @@ class Batches(EpochIterator):
                 break
             except queue.Empty:
                 if not self.is_alive():
+                    if isinstance(self.error, Refusal):
+                        raise self.error from None
                     raise Refusal(f"the loader's thread failed: {self.error!r}", DATA) from self.error
         if item is None:
             raise StopIteration
@@ -141,14 +208,13 @@ def open_loader(path: Path, batch_size: int, decoder: ImageDecoder) -> Loader:
 class Writer(DatasetWriter):
     """FFCV's writer, run in this process: an unreadable image or a full disk raises instead of hanging."""
 
-    def __init__(self, path: Path) -> None:
-        # The smallest page that FFCV allows: a small data set takes a whole page per file.
-        super().__init__(
-            str(path), {"image": RGBImageField(write_mode="raw"), "label": IntField()}, page_size=1 << 21, num_workers=1
-        )
+    def __init__(self, path: Path, page_size: int) -> None:
+        image = RGBImageField()
+        image.encode = _store  # an attribute, as FFCV knows the field in the file by its exact class
+        super().__init__(str(path), {"image": image, "label": IntField()}, page_size=page_size, num_workers=1)
 
-    def write(self, samples: Sequence[tuple[np.ndarray, int]]) -> None:
-        """Write (image (H, W, 3) uint8, label) in order; `samples` is indexed from 0 upwards, once each."""
+    def write(self, samples: Sequence[tuple[Any, int]]) -> None:
+        """Write (engine.convert.Encoded, label) in order; `samples` is indexed from 0 upwards, once each."""
         self.from_indexed_dataset(samples, indices=range(len(samples)))
 
     def _write_common(self, num_samples: int, todo: Any, work: Callable, extra: tuple) -> None:
@@ -163,5 +229,19 @@ class Writer(DatasetWriter):
             tasks.put(chunk)
         allocator = MemoryAllocator(self.fname, self.data_region_start, self.page_size)
         done = SimpleNamespace(value=0, get_lock=contextlib.nullcontext)
-        work(tasks, self.metadata_sm, self.metadata_type, self.fields, allocator, done, allocations, *extra)
-        self.finalize(allocations.get())
+        try:
+            work(tasks, self.metadata_sm, self.metadata_type, self.fields, allocator, done, allocations, *extra)
+        finally:
+            if hasattr(allocator, "fp"):
+                allocator.fp.close()  # which FFCV does not do when its last page does not fit on the disk
+        # In one piece: FFCV makes an array per image, which takes gigabytes for ten million.
+        self.finalize([])
+        with Path(self.fname).open("ab") as file:
+            file.write(np.array(allocations.get(), ALLOC_TABLE_TYPE).tobytes())
+
+
+def _store(destination: np.ndarray, image: Any, malloc: Callable) -> None:
+    """Put an image that is encoded already into FFCV's page."""
+    destination["mode"], destination["height"], destination["width"] = image.mode, image.height, image.width
+    destination["data_ptr"], page = malloc(image.data.nbytes)
+    page[:] = image.data

@@ -2,6 +2,9 @@
 
 The raw files are torchvision's download under --raw-dir or, where that folder holds train/CLASS/*.png and
 val/CLASS/*.png (CIFAR: test/), that image folder. digits needs neither.
+
+Also: --verify FILE checks a .beton from end to end and draws a sheet of its images, and --adopt FILE takes over one
+that FFCV wrote elsewhere, such as those of Scaling MLPs, for one --split of --dataset.
 """
 
 from pathlib import Path
@@ -11,27 +14,69 @@ from engine.datasets import DATASETS, SPLITS, lookup
 from engine.errors import Refusal
 from engine.run import DATA_DIR
 
+WRITE_MODES = ("raw", "jpg", "smart", "proportion")
+
 
 def main() -> None:
-    parser = Parser(prog="scripts/make_beton.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--dataset", required=True, help=f"{', '.join(DATASETS)}, or imagefolder/NAME")
-    parser.add_argument("--img-size", type=int, help="pixels of the stored squares (default: the data set's own)")
-    parser.add_argument("--raw-dir", type=Path, default=DATA_DIR / "raw", help="image folder, or where to download to")
-    parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="folder of the .beton files")
-    parser.add_argument("-j", "--workers", type=int, default=2, help="threads that decode images")
-    given = parser.parse()
+    given = make_parser().parse()
+    if given.verify:
+        from engine.verify import verify
+
+        for line in verify(given.verify):
+            print(line)
+        return
+    if given.dataset is None:
+        raise Refusal("name a --dataset, or a file to --verify")
     try:
         dataset = lookup(given.dataset)
     except ValueError as error:
         raise Refusal(str(error)) from None
-    img_size = given.img_size or (dataset.img_size if dataset else None)
+    if given.img_size is not None and given.max_resolution is not None:
+        raise Refusal("--img-size stores squares, --max-resolution keeps the aspect: give one of them")
+    img_size = given.max_resolution or given.img_size or (dataset.img_size if dataset else None)
     if img_size is None or not 1 <= img_size <= 4096:
         raise Refusal(f"--img-size {given.img_size}: an image folder needs the size of the squares to store, 1 to 4096")
-    from engine.beton import write
+    from engine.convert import Settings, adopt, write
 
-    for split in SPLITS:
-        path = write(given.dataset, split, img_size, given.raw_dir, given.data_dir, workers=given.workers)
-        print(path)
+    if given.adopt:
+        if len(given.splits) != 1:
+            raise Refusal("--adopt takes over one file: say which split it is, --splits train or --splits val")
+        print(adopt(given.adopt, given.dataset, given.splits[0], img_size, given.data_dir))
+        return
+    try:
+        settings = Settings(
+            write_mode=given.write_mode,
+            quality=given.quality,
+            smart_threshold=given.smart_threshold,
+            compress_probability=given.compress_probability,
+            keep_aspect=given.max_resolution is not None,
+            subset=given.subset,
+        )
+    except ValueError as error:
+        raise Refusal(str(error)) from None
+    for split in given.splits:
+        print(write(given.dataset, split, img_size, given.raw_dir, given.data_dir, settings, workers=given.workers))
+
+
+def make_parser() -> Parser:
+    parser = Parser(prog="scripts/make_beton.py", description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset", help=f"{', '.join(DATASETS)}, or imagefolder/NAME")
+    parser.add_argument("--img-size", type=int, help="pixels of the stored squares (default: the data set's own)")
+    parser.add_argument(
+        "--max-resolution", type=int, help="store the whole image instead, its longer side at most this"
+    )
+    parser.add_argument("--raw-dir", type=Path, default=DATA_DIR / "raw", help="image folder, or where to download to")
+    parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="folder of the .beton files")
+    parser.add_argument("--splits", "--split", nargs="+", default=SPLITS, choices=SPLITS, help="which to convert")
+    parser.add_argument("--subset", type=int, help="only so many images of each split, a fixed random choice")
+    parser.add_argument("--write-mode", default="raw", choices=WRITE_MODES, help="pixels, JPEGs, or some of each")
+    parser.add_argument("--quality", type=int, default=90, help="of JPEGs")
+    parser.add_argument("--smart-threshold", type=int, help="for smart: JPEG where pixels take more bytes than this")
+    parser.add_argument("--compress-probability", type=float, default=0.5, help="for proportion: share of JPEGs")
+    parser.add_argument("-j", "--workers", type=int, default=2, help="threads that decode images")
+    parser.add_argument("--verify", type=Path, metavar="FILE", help="check a .beton and draw a sheet of its images")
+    parser.add_argument("--adopt", type=Path, metavar="FILE", help="take over a .beton that FFCV wrote elsewhere")
+    return parser
 
 
 if __name__ == "__main__":

@@ -1,14 +1,21 @@
 """A damaged, foreign or missing .beton is refused in one line before FFCV, which would crash or read wrong pixels."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from engine import beton
-from engine.errors import DATA, OUTPUT, Refusal
+from engine import beton, convert
+from engine.errors import DATA, OUTPUT, USAGE, Refusal
+from engine.verify import verify
 
 
 @pytest.fixture
@@ -95,7 +102,7 @@ def folder_of_images(tmp_path):
 
 
 def test_an_image_folder_becomes_squares_with_measured_statistics(folder_of_images, tmp_path):
-    path = beton.write("imagefolder/pets", "train", 10, folder_of_images, tmp_path, say=lambda line: None)
+    path = convert.write("imagefolder/pets", "train", 10, folder_of_images, tmp_path, say=lambda line: None)
     facts = beton.check(path, "imagefolder/pets", 10)
     assert (facts["samples"], facts["num_classes"]) == (12, 2)
     assert json.loads(path.with_suffix(".json").read_text()) == facts
@@ -106,7 +113,7 @@ def test_an_unreadable_image_is_named_and_leaves_no_file(folder_of_images, tmp_p
     bad = folder_of_images / "train" / "cat" / "3.png"
     bad.write_bytes(b"not a picture")
     with pytest.raises(Refusal, match=str(bad)) as caught:
-        beton.write("imagefolder/pets", "train", 10, folder_of_images, tmp_path / "out", say=lambda line: None)
+        convert.write("imagefolder/pets", "train", 10, folder_of_images, tmp_path / "out", say=lambda line: None)
     assert caught.value.code == DATA
     assert not [path for path in (tmp_path / "out").iterdir() if "beton" in path.suffix or "partial" in path.name]
 
@@ -114,5 +121,276 @@ def test_an_unreadable_image_is_named_and_leaves_no_file(folder_of_images, tmp_p
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(Refusal) as caught:
-        beton.write("digits", "val", 8, tmp_path, tmp_path / "file" / "data", say=lambda line: None)
+        convert.write("digits", "val", 8, tmp_path, tmp_path / "file" / "data", say=lambda line: None)
     assert caught.value.code == OUTPUT
+
+
+QUIET = {"say": lambda line: None}
+
+
+def damaged(path, tmp_path, offset, value, kind):
+    copy = tmp_path / "damaged.beton"
+    shutil.copy(path, copy)
+    mutate(copy, poke(offset, value, kind))
+    return beton.structure_fault(copy)
+
+
+def test_jpegs_of_any_size_pass_and_their_damage_is_found(folder_of_images, tmp_path):
+    settings = convert.Settings(write_mode="jpg", keep_aspect=True)
+    path = convert.write("imagefolder/pets", "train", 25, folder_of_images, tmp_path, settings, **QUIET)
+    layout = beton.read_layout(path)
+    assert beton.structure_fault(path) is None and set(layout.modes) == {beton.JPG}
+    assert sorted(set(zip(layout.heights.tolist(), layout.widths.tolist(), strict=True))) == [(16, 25), (20, 25)]
+    table = path.stat().st_size - len(layout.modes) * beton._TABLE.itemsize
+    assert "neither raw pixels nor JPEG" in damaged(path, tmp_path, FIRST_SAMPLE, 7, "u1")
+    assert "no pixels" in damaged(path, tmp_path, FIRST_SAMPLE + 1, 0, "<u2")
+    assert "outside the file" in damaged(path, tmp_path, table + 16, 10**12, "<u8")
+    assert "another size" in damaged(path, tmp_path, table + 16, 3, "<u8")
+    assert "another size" in damaged(path, tmp_path, FIRST_SAMPLE, beton.RAW, "u1")
+
+
+@pytest.mark.parametrize(
+    "settings, modes",
+    [
+        ({"write_mode": "smart", "smart_threshold": 20 * 30 * 3}, {20: beton.RAW, 24: beton.JPG}),
+        ({"write_mode": "raw"}, {20: beton.RAW, 24: beton.RAW}),
+        ({"write_mode": "jpg", "quality": 50}, {20: beton.JPG, 24: beton.JPG}),
+    ],
+)
+def test_write_modes_are_ffcvs(folder_of_images, tmp_path, settings, modes):
+    """What FFCV's own field would store for the same image, byte for byte."""
+    from engine.mended_ffcv import RGBImageField
+
+    settings = convert.Settings(keep_aspect=True, **settings)
+    path = convert.write("imagefolder/pets", "train", 40, folder_of_images, tmp_path, settings, **QUIET)
+    layout, data = beton.read_layout(path), path.read_bytes()
+    assert {height: mode for height, mode in zip(layout.heights, layout.modes, strict=True)} == modes
+    field = RGBImageField(settings.write_mode, smart_threshold=settings.smart_threshold, jpeg_quality=settings.quality)
+    names = sorted((folder_of_images / "train").rglob("*.png"))
+    for index, name in enumerate(names):
+        stored, entry = bytearray(), np.zeros(1, field.metadata_type)
+
+        def malloc(size, stored=stored):
+            stored.extend(bytes(size))
+            return 0, np.frombuffer(stored, "u1")
+
+        field.encode(entry, np.asarray(Image.open(name)), malloc)
+        start = layout.pointers[index]
+        assert (entry["mode"][0], entry["height"][0]) == (layout.modes[index], layout.heights[index])
+        assert data[start : start + layout.sizes[index]] == stored
+
+
+def test_a_proportion_is_the_same_every_time(folder_of_images, tmp_path):
+    settings = convert.Settings(write_mode="proportion", compress_probability=0.4)
+    files = [
+        convert.write("imagefolder/pets", "train", 16, folder_of_images, tmp_path / name, settings, **QUIET)
+        for name in ("a", "b")
+    ]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert 0 < beton.read_layout(files[0]).modes.mean() < 1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"write_mode": "png"},
+        {"write_mode": "smart"},
+        {"smart_threshold": 100},
+        {"quality": 0},
+        {"compress_probability": 2.0},
+        {"subset": 0},
+    ],
+)
+def test_settings_without_sense_are_refused(settings):
+    with pytest.raises(ValueError, match=r"write mode|quality|compress|subset"):
+        convert.Settings(**settings)
+
+
+def test_a_file_is_not_replaced_by_one_of_other_settings(folder_of_images, tmp_path):
+    path = convert.write("imagefolder/pets", "val", 10, folder_of_images, tmp_path, **QUIET)
+    before = path.read_bytes()
+    assert convert.write("imagefolder/pets", "val", 10, folder_of_images, tmp_path, **QUIET) == path
+    for settings in (convert.Settings(write_mode="jpg"), convert.Settings(subset=2)):
+        with pytest.raises(Refusal, match="to replace it: rm") as caught:
+            convert.write("imagefolder/pets", "val", 10, folder_of_images, tmp_path, settings, **QUIET)
+        assert caught.value.code == USAGE and path.read_bytes() == before
+
+
+def test_a_subset_is_a_fixed_choice(folder_of_images, tmp_path):
+    settings = convert.Settings(subset=5)
+    path = convert.write("imagefolder/pets", "train", 10, folder_of_images, tmp_path, settings, **QUIET)
+    facts = beton.check(path, "imagefolder/pets", 10)
+    assert (facts["samples"], facts["subset"], facts["num_classes"]) == (5, 5, 2)
+    with pytest.raises(Refusal, match="more than the 12 images"):
+        convert.write("imagefolder/pets", "train", 11, folder_of_images, tmp_path, convert.Settings(subset=13), **QUIET)
+
+
+def test_progress_is_said_in_plain_lines(folder_of_images, tmp_path, monkeypatch):
+    monkeypatch.setattr(convert, "SAY_SECONDS", 0.0)
+    lines = []
+    convert.write("imagefolder/pets", "train", 10, folder_of_images, tmp_path, say=lines.append)
+    assert lines[0].startswith("writing ") and "  12 of 12 images, " in lines[-1] and len(lines) == 13
+
+
+def test_images_larger_than_a_page_of_ffcv(tmp_path):
+    (tmp_path / "raw" / "val" / "one").mkdir(parents=True)
+    Image.new("RGB", (1000, 900), (10, 20, 30)).save(tmp_path / "raw" / "val" / "one" / "0.png")
+    path = convert.write("imagefolder/big", "val", 900, tmp_path / "raw", tmp_path, **QUIET)
+    assert beton.read_layout(path).is_square(900) and beton.check(path, "imagefolder/big", 900)["mean"] == [10, 20, 30]
+
+
+def test_a_full_disk_leaves_no_file(folder_of_images, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]).returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        with pytest.raises(Refusal, match="free space and repeat") as caught:
+            convert.write("imagefolder/pets", "train", 32, folder_of_images, disk, **QUIET)
+        assert caught.value.code == OUTPUT
+        assert [path.name for path in disk.iterdir()] == [".imagefolder-pets_train_32.beton.lock"]
+        subprocess.run(["mount", "-o", "remount,size=9m", str(disk)], check=True)
+        convert.write("imagefolder/pets", "train", 32, folder_of_images, disk, **QUIET)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_writer_that_is_killed_leaves_nothing_under_the_final_name(folder_of_images, tmp_path):
+    code = (
+        "import pathlib, sys, time\nfrom engine import convert\n"
+        "folder = pathlib.Path(sys.argv[1])\nreal = convert._Images._progress\n"
+        "def slow(self, done):\n    print(done, flush=True)\n    time.sleep(1000 if done == 5 else 0)\n"
+        "convert._Images._progress = slow\n"
+        "convert.write('imagefolder/pets', 'train', 10, folder / 'raw', folder, say=lambda line: None)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    while process.stdout.readline().strip() != "5":
+        assert process.poll() is None
+    time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=30)
+    assert not list(tmp_path.glob("*.beton")) and not list(tmp_path.glob("*.json"))
+    path = convert.write("imagefolder/pets", "train", 10, folder_of_images, tmp_path, **QUIET)
+    assert beton.check(path, "imagefolder/pets", 10)["samples"] == 12
+    assert not list(tmp_path.glob(".*.partial"))
+
+
+# --- files of others -------------------------------------------------------------------------------------------------
+@pytest.fixture
+def foreign(tmp_path):
+    """What the converter of Scaling MLPs writes: FFCV's own writer, "smart" (so raw), longest side 32, aspect kept."""
+    from engine.mended_ffcv import DatasetWriter, IntField, RGBImageField
+
+    rng = np.random.default_rng(0)
+    samples = [(rng.integers(0, 256, (32, 20 + i, 3), dtype=np.uint8), i % 10) for i in range(12)]
+    path = tmp_path / "beton" / "cifar10" / "ffcv" / "train" / "train_32.beton"
+    path.parent.mkdir(parents=True)
+    fields = {"image": RGBImageField(write_mode="smart", max_resolution=32), "label": IntField()}
+    DatasetWriter(str(path), fields, num_workers=1).from_indexed_dataset(samples)
+    return path, samples
+
+
+def test_a_file_of_scaling_mlps_is_adopted_and_read(foreign, tmp_path):
+    from engine import data
+    from engine.run import make_how, make_run
+
+    file, samples = foreign
+    path = convert.adopt(file, "cifar10", "train", 32, tmp_path / "ours")
+    assert path.name == "cifar10_train_32.beton" and path.samefile(file)
+    facts = beton.check(path, "cifar10", 32)
+    assert (facts["samples"], facts["num_classes"], facts["adopted"]) == (12, 10, "train_32.beton")
+    assert facts["keep_aspect"] and facts["write_mode"] == "raw"
+    pixels = np.concatenate([image.reshape(-1, 3) for image, _ in samples])
+    assert facts["mean"] == pytest.approx(pixels.mean(0), abs=1e-3)
+    assert facts["std"] == pytest.approx(pixels.std(0), abs=1e-3)
+    run = make_run({"dataset": "cifar10", "batch_size": 12, "holdout": 0.6})
+    _, val, _ = data.make_loaders(run.but(batch_size=1), make_how({"data_dir": tmp_path / "ours"}))
+    for index, (image, label) in zip(val.indices, val.epoch(0), strict=True):
+        original = samples[index][0]
+        side = original.shape[1]
+        crop = original[(32 - side) // 2 :][:side]
+        assert label.item() == index % 10
+        # Wider than high or higher than wide, one axis never shrinks here: bilinear.
+        wanted = cv2.resize(crop, (32, 32), interpolation=cv2.INTER_LINEAR)
+        assert abs(image[0].numpy().astype(int) - wanted).max() <= 1
+
+
+def test_what_cannot_be_adopted_is_refused(foreign, tmp_path):
+    file, _ = foreign
+    for dataset, img_size, words in (
+        ("cifar10", 64, "give --img-size 32"),
+        ("cifar10", 32, ""),
+    ):
+        if words:
+            with pytest.raises(Refusal, match=words):
+                convert.adopt(file, dataset, "train", img_size, tmp_path)
+    cut = tmp_path / "cut.beton"
+    cut.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(Refusal, match="damaged") as caught:
+        convert.adopt(cut, "cifar10", "train", 32, tmp_path)
+    assert caught.value.code == DATA
+    mutate(file, poke(FIRST_SAMPLE + 16, 10, "<i8"))
+    with pytest.raises(Refusal, match=r"labels \d to 10; cifar10 has 10 classes"):
+        convert.adopt(file, "cifar10", "train", 32, tmp_path)
+    assert not list(tmp_path.glob("cifar10*"))
+    with pytest.raises(Refusal, match="no such file"):
+        convert.adopt(tmp_path / "nothing", "cifar10", "train", 32, tmp_path)
+
+
+def test_adopting_twice_is_refused(foreign, tmp_path):
+    file, _ = foreign
+    convert.adopt(file, "cifar10", "train", 32, tmp_path)
+    with pytest.raises(Refusal, match="exists; to adopt"):
+        convert.adopt(file, "cifar10", "train", 32, tmp_path)
+
+
+# --- looking at a file -----------------------------------------------------------------------------------------------
+def test_verify_says_what_is_in_a_file_and_draws_it(copy):
+    *lines, last = verify(copy)
+    text = "\n".join(lines)
+    assert "structure and checksum right" in text and "500 images" in text and "10 classes of " in text
+    sheet = Image.open(last)
+    assert last == str(copy.with_suffix(".png")) and sheet.size == (10 * 9, 10 * 9)
+    layout, pixels = beton.read_layout(copy), np.fromfile(copy, "u1")
+    fourth = np.flatnonzero(layout.labels == 3)[1]
+    assert (np.asarray(sheet)[27:35, 9:17] == layout.pixels(pixels, fourth)).all()
+
+
+def test_verify_notices_what_is_not_whole(copy, monkeypatch):
+    facts = json.loads(copy.with_suffix(".json").read_text())
+    monkeypatch.setattr(beton, "ALWAYS_HASH_BYTES", 0)
+    mutate(copy, lambda data: data.__setitem__(3_000_000, data[3_000_000] ^ 1))
+    assert beton.check(copy, "digits", 8) == facts, "a large file is not hashed at every opening"
+    with pytest.raises(Refusal, match="checksum is wrong"):
+        list(verify(copy))
+    copy.with_suffix(".json").unlink()
+    with pytest.raises(Refusal, match="take it over with --adopt"):
+        list(verify(copy))
+    copy.unlink()
+    with pytest.raises(Refusal, match="no such file"):
+        list(verify(copy))
+
+
+def script(*args):
+    command = [sys.executable, "-m", "scripts.make_beton", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_the_script_converts_verifies_and_refuses(folder_of_images, tmp_path):
+    common = ["--dataset", "imagefolder/pets", "--raw-dir", folder_of_images, "--data-dir", tmp_path]
+    done = script(*common, "--max-resolution", 16, "--write-mode", "jpg", "--splits", "val")
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    file = tmp_path / "imagefolder-pets_val_16.beton"
+    assert done.stdout.splitlines()[-1] == str(file)
+    done = script("--verify", file)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == str(file.with_suffix(".png")), done.stderr
+    for args, code, words in (
+        ([], USAGE, "name a --dataset"),
+        ([*common, "--img-size", 8, "--max-resolution", 8], USAGE, "give one of them"),
+        ([*common, "--img-size", 8, "--write-mode", "smart"], USAGE, "smart-threshold"),
+        ([*common, "--img-size", 8, "--adopt", file], USAGE, "--splits train or --splits val"),
+        (["--dataset", "imagenet", "--raw-dir", tmp_path, "--data-dir", tmp_path], DATA, "unpack ILSVRC2012"),
+    ):
+        done = script(*args)
+        assert done.returncode == code and words in done.stderr and done.stderr.count("\n") == 1, done.stderr

@@ -1,13 +1,38 @@
 """The loader: reproducible pixels for any number of workers, exact counts, errors that end the run."""
 
+import logging
+import subprocess
+import sys
 import threading
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from engine import augment, data
+from engine import augment, beton, convert, data
 from engine.errors import DATA, Refusal
+from engine.run import make_how, make_run
+
+PETS = "imagefolder/pets"
+EVERY = {
+    "crop and flip": {"crop_pad": 2, "hflip": 0.5},
+    "resized crop": {"scale": (0.2, 1.0)},
+    "resized crop and flip": {"scale": (0.3, 0.9), "ratio": (0.5, 2.0), "hflip": 0.3},
+    "RandAugment": {"aa": "rand-m9-n2-mstd0.5-inc1"},
+    "TrivialAugment": {"aa": "trivial"},
+    "AutoAugment": {"aa": "cifar10"},
+    "jitter": {"color_jitter": 0.4},
+    "erasing": {"reprob": 0.5},
+    "random erasing": {"reprob": 0.5, "remode": "pixel"},
+    "all": {"scale": (0.2, 1.0), "hflip": 0.5, "aa": "rand-m9-n3-p0.8-inc1", "reprob": 0.5, "remode": "pixel"},
+}
+STORED = {
+    "squares": convert.Settings(),
+    "jpg": convert.Settings(write_mode="jpg", quality=95),
+    "mixed": convert.Settings(write_mode="proportion", keep_aspect=True, compress_probability=0.5),
+}
 
 
 def batches(run, how, epochs=(0,), first_batch=0):
@@ -21,6 +46,45 @@ def same(first, second):
     )
 
 
+def joined(batches):
+    return [torch.cat(parts) for parts in zip(*batches, strict=True)]
+
+
+@pytest.fixture(scope="session")
+def pets(tmp_path_factory):
+    """An image folder of two classes, images of several sizes and soft enough for JPEG: 48 to train, 20 to validate."""
+    folder = tmp_path_factory.mktemp("pets") / "raw"
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 24), ("val", 10)):
+        for label, name in enumerate(("cat", "dog")):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(count):
+                noise = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
+                pixels = cv2.resize(noise, (40 + i, 36 + 8 * label), interpolation=cv2.INTER_CUBIC)
+                Image.fromarray(pixels).save(folder / split / name / f"{i:02}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def stored(pets, tmp_path_factory):
+    """Folders of .beton files of those images, 32 px, by how they are stored."""
+    folders = {}
+    for name, settings in STORED.items():
+        folders[name] = tmp_path_factory.mktemp(name)
+        for split in ("train", "val"):
+            convert.write(PETS, split, 32, pets, folders[name], settings, say=lambda line: None)
+    return folders
+
+
+@pytest.fixture
+def pets_run():
+    return make_run({"dataset": PETS, "img_size": 32, "batch_size": 12})
+
+
+def how_of(folder, **fields):
+    return make_how({"data_dir": folder, "threads": 1, **fields})
+
+
 @pytest.mark.parametrize("workers, loader", [(2, "ffcv"), (3, "ffcv"), (1, "memory")])
 def test_pixels_do_not_depend_on_workers_or_loader(tiny, how, workers, loader):
     expected = batches(tiny, how, epochs=(0, 1))
@@ -30,6 +94,160 @@ def test_pixels_do_not_depend_on_workers_or_loader(tiny, how, workers, loader):
 
 def test_an_epoch_can_be_entered_in_the_middle(tiny, how):
     assert same(batches(tiny, how, first_batch=3), batches(tiny, how)[3:])
+
+
+@pytest.mark.parametrize("kind", STORED)
+@pytest.mark.parametrize("name", EVERY)
+def test_augmented_pixels_depend_on_the_sample_alone(stored, pets_run, name, kind):
+    """Any number of workers, any batch size, any first batch; another epoch or seed has other pixels."""
+    run = pets_run.but(**EVERY[name])
+    expected = batches(run, how_of(stored[kind]))
+    for workers in (2, 3):
+        assert same(batches(run, how_of(stored[kind], workers=workers)), expected)
+    assert same(batches(run, how_of(stored[kind]), first_batch=2), expected[2:])
+    x, y = joined(expected)
+    for batch_size in (1, 8, 48):
+        other_x, other_y = joined(batches(run.but(batch_size=batch_size), how_of(stored[kind], workers=2)))
+        assert torch.equal(other_x, x) and torch.equal(other_y, y)
+    for other in (batches(run, how_of(stored[kind]), epochs=(1,)), batches(run.but(seed=1), how_of(stored[kind]))):
+        assert not same(other, expected)
+    plain, _ = joined(batches(pets_run, how_of(stored[kind])))
+    assert (plain != x).any()
+
+
+@pytest.mark.parametrize("crop_pad", [0, 1, 3, 40])
+@pytest.mark.parametrize("hflip", [0.0, 0.5, 1.0])
+def test_crop_and_flip_of_colour_images_are_numpys(stored, pets_run, crop_pad, hflip):
+    run = pets_run.but(crop_pad=crop_pad, hflip=hflip)
+    expected = batches(run, how_of(stored["squares"], loader="memory"))
+    assert same(batches(run, how_of(stored["squares"])), expected)
+
+
+def test_the_memory_loader_refuses_what_it_cannot_do(stored, pets_run):
+    for kind, run in (("squares", pets_run.but(aa="trivial")), ("jpg", pets_run), ("mixed", pets_run)):
+        with pytest.raises(Refusal, match="--loader memory"):
+            data.make_loaders(run, how_of(stored[kind], loader="memory"))
+
+
+def centre(image, size):
+    side = min(image.shape[:2])
+    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+    kind = cv2.INTER_AREA if side >= size else cv2.INTER_LINEAR
+    return cv2.resize(image[top : top + side, left : left + side], (size, size), interpolation=kind)
+
+
+def evaluated(run, folder):
+    _, val, _ = data.make_loaders(run, how_of(folder))
+    return torch.cat([x.clone() for x, _ in val.epoch(0)]).numpy()
+
+
+def test_a_larger_stored_size_is_read_where_there_is_none_of_img_size(stored, pets_run, tmp_path, pets):
+    """The smallest that has both splits; evaluation takes the centre square, by area."""
+    run = pets_run.but(img_size=20)
+    _, _, facts = data.make_loaders(run, how_of(stored["squares"]))
+    assert (facts["file"], facts["img_size"]) == ("imagefolder-pets_train_32.beton", 32)
+    ours = evaluated(run, stored["squares"])
+    wanted = np.stack([centre(image, 20) for image in evaluated(pets_run, stored["squares"])])
+    assert ours.shape == (20, 20, 20, 3) and abs(ours - wanted.astype(int)).max() <= 1
+    for split in ("train", "val"):
+        convert.write(PETS, split, 32, pets, tmp_path, say=lambda line: None)
+        convert.write(PETS, split, 24, pets, tmp_path, say=lambda line: None)
+    convert.write(PETS, "train", 20, pets, tmp_path, say=lambda line: None)
+    assert data.make_loaders(run, how_of(tmp_path))[2]["img_size"] == 24
+    assert data.make_loaders(pets_run, how_of(tmp_path))[2]["img_size"] == 32
+    with pytest.raises(Refusal, match=r"imagefolder-pets_train_33\.beton is missing"):
+        data.make_loaders(run.but(img_size=33), how_of(tmp_path))
+
+
+def test_padding_and_cropping_follow_the_resizing(stored, pets_run):
+    run = pets_run.but(img_size=20, crop_pad=3, hflip=0.5)
+    loader, _, _ = data.make_loaders(run, how_of(stored["squares"]))
+    plain, _, _ = data.make_loaders(run.but(crop_pad=0, hflip=0), how_of(stored["squares"]))
+    ours, base = (torch.cat([x.clone() for x, _ in each.epoch(0)]).numpy() for each in (loader, plain))
+    order = loader._order(0, 0)
+    by_sample = np.empty_like(base)
+    by_sample[order] = base
+    wanted = augment.read_numpy(by_sample, order, loader._key(0), 3, 0.5)
+    assert (ours == wanted).all()
+
+
+@pytest.mark.parametrize("kind", ["jpg", "mixed"])
+def test_jpegs_are_decoded_as_pillow_does(stored, pets_run, kind, tmp_path):
+    """The same bytes; libjpeg-turbo's fast transform differs from Pillow's exact one by a few levels."""
+    layout = beton.read_layout(stored[kind] / "imagefolder-pets_val_32.beton")
+    stored_bytes = (stored[kind] / "imagefolder-pets_val_32.beton").read_bytes()
+    assert not layout.is_raw and (kind == "jpg" or (len(set(layout.modes)) == 2 and not layout.is_square(32)))
+    ours = evaluated(pets_run, stored[kind])
+    for index, image in enumerate(ours):
+        start = layout.pointers[index]
+        if layout.modes[index] == beton.JPG:
+            (tmp_path / "x.jpg").write_bytes(stored_bytes[start : start + layout.sizes[index]])
+            pixels = np.asarray(Image.open(tmp_path / "x.jpg").convert("RGB"))
+        else:
+            pixels = layout.pixels(np.frombuffer(stored_bytes, "u1"), index)
+        assert pixels.shape[:2] == (layout.heights[index], layout.widths[index])
+        difference = abs(image - centre(pixels, 32).astype(int))
+        assert difference.mean() < 3 and difference.max() <= 24
+
+
+def test_a_damaged_jpeg_ends_the_epoch(stored, pets_run, tmp_path):
+    for path in stored["jpg"].glob("*.*"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    path = tmp_path / "imagefolder-pets_train_32.beton"
+    layout = beton.read_layout(path)
+    damaged = bytearray(path.read_bytes())
+    start = layout.pointers[5]
+    damaged[start : start + layout.sizes[5]] = bytes(layout.sizes[5])
+    path.write_bytes(damaged)
+    loader = data.FfcvLoader(path, 12, augment.Augmentation(32), workers=2)
+    with pytest.raises(Refusal, match=r"image 5 of .* is a damaged JPEG") as caught:
+        list(loader.epoch(0))
+    assert caught.value.code == DATA and "\n" not in str(caught.value)
+
+
+def test_the_held_out_images_are_the_same_for_every_seed_and_not_trained_on(stored, pets_run, tmp_path):
+    """Together with the training images they are all; a larger share holds the smaller; no val file is needed."""
+    for suffix in ("beton", "json"):
+        name = f"imagefolder-pets_train_32.{suffix}"
+        (tmp_path / name).write_bytes((stored["squares"] / name).read_bytes())
+    chosen = {}
+    for share in (0.2, 0.5):
+        for seed in (0, 1):
+            run = pets_run.but(holdout=share, seed=seed, batch_size=1)
+            train, val, _ = data.make_loaders(run, how_of(tmp_path))
+            assert sorted([*train.indices, *val.indices]) == list(range(48))
+            assert val.num_samples == len(list(val.epoch(0))) == len(val.indices)
+            chosen.setdefault(share, set()).add(tuple(val.indices))
+    assert all(len(sets) == 1 for sets in chosen.values())
+    assert set(*chosen[0.2]) < set(*chosen[0.5])
+    assert data.held_out_of(100_000, 0.1).mean() == pytest.approx(0.1, abs=0.005)
+    train, _, _ = data.make_loaders(pets_run.but(holdout=0.5, train_samples=12), how_of(tmp_path))
+    assert len(train.indices) == 12 and not set(train.indices) & set(*chosen[0.5])
+    with pytest.raises(Refusal, match="train_samples 48 is more"):
+        data.make_loaders(pets_run.but(holdout=0.5, train_samples=48), how_of(tmp_path))
+    with pytest.raises(Refusal, match="is none; raise it"):
+        data.make_loaders(pets_run.but(holdout=1e-6), how_of(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "fields, words",
+    [
+        ({"scale": (0.1, 1), "crop_pad": 4}, "two ways to crop"),
+        ({"aa": "rand-m9-mst0.5"}, "valid: rand-m9-n2"),
+        ({"aa": "trivial", "color_jitter": 0.3}, "leaves color_jitter out"),
+    ],
+)
+def test_augmentation_that_makes_no_sense_is_refused(stored, pets_run, fields, words):
+    with pytest.raises(Refusal, match=words):  # by the run, or else by the loader
+        data.make_loaders(pets_run.but(**fields), how_of(stored["squares"]))
+
+
+def test_more_data_than_memory_is_said_with_numbers(stored, pets_run, monkeypatch, caplog):
+    assert 1 << 20 < data.free_memory() < 1 << 50
+    monkeypatch.setattr(data, "free_memory", lambda: 1000)
+    with caplog.at_level(logging.WARNING, "softmlp"):
+        data.make_loaders(pets_run, how_of(stored["squares"]))
+    assert "more than the 0.0 GB of free memory" in caplog.text
 
 
 def test_seeds_and_epochs_differ_and_one_seed_repeats(tiny, how):
@@ -106,6 +324,17 @@ def test_the_number_of_threads_is_left_alone(tiny, how):
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_loading_starts_no_threads_of_numba(digits):
+    """TBB's pool, which FFCV starts at import, can hang the exit of a process that has one core."""
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom engine import augment, data\nfrom numba.np.ufunc import parallel\n"
+        "path = Path(sys.argv[1]) / 'digits_val_8.beton'\n"
+        "loader = data.FfcvLoader(path, 50, augment.Augmentation(8), workers=2)\n"
+        "assert len(list(loader.epoch(0))) == 10 and not parallel._is_initialized"
+    )
+    subprocess.run([sys.executable, "-c", code, digits], check=True, timeout=60)
 
 
 def test_normalisation_is_mean_zero_deviation_one(tiny, how):

@@ -1,0 +1,195 @@
+"""The readers of raw files, on small made-up copies of each data set's own layout; no download."""
+
+import gzip
+import pickle
+import struct
+
+import numpy as np
+import pytest
+import torchvision
+from PIL import Image
+
+from engine import beton, convert
+from engine.datasets import DATASETS, SPLITS, lookup, read_raw
+
+RNG = np.random.default_rng(0)
+
+
+def write_images(folder, classes, count=2, size=(12, 10), suffix="png", name="{label}_{i}"):
+    for label, wnid in enumerate(classes):
+        (folder / wnid).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            pixels = RNG.integers(0, 256, (*size, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / wnid / f"{name.format(label=label, i=i)}.{suffix}")
+
+
+def make_mnist(folder, name):
+    """idx files, gzipped, as they are downloaded; torchvision's check of the checksums is what the test turns off."""
+    raw = folder / name / "raw"
+    raw.mkdir(parents=True)
+    truth = {}
+    for split, word, count in (("train", "train", 6), ("val", "t10k", 4)):
+        images = RNG.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        labels = RNG.integers(0, 10, count).astype(np.uint8)
+        for kind, data, header in (
+            ("images-idx3", images, struct.pack(">IIII", 2051, count, 28, 28)),
+            ("labels-idx1", labels, struct.pack(">II", 2049, count)),
+        ):
+            (raw / f"{word}-{kind}-ubyte").write_bytes(header + data.tobytes())
+            with gzip.open(raw / f"{word}-{kind}-ubyte.gz", "wb") as file:
+                file.write(header + data.tobytes())
+        truth[split] = (images[..., None].repeat(3, 3), labels)
+    return truth
+
+
+def make_cifar(folder, name):
+    kind = getattr(torchvision.datasets, DATASETS[name].source)
+    truth = {}
+    for split, files in (("train", kind.train_list), ("val", kind.test_list)):
+        images, labels = [], []
+        for file, _ in files:
+            data = RNG.integers(0, 256, (2, 3072), dtype=np.uint8)
+            numbers = RNG.integers(0, 10, 2).tolist()
+            path = folder / kind.base_folder / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(pickle.dumps({"data": data, "labels": numbers, "fine_labels": numbers}))
+            images.append(data.reshape(2, 3, 32, 32).transpose(0, 2, 3, 1))
+            labels += numbers
+        truth[split] = np.concatenate(images), np.array(labels)
+    meta = folder / kind.base_folder / kind.meta["filename"]
+    meta.write_bytes(pickle.dumps({kind.meta["key"]: [str(i) for i in range(10)]}))
+    return truth
+
+
+def make_stl10(folder, _):
+    base = folder / "stl10_binary"
+    base.mkdir(parents=True)
+    truth = {}
+    for split, word, count in (("train", "train", 3), ("val", "test", 2)):
+        pixels = RNG.integers(0, 256, (count, 3, 96, 96), dtype=np.uint8)  # each channel stored by columns
+        labels = RNG.integers(0, 10, count).astype(np.uint8)
+        (base / f"{word}_X.bin").write_bytes(pixels.tobytes())
+        (base / f"{word}_y.bin").write_bytes((labels + 1).tobytes())
+        truth[split] = pixels.transpose(0, 3, 2, 1), labels
+    (base / "class_names.txt").write_text("\n".join(map(str, range(10))))
+    return truth
+
+
+MAKERS = {
+    "mnist": lambda folder, _: make_mnist(folder, "MNIST"),
+    "fashion_mnist": lambda folder, _: make_mnist(folder, "FashionMNIST"),
+    "cifar10": make_cifar,
+    "cifar100": make_cifar,
+    "stl10": make_stl10,
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_download_of_torchvision_becomes_the_same_pixels_and_labels(name, tmp_path, monkeypatch):
+    truth = MAKERS[name](tmp_path / "raw", name)
+    kind = getattr(torchvision.datasets, DATASETS[name].source)
+    monkeypatch.setattr(kind, "download", lambda self: None)
+    monkeypatch.setattr(kind, "_check_integrity", lambda self: True, raising=False)
+    monkeypatch.setattr(torchvision.datasets.cifar, "check_integrity", lambda *args: True)
+    monkeypatch.setattr(torchvision.datasets.stl10, "check_integrity", lambda *args: True)
+    for split in SPLITS:
+        size = DATASETS[name].img_size
+        path = convert.write(name, split, size, tmp_path / "raw", tmp_path, say=lambda line: None)
+        layout, data = beton.read_layout(path), np.fromfile(path, "u1")
+        images, labels = truth[split]
+        assert layout.labels.tolist() == labels.tolist() and layout.is_square(size)
+        assert all((layout.pixels(data, i) == image).all() for i, image in enumerate(images))
+
+
+def test_tiny_imagenet_as_it_is_unzipped(tmp_path):
+    root = tmp_path / "tiny-imagenet-200"
+    for wnid in ("n01", "n02"):
+        write_images(root / "train" / wnid, ["images"], 3, (64, 64), "JPEG", f"{wnid}_{{i}}")
+    write_images(root / "val", ["images"], 4, (64, 64), "JPEG", "val_{i}")
+    rows = [f"val_{i}.JPEG\t{('n02', 'n01', 'n02', 'n01')[i]}\t0\t0\t9\t9" for i in (2, 0, 1, 3)]
+    (root / "val" / "val_annotations.txt").write_text("\n".join(rows) + "\n")
+    for folder in (tmp_path, root):  # the folder above, or the unzipped one itself
+        train, val = (read_raw("tiny_imagenet", split, folder) for split in SPLITS)
+        assert [train[i][1] for i in range(6)] == [0, 0, 0, 1, 1, 1]
+        assert [val[i][1] for i in range(4)] == [1, 1, 0, 0]
+        assert val.samples[0][0].endswith("val_2.JPEG") and val[0][0].size == (64, 64)
+    (root / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn99\n")
+    with pytest.raises(ValueError, match="does not name images and classes"):
+        read_raw("tiny_imagenet", "val", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["imagenet", "imagenet_real", "imagenet21k", "imagefolder/own", "cifar10"])
+def test_an_image_folder_is_read_by_class(name, tmp_path):
+    entry = lookup(name)
+    folders = entry.folders if entry else SPLITS
+    for folder in folders:
+        write_images(tmp_path / folder, ["n01", "n02", "n03"], suffix="JPEG")
+    for split in SPLITS:
+        samples = read_raw(name, split, tmp_path)
+        assert sorted(samples[i][1] for i in range(len(samples))) == [0, 0, 1, 1, 2, 2]
+
+
+def test_the_validation_images_of_imagenet_real_are_in_the_order_of_their_names(tmp_path):
+    """So that the i-th list of real.json belongs to the i-th image, whatever class it is in."""
+    for label, wnid in enumerate(("n01", "n02")):
+        (tmp_path / "val" / wnid).mkdir(parents=True)
+        for number in range(1 + label, 7, 2):
+            name = f"ILSVRC2012_val_{number:08}.JPEG"
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "val" / wnid / name, quality=100)
+    samples = read_raw("imagenet_real", "val", tmp_path)
+    assert [samples[i][1] for i in range(6)] == [0, 1, 0, 1, 0, 1]
+    assert [abs(samples[i][0].getpixel((0, 0))[0] - i - 1) <= 1 for i in range(6)] == [True] * 6
+    assert [read_raw("imagenet", "val", tmp_path)[i][1] for i in range(6)] == [0, 0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("name", [name for name, entry in DATASETS.items() if entry.layout])
+def test_missing_raw_files_are_refused_with_their_layout(name, tmp_path):
+    with pytest.raises(ValueError, match="--raw-dir") as caught:
+        read_raw(name, "train", tmp_path)
+    assert DATASETS[name].layout in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_folder_without_images_is_refused_in_one_line(tmp_path):
+    (tmp_path / "train").mkdir()
+    with pytest.raises(ValueError, match="is no image folder") as caught:
+        read_raw("imagefolder/x", "train", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_failed_download_says_what_to_do(tmp_path, monkeypatch):
+    def fails(*args, **kwargs):
+        raise OSError("no network\nat all")
+
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "download", fails)
+    with pytest.raises(ValueError, match="unpack it as an image folder") as caught:
+        read_raw("cifar10", "train", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_label_beyond_the_classes_is_refused(tmp_path):
+    from engine.errors import Refusal
+
+    write_images(tmp_path / "raw" / "train", [f"class{i:02}" for i in range(11)], 1)
+    with pytest.raises(Refusal, match="image 10 has label 10, but there are 10 classes"):
+        convert.write("cifar10", "train", 8, tmp_path / "raw", tmp_path, say=lambda line: None)
+
+
+def test_every_entry_is_complete():
+    for name, entry in DATASETS.items():
+        assert len(entry.mean) == len(entry.std) == entry.in_chans, name
+        assert all(20 < value < 140 for value in (*entry.mean, *entry.std)), name
+        assert entry.layout or entry.source.startswith("sklearn") or hasattr(torchvision.datasets, entry.source), name
+
+
+def test_the_digits_statistics_are_those_measured(digits):
+    facts = beton.check(digits / "digits_train_8.beton", "digits", 8)
+    assert facts["mean"][0] == DATASETS["digits"].mean[0] and facts["std"][0] == DATASETS["digits"].std[0]
+    assert facts["samples"] == DATASETS["digits"].train_size
+
+
+@pytest.mark.parametrize(
+    "name, words", [("cifr10", "did you mean 'cifar10'"), ("imagefolder/", "known: digits, mnist")]
+)
+def test_an_unknown_name_is_refused(name, words):
+    with pytest.raises(ValueError, match=words):
+        lookup(name)
