@@ -4,7 +4,6 @@ Importing this imports neither torch nor timm, so that --help answers at once.
 """
 
 import argparse
-import difflib
 import logging
 import sys
 import types
@@ -17,9 +16,11 @@ import yaml
 from pydantic import BaseModel
 
 from engine.errors import Refusal
-from engine.run import How, Run, make_how, make_run, read_yaml
+from engine.run import How, Run, make_how, make_run, nearest, read_yaml
 
+RECIPES = Path(__file__).parent / "recipes"
 ALIASES = {"batch_size": "-b", "workers": "-j", "model": "--arch"}
+PAIRS = {"opt_betas": ("B1", "B2"), "scale": ("MIN", "MAX"), "ratio": ("MIN", "MAX")}
 # What the ancestors of this testbed call it, and timm's word for it.
 RENAMED = {
     "--data_path": "--data-dir",
@@ -54,8 +55,8 @@ class Parser(argparse.ArgumentParser):
             flags = [option for parser in self._all() for option in parser._option_string_actions]
             if flag in RENAMED:
                 raise Refusal(f"{flag} is called {RENAMED[flag]} here, as in timm")
-            close = difflib.get_close_matches(flag.replace("_", "-"), flags, n=1, cutoff=0.6)
-            hint = f"did you mean {close[0]}?" if close else f"see python {self.prog} --help"
+            close = nearest(flag.replace("_", "-"), flags)
+            hint = f"did you mean {close}?" if close else f"see python {self.prog} --help"
             raise Refusal(f"unknown {'flag' if flag.startswith('-') else 'argument'} '{flag}'; {hint}")
         return known
 
@@ -82,15 +83,28 @@ def add_fields(parser: argparse.ArgumentParser, kind: type[BaseModel], only: Seq
             group.add_argument(*names, action=parser_action, **common)
         elif name == "model_kwargs":
             group.add_argument(*names, nargs="*", metavar="KEY=VALUE", **common)
-        elif name == "opt_betas":
-            group.add_argument(*names, nargs=2, type=float, metavar=("B1", "B2"), **common)
+        elif name in PAIRS:
+            group.add_argument(*names, nargs=2, type=float, metavar=PAIRS[name], **common)
         else:
             metavar = "{" + ",".join(choices) + "}" if choices else name.rpartition("_")[2].upper()
             group.add_argument(*names, metavar=metavar, **common)
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-c", "--config", type=Path, default=argparse.SUPPRESS, help="YAML of any of these; flags win")
+    words = "YAML of any of these, or NAME of engine/recipes/NAME.yaml; flags win"
+    parser.add_argument("-c", "--config", type=find_config, default=argparse.SUPPRESS, help=words)
+
+
+def find_config(word: str) -> Path:
+    """A path; or, of a word without slash and suffix, the recipe of that name. Raises Refusal, naming the nearest."""
+    if "/" in word or Path(word).suffix:
+        return Path(word)
+    names = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    if word not in names:
+        close = nearest(word.replace("-", "_"), names)
+        hint = f"did you mean '{close}'? " if close else ""
+        raise Refusal(f"unknown recipe '{word}'; {hint}known: {', '.join(names)}; a file of yours: ./{word}")
+    return RECIPES / f"{word}.yaml"
 
 
 def collect(namespace: argparse.Namespace) -> tuple[Run, How]:

@@ -1,12 +1,22 @@
-"""Loss and accuracy over a loader, counting exactly its samples."""
+"""Loss and accuracy over a loader, or every prediction and what to do with it; always of exactly its samples."""
 
+import csv
+import io
+import json
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from engine import beton, data, metrics, store
 from engine.data import Loader
+from engine.datasets import SPLITS
+from engine.errors import OUTPUT, Refusal
+from engine.run import How, Run
 
 
 @torch.inference_mode()
@@ -42,3 +52,100 @@ def evaluate(
     assert count == loader.num_samples, f"scored {count} of {loader.num_samples} samples"
     loss, top1, top5 = (sums / count).tolist()
     return {"loss": loss, "top1": 100 * top1, "top5": 100 * top5}
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module,
+    loader: Loader,
+    prepare: Callable[[Tensor], Tensor],
+    autocast: Callable[[], torch.autocast],
+    views: int = 1,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Log-probabilities (N, classes), float64, and labels (N,) of every sample, in the loader's order.
+
+    With several views the probabilities are averaged; view i is the loader's epoch i, so a loader that augments gives
+    the same views at every call, whatever the batch size. One that does not gives the same image again and again.
+    Memory: 8 bytes per sample and class, twice that for views.
+    """
+    training = model.training
+    model.eval()
+    total, labels = None, None
+    for view in range(views):
+        parts, seen = [], []
+        for images, batch_labels in loader.epoch(view):
+            with autocast():
+                logits = model(prepare(images))
+            parts.append(logits.to("cpu", torch.float64).log_softmax(1).numpy())
+            seen.append(batch_labels.numpy().copy())
+        logp = np.concatenate(parts)
+        assert len(logp) == loader.num_samples, f"scored {len(logp)} of {loader.num_samples} samples"
+        assert labels is None or (labels == np.concatenate(seen)).all(), "the order changed between two views"
+        total, labels = logp if total is None else np.logaddexp(total, logp), np.concatenate(seen)
+    model.train(training)
+    assert total is not None
+    return total - np.log(views), labels
+
+
+def make_views(run: Run, how: How) -> Loader:
+    """The validation images, in order, as training would see them: epoch i of this loader is view i of all of them.
+
+    Raises Refusal for a run without augmentation, whose views are all the same.
+    """
+    if all(getattr(run, key) == Run.model_fields[key].default for key in data.AUGMENTED):
+        raise Refusal("--tta averages augmented views, and this run has no augmentation; give one, such as --hflip 0.5")
+    train, val, facts = data.make_loaders(run, how)
+    path = beton.path_of(run.dataset, SPLITS[0] if run.holdout else SPLITS[1], facts["img_size"], how.data_dir)
+    return type(val)(
+        path, run.batch_size, train.augmentation, indices=val.indices, seed=run.seed, workers=how.workers
+    )  # fmt: skip
+
+
+def write_predictions(path: Path, logp_NC: np.ndarray, labels: np.ndarray, probabilities: bool = False) -> None:
+    """A .npz of arrays, or a .csv of rows: index, label, prediction, top5 (best first) and, if asked, probabilities."""
+    top = metrics.top_k(logp_NC, 5)
+    index = np.arange(len(labels))
+    if path.suffix == ".npz":
+        arrays = {"index": index, "label": labels, "prediction": top[:, 0], "top5": top}
+        if probabilities:
+            arrays["probabilities"] = np.exp(logp_NC).astype(np.float32)
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)
+        store.write_bytes(path, buffer.getvalue())
+        return
+    rows = []
+    for i, label, guesses in zip(index.tolist(), labels.tolist(), top.tolist(), strict=True):
+        rows.append({"index": i, "label": label, "prediction": guesses[0], "top5": " ".join(map(str, guesses))})
+        if probabilities:
+            rows[-1] |= {f"p{c}": float(f"{p:.7g}") for c, p in enumerate(np.exp(logp_NC[i]).tolist())}
+    store.write_bytes(path, store.csv_text(rows).encode())
+
+
+def write_confusion(matrix: np.ndarray, per_class: Path | None, confusion: Path | None) -> None:
+    """The accuracy of each class, and the matrix itself with a row per label, each as a CSV if it is asked for."""
+    if per_class:
+        store.write_bytes(per_class, store.csv_text(metrics.per_class(matrix)).encode())
+    if confusion:
+        rows = [{"label": label, **{str(c): count for c, count in enumerate(row)}} for label, row in enumerate(matrix)]
+        store.write_bytes(confusion, store.csv_text(rows).encode())
+
+
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Add a row to a table of results: a CSV with one header, or a .json with a list.
+
+    A column that the CSV lacks is added at its end, and is empty in the rows before. Raises Refusal (OUTPUT): the table
+    cannot be read or written.
+    """
+    try:
+        text = path.read_text() if path.exists() else ""
+        if path.suffix == ".json":
+            plain = {key: None if value != value else value for key, value in row.items()}  # JSON knows no NaN
+            rows = [*json.loads(text or "[]"), plain]
+            store.write_bytes(path, (json.dumps(rows, indent=1) + "\n").encode())
+            return
+    except (OSError, UnicodeDecodeError, ValueError, TypeError) as error:
+        raise Refusal(f"{path} cannot be added to ({error}); choose another --results-file", OUTPUT) from None
+    rows = [*csv.DictReader(io.StringIO(text)), row]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    filled = [{key: row.get(key, "") for key in columns} for row in rows]
+    store.write_bytes(path, store.csv_text(filled).encode())

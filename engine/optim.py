@@ -1,26 +1,72 @@
 """Optimizer, schedule, loss and label mixing of a run, all through timm's own factories."""
 
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import torch
 from timm.data import Mixup
-from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
-from timm.optim import create_optimizer_v2
-from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
+from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from timm.optim import create_optimizer_v2, param_groups_weight_decay
+from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, PolyLRScheduler, StepLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 
+from engine.errors import Refusal
 from engine.run import Run
 
 Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
+def head_of(model: nn.Module) -> nn.Module:
+    """The classifier, of our models and of timm's."""
+    return model.get_classifier() if hasattr(model, "get_classifier") else model.head
+
+
+def freeze_body(model: nn.Module) -> None:
+    """Leave gradients to the head alone, for a linear probe."""
+    model.requires_grad_(False)
+    head_of(model).requires_grad_(True)
+
+
 def make_optimizer(run: Run, model: nn.Module) -> torch.optim.Optimizer:
-    """timm's optimizer; weight decay spares biases, norms and other vectors."""
-    given = {"betas": run.opt_betas} if run.opt_betas is not None else {}
+    """timm's optimizer; weight decay spares biases, norms, other vectors and what the model names itself.
+
+    With `mode` linear only the head is in it. With `body_lr_scale` everything else learns at that share of the rate,
+    as in the fine-tuning of Scaling MLPs (its code, finetune.py); with `layer_decay` at that share per layer from the
+    head downwards.
+    """
+    given: dict[str, Any] = {"betas": run.opt_betas, "eps": run.opt_eps, "layer_decay": run.layer_decay}
+    given = {key: value for key, value in given.items() if value is not None}
+    if run.body_lr_scale != 1.0:
+        head = {id(weight) for weight in head_of(model).parameters()}
+
+        def groups(model: nn.Module) -> list[dict[str, Any]]:
+            spared = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
+            result = []
+            for group in param_groups_weight_decay(model, run.weight_decay, spared):
+                for scale, inside in ((1.0, True), (run.body_lr_scale, False)):
+                    chosen = [weight for weight in group["params"] if (id(weight) in head) is inside]
+                    if chosen:
+                        result.append({**group, "params": chosen, "lr_scale": scale})
+            return result
+
+        given["param_group_fn"] = groups
     return create_optimizer_v2(
         model, opt=run.opt, lr=run.lr, weight_decay=run.weight_decay, momentum=run.momentum, **given
     )
+
+
+class TriangularLRScheduler(Scheduler):
+    """0 -> lr at 2/5 of the steps -> lr/20 at 4/5 -> 0, piecewise linear: ConvMixer's (its code, train.py)."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, t_initial: int) -> None:
+        super().__init__(optimizer, param_group_field="lr", t_in_epochs=False)
+        self.t_initial = t_initial
+
+    def _get_lr(self, t: int) -> list[float]:
+        share = float(np.interp(t / self.t_initial, [0, 0.4, 0.8, 1], [0, 1, 0.05, 0]))
+        return [share * value for value in self.base_values]
 
 
 def make_schedule(run: Run, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> Scheduler:
@@ -31,21 +77,36 @@ def make_schedule(run: Run, optimizer: torch.optim.Optimizer, steps_per_epoch: i
         "warmup_prefix": True,
         "t_in_epochs": False,
     }
+    steps = max((run.epochs - run.cooldown_epochs) * steps_per_epoch - warmup["warmup_t"], 1)
+    if run.sched == "triangular":
+        return TriangularLRScheduler(optimizer, run.epochs * steps_per_epoch)
     if run.sched == "constant":
         return MultiStepLRScheduler(optimizer, decay_t=[], **warmup)
-    steps = run.epochs * steps_per_epoch - warmup["warmup_t"]
-    return CosineLRScheduler(optimizer, t_initial=max(steps, 1), lr_min=run.min_lr, **warmup)
+    if run.sched == "step":
+        decay = {"decay_t": run.decay_epochs * steps_per_epoch, "decay_rate": run.decay_rate}
+        return StepLRScheduler(optimizer, **decay, **warmup)
+    if run.sched == "linear":
+        return PolyLRScheduler(optimizer, t_initial=steps, power=1.0, lr_min=run.min_lr, **warmup)
+    return CosineLRScheduler(optimizer, t_initial=steps, lr_min=run.min_lr, **warmup)
 
 
 def make_loss(run: Run) -> nn.Module:
-    """Cross-entropy on hard labels, smoothed labels, or the soft ones that mixup and cutmix make."""
+    """Cross-entropy on hard labels, smoothed labels, or the soft ones that mixup and cutmix make; or binary."""
+    if run.bce_loss:
+        # Mixup has smoothed the labels already.
+        return BinaryCrossEntropy(smoothing=0.0 if run.mixup or run.cutmix else run.smoothing)
     if run.mixup or run.cutmix:
         return SoftTargetCrossEntropy()
     return LabelSmoothingCrossEntropy(run.smoothing) if run.smoothing else nn.CrossEntropyLoss()
 
 
 def make_mix(run: Run, num_classes: int) -> Mix | None:
-    """timm's mixup and cutmix over a batch. It draws from NumPy's global generator, which the engine seeds per step."""
+    """timm's mixup and cutmix over a batch. It draws from NumPy's global generator, which the engine seeds per step.
+
+    Raises Refusal for an odd batch, of which one image would have no partner.
+    """
     if not (run.mixup or run.cutmix):
         return None
+    if run.batch_size % 2:
+        raise Refusal(f"mixup and cutmix pair the images of a batch: batch_size {run.batch_size} must be even")
     return Mixup(mixup_alpha=run.mixup, cutmix_alpha=run.cutmix, label_smoothing=run.smoothing, num_classes=num_classes)

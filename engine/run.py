@@ -30,7 +30,28 @@ DATA_DIR = Path(os.environ.get("SOFTMLP_DATA", Path(__file__).resolve().parent.p
 
 # Fields added after the first release. While such a field holds its default it is left out of the signature, so that
 # runs made before it existed keep theirs; its default must therefore mean "as before".
-LATER: frozenset[str] = frozenset()
+LATER = frozenset(
+    {
+        "grad_accum_steps",
+        "opt_eps",
+        "layer_decay",
+        "decay_epochs",
+        "decay_rate",
+        "cooldown_epochs",
+        "bce_loss",
+        "scale",
+        "ratio",
+        "aa",
+        "color_jitter",
+        "reprob",
+        "remode",
+        "holdout",
+        "model_ema_warmup",
+        "mode",
+        "body_lr_scale",
+        "initial_checkpoint",
+    }
+)
 
 
 class Run(BaseModel):
@@ -46,26 +67,54 @@ class Run(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="initialisation, data order and augmentation")
     epochs: Count = Field(30, description="passes over the training set")
     batch_size: Count = Field(128, description="images per step")
-    opt: Literal["adamw", "sgd", "lamb", "lion"] = Field("adamw", description="timm's optimizer of that name")
+    grad_accum_steps: Count = Field(1, description="batches whose gradients are averaged into one step")
+    opt: Literal["adamw", "adam", "nadamw", "sgd", "momentum", "rmsprop", "lamb", "lion"] = Field(
+        "adamw", description="timm's optimizer of that name (sgd is Nesterov, momentum is not)"
+    )
     lr: Positive = Field(1e-3, description="peak learning rate")
     momentum: Fraction = Field(0.9, description="for sgd")
+    opt_eps: Positive | None = Field(None, description="default: timm's")
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="learning rate per layer from the head"
+    )
     opt_betas: tuple[Fraction, Fraction] | None = Field(None, description="for adamw, lamb, lion; default: timm's")
     weight_decay: NonNegative = Field(0.05, description="not applied to biases, norms and other vectors")
     clip_grad: NonNegative = Field(0.0, description="largest gradient norm; 0 is off")
-    sched: Literal["cosine", "constant"] = Field("cosine", description="learning rate after warm-up, by the step")
+    sched: Literal["cosine", "constant", "linear", "step", "triangular"] = Field(
+        "cosine", description="learning rate after warm-up, by the step (triangular: ConvMixer's)"
+    )
+    decay_epochs: Positive = Field(30.0, description="for step: epochs between two drops")
+    decay_rate: Fraction = Field(0.1, description="for step: factor of each drop")
+    cooldown_epochs: Annotated[int, Field(ge=0)] = Field(0, description="of the epochs, the last ones at min_lr")
     warmup_epochs: NonNegative = Field(0.0, description="linear warm-up from warmup_lr; may be a part of an epoch")
     warmup_lr: NonNegative = Field(0.0, description="learning rate at step 0 of the warm-up")
     min_lr: NonNegative = Field(0.0, description="learning rate at the end of the cosine")
+    bce_loss: bool = Field(False, description="binary cross-entropy per class instead of softmax cross-entropy")
     smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="label smoothing")
     mixup: NonNegative = Field(0.0, description="mixup alpha; 0 is off")
     cutmix: NonNegative = Field(0.0, description="cutmix alpha; 0 is off")
     drop_path: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="stochastic depth")
+    scale: tuple[Fraction, Fraction] | None = Field(None, description="area of a random resized crop, such as 0.08 1")
+    ratio: tuple[Positive, Positive] = Field((0.75, 4 / 3), description="its aspect ratios")
+    aa: str | None = Field(None, description="rand-m9-mstd0.5-inc1 (RandAugment), trivial, as timm spells them")
+    color_jitter: Fraction = Field(0.0, description="brightness, contrast and saturation, each by up to this share")
+    reprob: Fraction = Field(0.0, description="probability of erasing a random rectangle")
+    remode: Literal["const", "pixel"] = Field("const", description="erase with the mean, or with random pixels")
     crop_pad: Annotated[int, Field(ge=0)] = Field(0, description="pixels of zero padding before a random crop")
     hflip: Fraction = Field(0.0, description="probability of a horizontal flip")
+    holdout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="share of the training images, chosen by a hash of the index, to validate on instead of val"
+    )
     model_ema: bool = Field(False, description="evaluate an exponential moving average of the weights")
     model_ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(0.999, description="its decay per step")
+    model_ema_warmup: bool = Field(False, description="raise the decay from 0, as timm does")
+    mode: Literal["full", "linear"] = Field("full", description="train all of the model, or its head alone")
+    body_lr_scale: Fraction = Field(1.0, description="learning rate of all but the head, as a share of lr")
+    initial_checkpoint: str | None = Field(
+        None, description="start from these weights: .pth, .npz, .safetensors of any public layout, or a run's folder"
+    )
     amp: bool = Field(False, description="autocast to amp_dtype")
-    amp_dtype: Literal["bfloat16"] = Field("bfloat16", description="works on GPU and, fast with AVX512-BF16, on CPU")
+    amp_dtype: Literal["bfloat16", "float16"] = Field("bfloat16", description="bfloat16 is fast on AVX512-BF16, too")
 
     @model_validator(mode="before")
     @classmethod
@@ -98,8 +147,23 @@ class Run(BaseModel):
             archs.arguments(self.model, drop_path=self.drop_path)  # a flag that the model cannot use is an error
         if self.opt_betas is not None and self.opt == "sgd":
             raise ValueError("opt_betas has no meaning for opt sgd; leave it out, or set momentum")
-        if self.warmup_epochs > self.epochs:
-            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} is longer than epochs {self.epochs}")
+        if self.opt == "sgd" and not self.momentum:
+            raise ValueError("opt sgd is Nesterov and needs a momentum; opt momentum with momentum 0 is plain SGD")
+        if self.scale is not None and self.crop_pad:
+            raise ValueError(
+                "scale (random resized crop) and crop_pad (random crop) are two ways to crop; leave one out"
+            )
+        if self.sched == "triangular" and (self.warmup_epochs or self.min_lr or self.cooldown_epochs):
+            raise ValueError("sched triangular rises and falls by itself: leave out warmup, cooldown and min_lr")
+        if self.layer_decay is not None and (self.mode == "linear" or self.body_lr_scale != 1.0):
+            raise ValueError("layer_decay goes neither with mode linear nor with body_lr_scale")
+        if self.amp_dtype != "bfloat16" and not self.amp:
+            raise ValueError(f"amp_dtype {self.amp_dtype} does nothing without amp")
+        if self.warmup_epochs + self.cooldown_epochs > self.epochs:
+            raise ValueError(
+                f"warmup_epochs {self.warmup_epochs:g} and cooldown_epochs {self.cooldown_epochs} are longer than "
+                f"epochs {self.epochs}"
+            )
         return self
 
     def record(self) -> dict[str, Any]:
@@ -111,7 +175,7 @@ class Run(BaseModel):
         """Eight hex digits of the SHA-256 of the canonical record; pinned by a golden test."""
         record = self.record()
         for key in LATER:
-            if record[key] == type(self).model_fields[key].default:
+            if getattr(self, key) == type(self).model_fields[key].default:
                 del record[key]
         text = json.dumps(record, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -143,6 +207,10 @@ class How(BaseModel):
     threads: Annotated[int, Field(ge=0)] = Field(0, description="threads of torch; 0: all cores")
     log_interval: Count = Field(50, description="steps between two lines of metrics.jsonl")
     checkpoint_interval: Annotated[int, Field(ge=0)] = Field(0, description="also save every N steps; 0: epochs only")
+    torchcompile: bool = Field(False, description="torch.compile; changes the last bits")
+    log_tensorboard: bool = Field(False, description="also write TensorBoard files into the run's folder")
+    log_wandb: bool = Field(False, description="also write to wandb; offline where it cannot be reached")
+    wandb_project: str = Field("softer-mlps", description="project for log_wandb")
 
 
 def make_run(fields: dict[str, Any], where: str = "") -> Run:
@@ -173,8 +241,14 @@ def _make(kind: type[BaseModel], fields: dict[str, Any], where: str) -> Any:
 
 def unknown(kind: str, word: str, known: Any) -> str:
     """One line for a misspelling: unknown key 'modle'; did you mean 'model'?"""
-    close = difflib.get_close_matches(word.replace("-", "_"), known, n=1, cutoff=0.5)
-    return f"unknown {kind} '{word}'" + (f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}")
+    close = nearest(word.replace("-", "_"), known)
+    return f"unknown {kind} '{word}'" + (f"; did you mean '{close}'?" if close else f"; known: {', '.join(known)}")
+
+
+def nearest(word: str, known: Any) -> str | None:
+    """The likeliest intended word; two letters swapped ('modle') are likelier than one left out ('mode')."""
+    close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    return next((other for other in close if sorted(other) == sorted(word)), close[0] if close else None)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

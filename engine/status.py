@@ -5,10 +5,13 @@ import json
 import logging
 import os
 import platform
+import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from engine import store
 from engine.data import Batch
@@ -21,9 +24,12 @@ log = logging.getLogger("softmlp")
 class Status:
     """status.json of one attempt. Rates count this attempt only; nothing here is read back by the training."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tell: Callable[[dict[str, Any]], None] = lambda fields: None) -> None:
         previous = store.read_json(folder / "status.json")
-        self.folder = folder
+        self.folder, self._tell = folder, tell
+        self.first_step = 0
+        self.train_flops_per_image = 0.0
+        self.peak_flops = 0.0
         self.done = previous.get("state") == store.DONE
         self.fields: dict[str, Any] = {
             "state": store.RUNNING,
@@ -35,7 +41,7 @@ class Status:
         self._before = previous.get("seconds", 0.0)
         self._began = self._mark = time.monotonic()
         self._said = float("-inf")
-        self._images, self._steps, self._training, self._waiting = 0, 0, 0.0, 0.0
+        self._images, self._training, self._waiting = 0, 0.0, 0.0
 
     def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The same batches; counts images, and the time spent on them and waiting for them."""
@@ -52,13 +58,14 @@ class Status:
                     return
                 yield batch
                 self._images += len(batch[1])
-                self._steps += 1
 
     def update(self, step: int, steps: int, epochs: int, history: list[dict[str, Any]]) -> None:
         """Take note of where the run is; written at most once per INTERVAL_SECONDS."""
         now = time.monotonic()
         if now - self._said < INTERVAL_SECONDS:
             return
+        rate = self._images / self._training if self._training else None
+        done = step - self.first_step
         best = max(history, key=lambda row: row["eval_top1"], default=None)
         self.fields |= {
             "epoch": len(history),
@@ -68,13 +75,16 @@ class Status:
             "acc1": history[-1]["eval_top1"] if history else None,
             "best_acc1": best["eval_top1"] if best else None,
             "best_epoch": best["epoch"] if best else None,
-            "images_per_s": round(self._images / self._training, 1) if self._training else None,
+            "images_per_s": round(rate, 1) if rate else None,
+            "mfu": round(rate * self.train_flops_per_image / self.peak_flops, 4) if rate and self.peak_flops else None,
+            "memory_gb": round(memory_gb(), 3),
             "data_wait": round(self._waiting / self._training, 4) if self._training else None,
-            "eta_s": round((steps - step) * (now - self._began) / self._steps, 1) if self._steps else None,
+            "eta_s": round((steps - step) * (now - self._began) / done, 1) if done else None,
             "seconds": round(self._before + now - self._began, 3),
         }
         self._said = now
         self._write(durable=False)
+        self._tell(self.fields)
 
     def end(self, state: str, **fields: Any) -> None:
         """The last word of the attempt."""
@@ -89,6 +99,13 @@ class Status:
     def _write(self, durable: bool) -> None:
         self.fields["heartbeat"] = store.now()
         store.write_json(self.folder / "status.json", self.fields, durable=durable)
+
+
+def memory_gb() -> float:
+    """Peak memory: of the GPU's allocator where one is used, else of the process."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 class Metrics:

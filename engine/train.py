@@ -18,33 +18,42 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 import archs
-from engine import checkpoint, optim, rng, store
+from engine import checkpoint, optim, rng, store, transfer
 from engine.data import Normalize, channel_statistics, make_loaders
 from engine.datasets import lookup
 from engine.environment import environment
 from engine.errors import CLASSES, DIVERGED, STOPPED, USAGE, Refusal
 from engine.evaluate import evaluate
+from engine.peak import matmul_flops
 from engine.profile import count_params, profile
 from engine.run import How, Run
 from engine.status import Metrics, Status, log_to
+from engine.trackers import Trackers
 
 # At the end of an epoch a checkpoint is skipped if the last one is younger than this: so much is lost at most.
 CHECKPOINT_SECONDS = 10.0
 log = logging.getLogger("softmlp")
 
 
-def train(run: Run, folder: Path, how: How | None = None, stop: Callable[[], int] = lambda: 0) -> None:
+def train(
+    run: Run,
+    folder: Path,
+    how: How | None = None,
+    stop: Callable[[], int] = lambda: 0,
+    tell: Callable[[dict[str, Any]], None] = lambda fields: None,
+) -> None:
     """Train a run to its end in its folder; return at once if it is done.
 
     Args:
         stop: asked after each step; an exit code other than 0 means: save, and leave by a Refusal of that code.
+        tell: called about once a second with the fields of status.json.
 
     Raises:
         Refusal: what the user can mend, with its exit code (engine/errors.py). status.json then says the same.
     """
     store.make_folder(run, folder)
     with store.lock(folder), log_to(folder):
-        status = Status(folder)
+        status = Status(folder, tell)
         if status.done:
             checkpoint.clear(folder)
             return
@@ -73,53 +82,80 @@ def _train(run: Run, folder: Path, how: How, stop: Callable[[], int], status: St
     if how.threads and how.threads != threads:
         log.warning("%s began with %d threads and keeps them: the number changes the last bits", run.name, threads)
     torch.set_num_threads(threads)
+    initial = transfer.check(run, folder)
 
     # --- data, model, optimizer --------------------------------------------------------------------------------------
     train_loader, val_loader, facts = make_loaders(run, how)
-    steps_per_epoch = len(train_loader)
+    steps_per_epoch = len(train_loader) // run.grad_accum_steps
+    if not steps_per_epoch:
+        raise Refusal(
+            f"grad_accum_steps {run.grad_accum_steps} is more than the {len(train_loader)} batches of an epoch"
+        )
     steps = run.epochs * steps_per_epoch
     mean, std = channel_statistics(run, facts)
     prepare = Normalize(mean, std, device)
-    env = {**environment(), "threads": threads, "device": str(device), "data_sha256": facts["sha256"]}
+    env = {**environment(), "threads": threads, "device": str(device), "data_sha256": facts["sha256"], **initial}
     _compare_environment(before, env)
     if not before:
         store.write_json(folder / "env.json", env)
 
     rng.seed_everything(run.seed, "init")
     model = create(run, facts["num_classes"], len(mean)).to(device)
+    state = checkpoint.latest(folder)
+    if run.initial_checkpoint and state is None:
+        transfer.load(run, model, facts["num_classes"], len(mean))
     if not (folder / "profile.json").exists():
         shape = {"img_size": run.img_size, "in_chans": len(mean), "num_classes": facts["num_classes"]}
         store.write_json(folder / "profile.json", profile(run.model, **shape, **run.model_kwargs))
+    if run.mode == "linear":
+        optim.freeze_body(model)
     optimizer = optim.make_optimizer(run, model)
     schedule = optim.make_schedule(run, optimizer, steps_per_epoch)
     loss_of, mix = optim.make_loss(run), optim.make_mix(run, facts["num_classes"])
-    ema = ModelEmaV3(model, decay=run.model_ema_decay) if run.model_ema else None
+    ema = ModelEmaV3(model, decay=run.model_ema_decay, use_warmup=run.model_ema_warmup) if run.model_ema else None
     judged = ema.module if ema else model
-    autocast = functools.partial(torch.autocast, device.type, getattr(torch, run.amp_dtype), enabled=run.amp)
+    dtype = getattr(torch, run.amp_dtype) if run.amp else torch.float32
+    autocast = functools.partial(torch.autocast, device.type, dtype, enabled=run.amp)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    forward = torch.compile(model) if how.torchcompile else model
 
     # --- resume ------------------------------------------------------------------------------------------------------
-    step, loss_sum, history = 0, 0.0, []
-    if (state := checkpoint.latest(folder)) is not None:
+    step, history = 0, []
+    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+    if state is not None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         if ema:
             ema.module.load_state_dict(state["ema"])
-        step, loss_sum, history = state["step"], state["loss_sum"], state["history"]
+        scaler.load_state_dict(state["scaler"])
+        step, history = state["step"], state["history"]
+        loss_sum += state["loss_sum"]
     schedule.step_update(max(step - 1, 0))
     lr = optimizer.param_groups[0]["lr"]  # of the last step taken, for a run that resumes at the end of an epoch
-    metrics = Metrics(folder, step)
+    metrics, trackers = Metrics(folder, step), Trackers(run, folder, how, history)
+    status.first_step = step
     saved = time.monotonic()
+
+    def finite(value: float) -> float:
+        if not math.isfinite(value):
+            where = f"at epoch {len(history) + 1} step {step} of {run.name} (lr {lr:.3g})"
+            raise Refusal(f"loss became {value} {where}; try --clip-grad 1 or a lower --lr", DIVERGED)
+        return value
 
     def save() -> None:
         nonlocal saved
-        state = {"step": step, "loss_sum": loss_sum, "history": history, "model": model.state_dict()}
-        state |= {"optimizer": optimizer.state_dict(), "ema": ema.module.state_dict() if ema else None}
+        finite(loss_sum.item())
+        state = {"step": step, "loss_sum": loss_sum.item(), "history": history, "model": model.state_dict()}
+        state |= {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
+        state |= {"ema": ema.module.state_dict() if ema else None}
         checkpoint.save(folder, state)
         saved = time.monotonic()
 
     def alive() -> None:
         status.update(step, steps, run.epochs, history)
 
+    status.train_flops_per_image = 3 * store.read_json(folder / "profile.json")["flops"]
+    status.peak_flops = matmul_flops(device.type, dtype, threads)
     log.info(
         "%s: %s parameters, %s at %d px, %d training and %d validation images, %d epochs of %d steps, %s, %d threads%s",
         run.name, f"{count_params(model):,}", run.dataset, run.img_size, train_loader.num_samples,
@@ -130,33 +166,38 @@ def _train(run: Run, folder: Path, how: How, stop: Callable[[], int], status: St
     # --- epochs ------------------------------------------------------------------------------------------------------
     while len(history) < run.epochs:
         epoch = len(history)
-        model.train()
-        batches = status.timed(train_loader.epoch(epoch, step - epoch * steps_per_epoch))
-        for images, labels in batches:
-            rng.seed_everything(run.seed, "step", step)
-            schedule.step_update(step)
-            lr = optimizer.param_groups[0]["lr"]
+        first = (step - epoch * steps_per_epoch) * run.grad_accum_steps
+        batches = status.timed(train_loader.epoch(epoch, first))
+        set_train(run, model)
+        for index in range(first, steps_per_epoch * run.grad_accum_steps):
+            images, labels = next(batches)
+            part = index % run.grad_accum_steps
+            rng.seed_everything(run.seed, "step", step, part)
+            if part == 0:
+                schedule.step_update(step)
+                lr = optimizer.param_groups[0]["lr"]
+                optimizer.zero_grad()
             x_BCHW, labels = prepare(images), labels.to(device, copy=True)
             if mix:
                 x_BCHW, labels = mix(x_BCHW, labels)
             with autocast():
-                loss = loss_of(model(x_BCHW), labels)
-            optimizer.zero_grad()
-            loss.backward()
+                loss = loss_of(forward(x_BCHW), labels) / run.grad_accum_steps
+            scaler.scale(loss).backward()
+            loss_sum += loss.detach()
+            if part + 1 < run.grad_accum_steps:
+                continue
+            if device.type == "cpu":  # on a GPU looking at the loss would wait for it
+                finite(loss.item())
             if run.clip_grad:
+                scaler.unscale_(optimizer)
                 nn.utils.clip_grad_norm_(model.parameters(), run.clip_grad)
-            value = loss.item()
-            if not math.isfinite(value):
-                batches.close()
-                where = f"at epoch {epoch + 1} step {step + 1} of {run.name} (lr {lr:.3g})"
-                raise Refusal(f"loss became {value} {where}; try --clip-grad 1 or a lower --lr", DIVERGED)
-            optimizer.step()
+            scaler.step(optimizer)
+            scaler.update()
             step += 1
-            loss_sum += value
             if ema:
                 ema.update(model, step)
             if step % how.log_interval == 0:
-                metrics.append(step=step, epoch=epoch, loss=value, lr=lr)
+                metrics.append(step=step, epoch=epoch, loss=finite(loss.item() * run.grad_accum_steps), lr=lr)
             if code := stop():
                 batches.close()
                 save()
@@ -164,19 +205,21 @@ def _train(run: Run, folder: Path, how: How, stop: Callable[[], int], status: St
             if how.checkpoint_interval and step % how.checkpoint_interval == 0:
                 save()
             alive()
+        batches.close()
 
         result = evaluate(judged, val_loader, prepare, autocast, alive)
         history.append(
             {
                 "epoch": epoch,
-                "train_loss": round(loss_sum / steps_per_epoch, 6),
+                "train_loss": round(finite(loss_sum.item()) / steps_per_epoch, 6),
                 "eval_loss": round(result["loss"], 6),
                 "eval_top1": round(result["top1"], 4),
                 "eval_top5": round(result["top5"], 4),
                 "lr": float(f"{lr:.6g}"),
             }
         )
-        loss_sum = 0.0
+        loss_sum.zero_()
+        trackers.write(history[-1])
         log.info(
             "epoch %d/%d  train_loss %.4f  eval_loss %.4f  acc1 %.2f", epoch + 1, run.epochs,
             history[-1]["train_loss"], history[-1]["eval_loss"], history[-1]["eval_top1"],
@@ -190,8 +233,15 @@ def _train(run: Run, folder: Path, how: How, stop: Callable[[], int], status: St
 
     # --- the end: the weights first, then the word that they are there, then away with what only resuming needs -------
     _export(folder / "last.pth.tar", run, judged, history[-1], facts)
+    trackers.close()
     status.final(step, steps, run.epochs, history)
     checkpoint.clear(folder)
+
+
+def set_train(run: Run, model: nn.Module) -> None:
+    """Training mode; of a linear probe for the head alone, so that the body's BatchNorm statistics stay."""
+    model.train(run.mode != "linear")
+    optim.head_of(model).train()
 
 
 def pick_device(how: How) -> torch.device:
@@ -212,8 +262,13 @@ def create(run: Run, num_classes: int, in_chans: int) -> nn.Module:
         raise Refusal(line if run.model in line else f"{run.rung}: {line}", USAGE) from None
 
 
-def preflight(run: Run) -> None:
-    """Build the model without memory, to refuse what cannot be built before data are written or a job is queued."""
+def preflight(run: Run, folder: Path | None = None) -> None:
+    """Build the model without memory, to refuse what cannot be built before data are written or a job is queued.
+
+    Args:
+        folder: of the run, where it is not the usual one; a run that began needs its initial checkpoint no more.
+    """
+    transfer.check(run, folder or store.folder_of(run))
     entry = lookup(run.dataset)
     with torch.device("meta"):
         create(run, entry.num_classes if entry else 1000, entry.in_chans if entry else 3)

@@ -1,51 +1,145 @@
-"""Evaluate what a run left behind (last.pth.tar, model_best.pth.tar) on the validation split of its data set."""
+"""Evaluate weights on the validation split of a data set: those a run left behind, or a public checkpoint.
 
+A file of ours says what it is; for any other give --model, --model-kwargs, --dataset and --img-size. Its pixels are
+standardised as the data set's entry says, whatever its authors did.
+
+Printed are loss (mean negative log-likelihood), top1, top5 and ece (expected calibration error of 15 bins), the last
+three in percent. With --tta N these are of the mean probability of N augmented views, as in Scaling MLPs (N = 100); the
+plain image is not one of them. View i of an image is what training with the run's augmentation and seed would see of it
+in epoch i, so repeating the command repeats the figures.
+"""
+
+import argparse
+import math
 from pathlib import Path
+from typing import Any
 
-from engine.cli import Parser, add_fields, run_main
+from engine.cli import Parser, add_fields, pairs, run_main
 from engine.errors import CHECKPOINT, Refusal
-from engine.run import How, make_how, make_run
+from engine.run import How, Run, make_how, make_run
+
+FOREIGN = ("model", "model_kwargs", "dataset", "img_size")
+VIEWS = ("scale", "ratio", "aa", "color_jitter", "reprob", "remode", "crop_pad", "hflip")
 
 
 def main() -> None:
-    parser = Parser(prog="scripts/validate.py", description=__doc__)
-    parser.add_argument("checkpoint", type=Path, help="last.pth.tar or model_best.pth.tar of a run, or its folder")
-    parser.add_argument("--results-file", type=Path, help="also append the figures to this CSV")
-    add_fields(parser, How, only=("data_dir", "device", "loader", "workers", "threads"))
-    given = vars(parser.parse())
-    path, results_file = given.pop("checkpoint"), given.pop("results_file")
-    how = make_how(given)
-    path = path / "last.pth.tar" if path.is_dir() else path
+    given = parse()
+    fields = vars(given)
+    changes = {key: fields[key] for key in ("batch_size", *VIEWS) if key in fields}
+    if not given.tta and (idle := [key for key in VIEWS if key in changes]):
+        raise Refusal(f"--{idle[0].replace('_', '-')} is for the views of --tta N; leave it out")
+    if given.predictions and given.predictions.suffix not in (".npz", ".csv"):
+        raise Refusal(f"--predictions {given.predictions}: the file ends in .npz or .csv")
+    how = make_how({key: value for key, value in fields.items() if key in How.model_fields})
 
     import functools
 
     import torch
 
-    from engine import checkpoint, data
-    from engine.evaluate import evaluate
+    from engine import data, evaluate, metrics, transfer
     from engine.train import create, pick_device
 
-    record = checkpoint.read(path)
-    if "args" not in record:
-        raise Refusal(f"{path} is not the weights of a run of ours (no 'args' in it)", CHECKPOINT)
-    run, device = make_run(record["args"], where=str(path)), pick_device(how)
+    path = transfer.file_of(given.checkpoint)
+    named = {key: fields[key] for key in FOREIGN if key in fields}
+    run = described(path, transfer.read(path).get("args"), named).but(**changes)
+    if given.split == "val":
+        run = run.but(holdout=0.0)
+    elif not run.holdout:
+        raise Refusal("--split holdout: this run was trained without --holdout")
+    device = pick_device(how)
     if how.threads:
         torch.set_num_threads(how.threads)
     _, loader, facts = data.make_loaders(run, how)
+    if given.tta:
+        loader = evaluate.make_views(run, how)
     mean, std = data.channel_statistics(run, facts)
     model = create(run, facts["num_classes"], len(mean)).to(device)
-    model.load_state_dict(record["state_dict"])
+    transfer.load_weights(path, run, model, facts["num_classes"], len(mean), new_head=False)
     autocast = functools.partial(torch.autocast, device.type, getattr(torch, run.amp_dtype), enabled=run.amp)
-    prepare = data.Normalize(mean, std, device)
-    result = evaluate(model, loader, prepare, autocast)
-    row = {"model": run.rung, "dataset": run.dataset, "samples": loader.num_samples, **result}
+    logp, labels = evaluate.predict(model, loader, data.Normalize(mean, std, device), autocast, given.tta or 1)
+
+    sets = metrics.read_real(given.real, file_names(run, given.raw_dir), labels) if given.real else None
+    row = {"model": run.rung, "dataset": run.dataset, "samples": len(labels)}
+    row |= {**({"tta": given.tta} if given.tta else {}), **metrics.judge(logp, labels, given.temperature, sets)}
     print(
         "  ".join(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items())
     )
-    if results_file:
-        import pandas as pd
+    if given.results_file:
+        evaluate.append_row(given.results_file, {**row, "checkpoint": str(path)})
+    if given.predictions:
+        evaluate.write_predictions(given.predictions, logp, labels, given.probabilities)
+    if given.per_class or given.confusion:
+        matrix = metrics.confusion(labels, metrics.top_k(logp, 1)[:, 0], facts["num_classes"])
+        evaluate.write_confusion(matrix, given.per_class, given.confusion)
 
-        pd.DataFrame([row]).to_csv(results_file, mode="a", header=not results_file.exists(), index=False)
+
+def parse() -> argparse.Namespace:
+    parser = Parser(prog="scripts/validate.py", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "checkpoint",
+        type=Path,
+        help="a run's folder, its last.pth.tar or model_best.pth.tar, or a file in a public layout",
+    )
+    parser.add_argument("--tta", type=count, metavar="N", help="mean probability of N augmented views of each image")
+    parser.add_argument(
+        "--temperature", type=temperature, metavar="T", help="also scale by T; 'fit': by what fits the other half"
+    )
+    parser.add_argument("--real", type=Path, metavar="FILE", help="real.json: also the ImageNet-ReaL accuracy")
+    parser.add_argument("--raw-dir", type=Path, help="for --real: the image folder that the .beton was written from")
+    parser.add_argument("--split", choices=("val", "holdout"), default="val", help="holdout: what --holdout set aside")
+    parser.add_argument("--results-file", type=Path, help="add the figures to this CSV, or .json")
+    parser.add_argument(
+        "--predictions", type=Path, metavar="FILE", help="write index, label, prediction, top5: .npz, .csv"
+    )
+    parser.add_argument("--probabilities", action="store_true", help="write the probabilities there, too")
+    parser.add_argument(
+        "--per-class", type=Path, metavar="FILE", help="write accuracy and precision of each class: .csv"
+    )
+    parser.add_argument(
+        "--confusion", type=Path, metavar="FILE", help="write the confusion matrix, a row per label: .csv"
+    )
+    add_fields(parser, Run, only=(*FOREIGN, "batch_size", *VIEWS))
+    add_fields(parser, How, only=("data_dir", "device", "loader", "workers", "threads"))
+    return parser.parse()
+
+
+def described(path: Path, args: Any, named: dict[str, Any]) -> Run:
+    """The run that a file of ours holds, or that the flags describe."""
+    if isinstance(args, dict) and "model" in args:
+        if named:
+            raise Refusal(f"{path} says what it is; leave out --{next(iter(named)).replace('_', '-')}")
+        return make_run(args, where=str(path))
+    if {"model", "dataset"} <= named.keys():
+        return make_run({**named, "model_kwargs": pairs(named.get("model_kwargs", []), "--model-kwargs")})
+    raise Refusal(f"{path} is not the weights of a run of ours: say --model NAME --dataset NAME", CHECKPOINT)
+
+
+def file_names(run: Run, raw_dir: Path | None) -> list[str] | None:
+    """Names of the validation images in the order of the .beton."""
+    if raw_dir is None:
+        return None
+    from engine.datasets import read_raw
+
+    try:
+        return [str(name) for name, _ in read_raw(run.dataset, "val", raw_dir).samples]
+    except (ValueError, AttributeError) as error:
+        raise Refusal(f"--raw-dir {raw_dir}: {error}") from None
+
+
+def count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1")
+    return int(text)
+
+
+def temperature(text: str) -> float | str:
+    try:
+        value = text if text == "fit" else float(text)
+    except ValueError:
+        value = 0.0
+    if value != "fit" and not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is neither a number above 0 nor 'fit'")
+    return value
 
 
 if __name__ == "__main__":

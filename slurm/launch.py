@@ -64,8 +64,10 @@ def _prepare(left: list[Run], how: dict[str, Any]) -> None:
     from engine.train import preflight
 
     data_dir = make_how(how).data_dir
-    for run in {(run.rung, run.dataset, run.img_size, run.drop_path): run for run in left}.values():
-        preflight(run)
+    for run in {
+        (run.rung, run.dataset, run.img_size, run.drop_path, run.initial_checkpoint): run for run in left
+    }.values():
+        preflight(run, store.folder_of(run, store.results_dir().absolute()))
     for dataset, img_size in dict.fromkeys((run.dataset, run.img_size) for run in left):
         beton.ensure(dataset, img_size, data_dir)
     for run in left:

@@ -23,7 +23,7 @@ def script(name, *args):
         (["train", "--batch_size", "3"], "did you mean --batch-size?"),
         (["train", "--optimizer", "sgd"], "--optimizer is called --opt here, as in timm"),
         (["train", "--lr", "abc"], "lr 'abc'"),
-        (["train", "--sched", "cosin"], "'cosine' or 'constant'"),
+        (["train", "--sched", "cosin"], "'cosine', 'constant'"),
         (["train", "--model", "mixer_s"], "close: mixer_s"),
         (["train", "--model-kwargs", "depth"], "--model-kwargs takes key=value, not 'depth'"),
         (["train", "--dataset", "cifar11"], "did you mean 'cifar10'?"),

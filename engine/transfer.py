@@ -1,0 +1,109 @@
+"""Start from weights trained elsewhere: read the file safely, convert, adapt to the run, load; or say why not.
+
+`Run.initial_checkpoint` is a file of any public layout that `archs.convert_checkpoint` knows (.pth, .pth.tar, .npz,
+.safetensors), or the folder of a run of ours. Only the first start reads it: afterwards the run's own checkpoints hold
+everything, and the file may be gone, but not changed.
+"""
+
+import argparse
+import hashlib
+import logging
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from archs.convert import adapt
+from engine import checkpoint, store
+from engine.errors import CHECKPOINT, Refusal
+from engine.run import Run
+
+log = logging.getLogger("softmlp")
+
+
+def check(run: Run, folder: Path) -> dict[str, str]:
+    """What env.json records of the run's initial checkpoint, its SHA-256; {} if there is none, or no need of it.
+
+    Raises Refusal (CHECKPOINT): the file is not there and the run has no checkpoint of its own yet, or it was changed
+    since the run began.
+    """
+    if run.initial_checkpoint is None:
+        return {}
+    path = file_of(run.initial_checkpoint)
+    if not path.is_file():
+        if any(folder.glob("checkpoint-*.pth.tar")) or (folder / "last.pth.tar").exists():
+            return {}
+        raise Refusal(f"initial_checkpoint {path} does not exist", CHECKPOINT)
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise Refusal(f"initial_checkpoint {path}: {error.strerror}", CHECKPOINT) from None
+    before = store.read_json(folder / "env.json").get("initial_checkpoint_sha256", digest)
+    if before != digest:
+        raise Refusal(
+            f"initial_checkpoint {path} was changed since {run.name} began; put it back, or remove {folder}", CHECKPOINT
+        )
+    return {"initial_checkpoint_sha256": digest}
+
+
+def load(run: Run, model: nn.Module, num_classes: int, in_chans: int) -> None:
+    """The initial checkpoint into the run's fresh model; another number of classes keeps the fresh head.
+
+    Raises Refusal (CHECKPOINT) for a file that cannot be read or does not fit.
+    """
+    load_weights(file_of(run.initial_checkpoint), run, model, num_classes, in_chans)
+
+
+def load_weights(
+    path: Path, run: Run, model: nn.Module, num_classes: int, in_chans: int, *, new_head: bool = True
+) -> None:
+    """As `load`, from any file. Where `new_head` is off, another number of classes is refused too."""
+    data = {"img_size": run.img_size, "num_classes": num_classes, "in_chans": in_chans}
+    try:
+        state, notes = adapt(run.model, read(path), model, new_head=new_head, **data, **run.model_kwargs)
+    except (ValueError, TypeError) as error:
+        line = str(error).splitlines()[0]
+        raise Refusal(f"{path}: {line}", CHECKPOINT) from None
+    model.load_state_dict(state)
+    log.info("weights of %s%s", path, "".join(f"; {note}" for note in notes))
+
+
+def read(path: Path) -> Mapping[str, Any]:
+    """The content of a weight file; nothing in it is executed. Raises Refusal (CHECKPOINT)."""
+    if path.suffix == ".npz":
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return dict(arrays)
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise Refusal(f"{path} cannot be loaded ({str(error).splitlines()[0]})", CHECKPOINT) from None
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    # timm's trainer leaves its arguments in the file, as a Namespace of plain values.
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        file = checkpoint.read(path)
+    if not isinstance(file, Mapping):
+        raise Refusal(f"{path} holds a {type(file).__name__}, not weights by name", CHECKPOINT)
+    return file
+
+
+def file_of(path: str | Path) -> Path:
+    """The weight file that a path means: itself, or the last weights of a run's folder."""
+    path = Path(path).expanduser()
+    return path / "last.pth.tar" if path.is_dir() else path
+
+
+def _read_safetensors(path: Path) -> Mapping[str, Any]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError:
+        raise Refusal(f"{path} needs a package: pip install safetensors", CHECKPOINT) from None
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise Refusal(f"{path} cannot be loaded ({error})", CHECKPOINT) from None

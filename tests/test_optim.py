@@ -1,0 +1,154 @@
+"""Schedules and parameter groups against what they claim, accumulation against one big batch."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import archs
+from engine import optim, store
+from engine.errors import Refusal
+from engine.run import make_run
+from engine.train import train
+
+
+def rates(run, steps_per_epoch=10):
+    """The learning rate of every step."""
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=run.lr)
+    schedule = optim.make_schedule(run, optimizer, steps_per_epoch)
+    result = []
+    for step in range(run.epochs * steps_per_epoch):
+        schedule.step_update(step)
+        result.append(optimizer.param_groups[0]["lr"])
+    return result
+
+
+def warm(step, lr, warmup_lr, steps):
+    return warmup_lr + (lr - warmup_lr) * step / steps
+
+
+BASE = {"epochs": 10, "lr": 1.0, "warmup_epochs": 1.5, "warmup_lr": 0.1, "min_lr": 0.05}
+CLOSED = {
+    "cosine": lambda t: 0.05 + 0.95 * (1 + math.cos(math.pi * (t - 15) / 85)) / 2,
+    "linear": lambda t: 0.05 + 0.95 * (1 - (t - 15) / 85),
+    "constant": lambda t: 1.0,
+    "step": lambda t: 0.1 ** ((t - 15) // 30),
+}
+
+
+@pytest.mark.parametrize("sched", CLOSED)
+def test_schedules_equal_their_closed_form(sched):
+    run = make_run(BASE | {"sched": sched, "decay_epochs": 3})
+    expected = [warm(t, 1.0, 0.1, 15) if t < 15 else CLOSED[sched](t) for t in range(100)]
+    assert rates(run) == pytest.approx(expected)
+
+
+def test_triangle_is_convmixers():
+    got = rates(make_run({"epochs": 10, "lr": 1.0, "sched": "triangular"}))
+    assert [got[t] for t in (0, 20, 40, 60, 80, 90)] == pytest.approx([0, 0.5, 1, 0.525, 0.05, 0.025])
+
+
+def test_cooldown_stays_at_min_lr():
+    got = rates(make_run(BASE | {"cooldown_epochs": 2}))
+    assert got[80:] == pytest.approx([0.05] * 20) and got[79] > 0.05
+
+
+def test_weight_decay_spares_vectors():
+    model = archs.create("deit_nano")
+    spared = {name for name, weight in model.named_parameters() if weight.ndim == 1} | {"cls_token", "pos_embed"}
+    optimizer = optim.make_optimizer(make_run({"model": "deit_nano"}), model)
+    decay = {id(weight): group["weight_decay"] for group in optimizer.param_groups for weight in group["params"]}
+    assert {name for name, weight in model.named_parameters() if decay[id(weight)] == 0} == spared
+
+
+def test_body_lr_scale_spares_the_head():
+    model, run = archs.create("mixer_nano"), make_run({"body_lr_scale": 0.1, "lr": 1.0})
+    optimizer = optim.make_optimizer(run, model)
+    optim.make_schedule(run, optimizer, 10).step_update(0)
+    rate = {id(weight): group["lr"] for group in optimizer.param_groups for weight in group["params"]}
+    assert {name: rate[id(weight)] for name, weight in model.named_parameters()} == {
+        name: pytest.approx(1.0 if name.startswith("head") else 0.1) for name, _ in model.named_parameters()
+    }
+
+
+@pytest.mark.parametrize("name", ["mixer_nano", "deit_nano", "timm/test_vit"])
+def test_layer_decay_falls_from_the_head_to_the_stem(name):
+    model = archs.create(name)
+    optimizer = optim.make_optimizer(make_run({"model": name, "layer_decay": 0.5}), model)
+    scale = {id(weight): group["lr_scale"] for group in optimizer.param_groups for weight in group["params"]}
+    by_name = {key: scale[id(weight)] for key, weight in model.named_parameters()}
+    head = max(by_name, key=by_name.get)
+    assert by_name["head.weight"] == by_name[head] == 1
+    first = [value for key, value in by_name.items() if key.startswith(("stem", "patch_embed", "pos_embed"))]
+    assert first and set(first) == {min(by_name.values())} and len(set(by_name.values())) >= 3
+
+
+def test_accumulated_batches_are_one_big_batch(how, tmp_path):
+    """Two batches of 32 per step give the steps of one batch of 64, up to the order of the sums."""
+    common = {"model_kwargs": {"depth": 2, "dim": 16}, "train_samples": 330, "epochs": 2, "lr": 1e-2, "crop_pad": 1}
+    big = make_run(common | {"batch_size": 64, "opt": "sgd"})
+    small = make_run(common | {"batch_size": 32, "opt": "sgd", "grad_accum_steps": 2})
+    for run, name in ((big, "big"), (small, "small")):
+        train(run, tmp_path / name, how)
+    weights = [
+        torch.load(tmp_path / name / "last.pth.tar", weights_only=True)["state_dict"] for name in ("big", "small")
+    ]
+    assert all(torch.allclose(weights[0][key], weights[1][key], rtol=1e-4, atol=1e-6) for key in weights[0])
+    assert store.read_status(tmp_path / "small")["steps"] == store.read_status(tmp_path / "big")["steps"] == 10
+
+
+def stop_after(steps):
+    count = iter(range(1, 10**9))
+    return lambda: 75 if next(count) >= steps else 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"grad_accum_steps": 2},
+        {"amp_dtype": "float16"},
+        {"bce_loss": True},
+        {"model_ema_warmup": True},
+        {"sched": "triangular", "warmup_epochs": 0},
+        {"mode": "linear"},
+        {"layer_decay": 0.7},
+    ],
+    ids=str,
+)
+def test_resume_equals_uninterrupted(tiny, how, tmp_path, change):
+    run = tiny.but(epochs=2, **change)
+    train(run, tmp_path / "a", how)
+    with pytest.raises(Refusal):
+        train(run, tmp_path / "b", how, stop_after(2))
+    train(run, tmp_path / "b", how)
+    a, b = (torch.load(tmp_path / name / "last.pth.tar", weights_only=True)["state_dict"] for name in "ab")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    for name in ("summary.csv", "metrics.jsonl"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_a_linear_probe_leaves_the_body_alone(how, tmp_path):
+    """The BatchNorm statistics too."""
+    run = make_run({"model": "convmixer_nano", "mode": "linear", "epochs": 1, "batch_size": 64, "train_samples": 128})
+    train(run, tmp_path, how)
+    from engine import rng
+
+    rng.seed_everything(run.seed, "init")
+    fresh = archs.create("convmixer_nano").state_dict()
+    after = torch.load(tmp_path / "last.pth.tar", weights_only=True)["state_dict"]
+    changed = {key for key in fresh if not torch.equal(fresh[key], after[key])}
+    assert changed == {"head.weight", "head.bias"}
+
+
+@pytest.mark.parametrize(
+    "fields, words",
+    [
+        ({"mixup": 0.2, "batch_size": 63}, "must be even"),
+        ({"grad_accum_steps": 99}, "more than the 10 batches"),
+    ],
+)
+def test_what_cannot_work_is_refused(how, tmp_path, fields, words):
+    run = make_run({"train_samples": 640, "batch_size": 64, "epochs": 1} | fields)
+    with pytest.raises(Refusal, match=words):
+        train(run, tmp_path, how)
