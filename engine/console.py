@@ -34,7 +34,7 @@ def train_here(given: argparse.Namespace, run: Run, how: How) -> None:
     preflight(run, folder)
     store.make_folder(run, folder)
     with _screen() as tell, Stop().on(CODES) as stop:
-        ensure(run.dataset, run.img_size, how.data_dir)
+        ensure(run.dataset, run.img_size, how.data_dir, splits=run.splits)
         train(run, folder, how, stop, tell)
     status = store.read_status(folder)
     print(f"done: acc1 {status['acc1']:.2f} (best {status['best_acc1']:.2f}) after {run.epochs} epochs")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from engine import augment, beton
 from engine.augment import Augmentation
-from engine.datasets import SPLITS, lookup
+from engine.datasets import lookup
 from engine.errors import DATA, Refusal
 from engine.rng import derive, permutation
 from engine.run import How, Run
@@ -61,9 +61,8 @@ def make_loaders(run: Run, how: How) -> tuple[Loader, Loader, dict[str, Any]]:
     damaged or foreign file; (USAGE) for a batch larger than the training set and for settings that exclude each other.
     """
     kind = FfcvLoader if how.loader == "ffcv" else MemoryLoader
-    splits = SPLITS[:1] if run.holdout else SPLITS
-    size = beton.stored_size(run.dataset, run.img_size, how.data_dir, splits)
-    files = [beton.path_of(run.dataset, split, size, how.data_dir) for split in splits]
+    size = beton.stored_size(run.dataset, run.img_size, how.data_dir, run.splits)
+    files = [beton.path_of(run.dataset, split, size, how.data_dir) for split in run.splits]
     facts, *others = (beton.check(path, run.dataset, size) for path in files)
     if any(facts["write_mode"] != other["write_mode"] for other in others):
         raise Refusal(f"{files[0].name} and {files[1].name} differ in write_mode; write both alike", DATA)

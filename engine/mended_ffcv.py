@@ -1,10 +1,11 @@
 """FFCV 1.0.2 behind one module. Nothing else in the project imports FFCV.
 
 What is mended: its random transforms cannot be seeded (ours are counter-based, engine/augment.py); it sets torch's
-number of threads at import, at construction and at every epoch, and starts numba's; its first epoch in a process compiles for some 10 s
-(our stages are kernels that numba compiles once per machine); leaving an epoch early leaks its thread; an error in
-that thread makes the consumer wait for ever; its writer waits for ever when one of its processes dies. Kept are the
-file format, the memory-mapped reader, the rotating batch slots and the thread that works ahead.
+number of threads at import, at construction and at every epoch, and starts numba's; its first epoch in a process
+compiles for some 10 s (our stages are kernels that numba compiles once per machine); it ignores that a JPEG could not
+be decoded; leaving an epoch early leaks its thread; an error in that thread makes the consumer wait for ever; its
+writer waits for ever when one of its processes dies. Kept are the file format, the memory-mapped reader, the JPEG
+decoder, the rotating batch slots and the thread that works ahead.
 """
 
 import contextlib
@@ -25,8 +26,8 @@ from engine.augment import Augmentation
 from engine.errors import DATA, Refusal
 
 _threads = torch.get_num_threads()
-# FFCV starts numba's thread pool at import. We have no use for it, and a process that was forked with TBB's pool running
-# on one core has been seen to wait for it for ever at its exit.
+# FFCV starts numba's thread pool at import. We have no use for it, and a process on one core that had forked while the
+# pool (TBB's) was there has been seen to wait for it for ever at its exit.
 _set_num_threads, numba.set_num_threads = numba.set_num_threads, lambda count: None
 from ffcv.fields import IntField, RGBImageField  # noqa: E402 - the number of threads is read before FFCV changes it
 from ffcv.fields.basics import IntDecoder  # noqa: E402

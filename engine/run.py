@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 import archs
-from engine.datasets import lookup
+from engine.datasets import SPLITS, lookup
 from engine.errors import Refusal
 
 Positive = Annotated[float, Field(gt=0)]
@@ -153,6 +153,16 @@ class Run(BaseModel):
             raise ValueError(
                 "scale (random resized crop) and crop_pad (random crop) are two ways to crop; leave one out"
             )
+        if self.aa is not None:
+            from engine.policy import parse  # not at the top: it needs NumPy, which --help does not
+
+            parse(self.aa)  # raises for a spelling that is not known
+            if self.color_jitter:
+                raise ValueError("aa changes colours itself and leaves color_jitter out")
+        for key in ("scale", "ratio"):
+            low, high = getattr(self, key) or (1, 1)
+            if low > high:
+                raise ValueError(f"{key} {low:g} {high:g}: the smaller one comes first")
         if self.sched == "triangular" and (self.warmup_epochs or self.min_lr or self.cooldown_epochs):
             raise ValueError("sched triangular rises and falls by itself: leave out warmup, cooldown and min_lr")
         if self.layer_decay is not None and (self.mode == "linear" or self.body_lr_scale != 1.0):
@@ -189,6 +199,11 @@ class Run(BaseModel):
     def rung(self) -> str:
         """What is compared: the model and its arguments, without the seed and the recipe."""
         return " ".join([self.model, *(f"{key}={value}" for key, value in self.model_kwargs.items())])
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The files that it reads: with a holdout the training file alone."""
+        return SPLITS[:1] if self.holdout else SPLITS
 
     def but(self, **changes: Any) -> "Run":
         """A validated copy with some fields changed."""

@@ -68,8 +68,8 @@ def _prepare(left: list[Run], how: dict[str, Any]) -> None:
         (run.rung, run.dataset, run.img_size, run.drop_path, run.initial_checkpoint): run for run in left
     }.values():
         preflight(run, store.folder_of(run, store.results_dir().absolute()))
-    for dataset, img_size in dict.fromkeys((run.dataset, run.img_size) for run in left):
-        beton.ensure(dataset, img_size, data_dir)
+    for dataset, img_size, splits in dict.fromkeys((run.dataset, run.img_size, run.splits) for run in left):
+        beton.ensure(dataset, img_size, data_dir, splits=splits)
     for run in left:
         store.make_folder(run, store.folder_of(run, store.results_dir().absolute()))
 
