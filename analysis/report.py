@@ -273,7 +273,7 @@ def command(run: Run) -> str:
     words = ["python", "scripts/train.py", "--model", run.model]
     dataset = DATASETS.get(run.dataset)
     for key, value in run.record().items():
-        if key in ("model", "seed") or value == Run.model_fields[key].default:
+        if key in ("model", "seed") or getattr(run, key) == Run.model_fields[key].default:
             continue
         if key == "img_size" and dataset and value == dataset.img_size:
             continue

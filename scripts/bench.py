@@ -217,7 +217,7 @@ def _run(given: argparse.Namespace, model: str) -> Run:
 
 
 def _flags(given: argparse.Namespace, run: Run) -> dict[str, Any]:
-    record = {key: value for key, value in run.record().items() if value != Run.model_fields[key].default}
+    record = {k: v for k, v in run.record().items() if getattr(run, k) != Run.model_fields[k].default}
     return {**record, "data_dir": given.data_dir.absolute(), "threads": given.threads}
 
 
