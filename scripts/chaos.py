@@ -102,7 +102,7 @@ def whole(run, folder: Path, how) -> float:
 def damage(folder: Path) -> str:
     """Spoil the newest checkpoint if there is one before it to fall back to; what was done."""
     paths = sorted(folder.glob("checkpoint-*"))
-    if len(paths) < 2:
+    if len(paths) < 2 or not paths[-1].stat().st_size:  # or it was emptied before
         return ""
     data = bytearray(paths[-1].read_bytes())
     kind = random.choice(("cut", "emptied", "a bit flipped"))
