@@ -94,7 +94,8 @@ def _train(run: Run, folder: Path, how: How, stop: Callable[[], int], status: St
     steps = run.epochs * steps_per_epoch
     mean, std = channel_statistics(run, facts)
     prepare = Normalize(mean, std, device)
-    env = {**environment(), "threads": threads, "device": str(device), "data_sha256": facts["sha256"], **initial}
+    env = {**environment(), "threads": threads, "device": str(device), **initial}
+    env |= {"data_file": facts["file"], "data_sha256": facts["sha256"]}
     _compare_environment(before, env)
     if not before:
         store.write_json(folder / "env.json", env)

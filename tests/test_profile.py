@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from torch import nn
+from torch.library import custom_op
 
 import archs
 from engine import counters, measure, tables
@@ -130,7 +131,7 @@ def test_differences_are_computed_for_models_of_others_too():
     assert any(account.missed for account in found if account.counter == "fvcore")
 
 
-@torch.library.custom_op("softer_test::product", mutates_args=())
+@custom_op("softer_test::product", mutates_args=())
 def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return x @ weight
 

@@ -249,6 +249,11 @@ def test_a_model_learns_the_digits(how, tmp_path):
     assert store.read_summary(tmp_path)[-1]["eval_top1"] > 90
 
 
+def test_the_environment_names_the_training_file(undisturbed, tmp_path):
+    env = store.read_json(tmp_path / "undisturbed" / "env.json")
+    assert env["data_file"] == "digits_train_8.beton" and len(env["data_sha256"]) == 64
+
+
 def test_args_yaml_makes_the_same_run(tiny, how, tmp_path, undisturbed):
     path = tmp_path / "undisturbed" / "args.yaml"
     assert make_run(yaml.safe_load(path.read_text())) == tiny
