@@ -17,11 +17,13 @@ from archs.backbone import Backbone, Grid, ramp, stage
 from archs.bias import Bias
 from archs.convert import State, pixels, rename
 from archs.layers import Mlp, Patchify, Residual
+from archs.relabeling import Relabeling
 
 SOURCE = "arXiv 2306.13575, section 3; code: gregorbachmann/scaling_mlps models/networks.py, BottleneckMLP"
 BIAS = Bias(
     stem="dense", receptive_field="global", permutation_equivariant=False, shift_equivariant=False, grid_bound=True
 )
+SYMMETRY = ("pixels", "rotation")
 DROP_PATH = "ramp"
 RATIO = "expansion"
 VARIANTS = {
@@ -83,3 +85,8 @@ def convert(state_dict: State) -> State:
 
 def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:
     return pixels(state_dict, own, "stem.proj.weight")
+
+
+def relabel(state_dict: State, relabeling: Relabeling) -> State | None:
+    """The first layer reads every pixel where it is now."""
+    return {**state_dict, "stem.proj.weight": relabeling.follow(state_dict["stem.proj.weight"])}

@@ -9,6 +9,7 @@ depthwise branch, the only residual one. Their file says GELU for `w768_d32`, wh
 
 import re
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from functools import partial
 from typing import Any, Literal
 
@@ -18,11 +19,13 @@ from archs.backbone import Backbone, Grid, grid_of, ramp, stage
 from archs.bias import Bias
 from archs.convert import State, flatten, frame, rename
 from archs.layers import OverMap, Patchify, Residual
+from archs.relabeling import Relabeling, mirror, on_stem
 
 SOURCE = "arXiv 2201.09792, table 1; code: locuslab/convmixer convmixer.py; w256_d8: locuslab/convmixer-cifar10"
 BIAS = Bias(
     stem="shared", receptive_field="local", permutation_equivariant=False, shift_equivariant=True, grid_bound=False
 )
+SYMMETRY = ("within", "flip")
 DROP_PATH = "ramp"
 VARIANTS = {
     "nano": {"img_size": 8, "num_classes": 10, "in_chans": 1, "patch_size": 2, "dim": 96, "depth": 3, "kernel_size": 3},
@@ -116,3 +119,11 @@ def convert(state_dict: State) -> State:
 
 def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:
     return frame(state_dict, own, None)
+
+
+def relabel(state_dict: State, relabeling: Relabeling) -> State | None:
+    """Kernels are mirrored as the image is; one of even size has no middle to be mirrored at."""
+    kernels = {"*.0.branch.layer.0.weight": (2, 3)}
+    if any(value.shape[-1] % 2 == 0 for key, value in state_dict.items() if fnmatch(key, next(iter(kernels)))):
+        return on_stem(state_dict, relabeling, "stem.0.proj.weight") if relabeling.mirrored == (False, False) else None
+    return mirror(on_stem(state_dict, relabeling, "stem.0.proj.weight"), relabeling, kernels)

@@ -14,7 +14,7 @@ equivariant to shifts, although every Cycle FC alone is both.
 table (28M/4.4G, 50M/8.5G, 88M/15.2G) where the others do not; which steps they use cannot be known without the files.
 
 Deviations: K = 3 as in the authors' code, the paper says 7. Shifts are exact copies, not deformable convolutions.
-`nano`, `1m` and `5m` are ours.
+`nano`, `1m` and `5m` are ours, and so is their form on one grid, the frame of the other rungs: `*_isotropic`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,6 +28,7 @@ from archs.backbone import Backbone, Grid, grid_of, ramp
 from archs.bias import Bias
 from archs.convert import State, frame, rename
 from archs.layers import Mlp, OverMap, Patchify, Residual
+from archs.relabeling import Relabeling, on_stem
 from archs.vip import Reweight
 
 SOURCE = "arXiv 2107.10224, table 1; code: ShoufaChen/CycleMLP cycle_mlp.py; t, s, b: its README, code unpublished"
@@ -39,6 +40,8 @@ VARIANT_BIAS = {
     "s": {"receptive_field": "local", "shift_equivariant": True},
     "b": {"receptive_field": "local", "shift_equivariant": True},
 }
+SYMMETRY = ("within",)
+VARIANT_SYMMETRY = {"b1": (), "b2": (), "b3": (), "b4": (), "b5": ()}
 DROP_PATH = "ramp"
 RATIO = "mlp_ratio"
 VARIANTS = {
@@ -65,6 +68,31 @@ VARIANTS = {
         "patch_size": 4,
         "dim": [128, 256],
         "depth": [3, 5],
+        "skeleton": "patch",
+    },
+    "nano_isotropic": {
+        "img_size": 8,
+        "num_classes": 10,
+        "in_chans": 1,
+        "patch_size": 2,
+        "dim": [28],
+        "depth": [3],
+        "skeleton": "patch",
+    },
+    "1m_isotropic": {
+        "img_size": 32,
+        "num_classes": 10,
+        "patch_size": 4,
+        "dim": [112],
+        "depth": [6],
+        "skeleton": "patch",
+    },
+    "5m_isotropic": {
+        "img_size": 32,
+        "num_classes": 10,
+        "patch_size": 4,
+        "dim": [220],
+        "depth": [8],
         "skeleton": "patch",
     },
     "b1": {"img_size": 224, "num_classes": 1000, "dim": [64, 128, 320, 512], "depth": [2, 2, 4, 2]},
@@ -110,6 +138,9 @@ EXPECTED = {
     "nano": {"params": 39_858, "macs": 218_944},
     "1m": {"params": 1_046_762, "macs": 20_325_632},
     "5m": {"params": 5_228_714, "macs": 106_154_496},
+    "nano_isotropic": {"params": 32_343, "macs": 456_008},
+    "1m_isotropic": {"params": 995_522, "macs": 58_223_200},
+    "5m_isotropic": {"params": 5_073_870, "macs": 298_434_840},
     "b1": {"params": 15_155_400, "macs": 2_121_523_200},
     "b2": {"params": 26_802_504, "macs": 3_875_766_272},
     "b3": {"params": 38_385_720, "macs": 6_830_968_832},
@@ -322,3 +353,11 @@ def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:
         if not torch.equal(moves, cycle) or said.setdefault("steps", steps) != steps:
             raise ValueError(f"{key} is not the cycle of one and the same step count in all layers")
     return said
+
+
+def relabel(state_dict: State, relabeling: Relabeling) -> State | None:
+    """Every channel has its direction, one for both axes, so that no mirror is left; and patches must not overlap."""
+    key = "stem.0.proj.weight" if "stem.0.proj.weight" in state_dict else "stem.proj.weight"
+    if state_dict[key].ndim == 4 or relabeling.mirrored != (False, False):
+        return None
+    return on_stem(state_dict, relabeling, key)

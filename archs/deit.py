@@ -8,6 +8,9 @@ With "avg" there is no class token and the head reads the mean of the patches, a
 when training has replaced attention by the identity of the block's input: x <- 2x, then x <- x + MLP(LN(x)). Such a
 block has neither its first norm nor attention.
 
+Without `pos_embed` and with "avg" the image is a set of patches (`*_set`, ours): what is left is attention's choice by
+content, the control for what the positions are worth.
+
 Deviations: no distillation token and no dropout; drop-path is a linear ramp everywhere (the authors of the removal
 keep it constant for their base model); the gradual removal during training is not here, only its end. `nano`, `1m`
 and `5m` are ours.
@@ -26,6 +29,7 @@ from archs.backbone import Backbone, Grid, grid_of, ramp
 from archs.bias import Bias
 from archs.convert import State, flatten, frame, rename
 from archs.layers import Mlp, Patchify, Residual
+from archs.relabeling import Relabeling, along, on_stem
 
 SOURCE = (
     "arXiv 2012.12877, table 1; code: facebookresearch/deit models.py on timm's VisionTransformer; "
@@ -34,12 +38,49 @@ SOURCE = (
 BIAS = Bias(
     stem="shared", receptive_field="global", permutation_equivariant=False, shift_equivariant=False, grid_bound=True
 )
+VARIANT_BIAS = {
+    "nano_set": {"permutation_equivariant": True, "shift_equivariant": True, "grid_bound": False},
+    "1m_set": {"permutation_equivariant": True, "shift_equivariant": True, "grid_bound": False},
+    "5m_set": {"permutation_equivariant": True, "shift_equivariant": True, "grid_bound": False},
+}
+SYMMETRY = ("patches",)
 DROP_PATH = "ramp"
 RATIO = "mlp_ratio"
 VARIANTS = {
     "nano": {"img_size": 8, "num_classes": 10, "in_chans": 1, "patch_size": 2, "dim": 32, "depth": 2, "num_heads": 4},
     "1m": {"img_size": 32, "num_classes": 10, "patch_size": 4, "dim": 120, "depth": 6, "num_heads": 4},
     "5m": {"img_size": 32, "num_classes": 10, "patch_size": 4, "dim": 224, "depth": 8, "num_heads": 7},
+    "nano_set": {
+        "img_size": 8,
+        "num_classes": 10,
+        "in_chans": 1,
+        "patch_size": 2,
+        "dim": 32,
+        "depth": 2,
+        "num_heads": 4,
+        "global_pool": "avg",
+        "pos_embed": False,
+    },
+    "1m_set": {
+        "img_size": 32,
+        "num_classes": 10,
+        "patch_size": 4,
+        "dim": 120,
+        "depth": 6,
+        "num_heads": 4,
+        "global_pool": "avg",
+        "pos_embed": False,
+    },
+    "5m_set": {
+        "img_size": 32,
+        "num_classes": 10,
+        "patch_size": 4,
+        "dim": 224,
+        "depth": 8,
+        "num_heads": 7,
+        "global_pool": "avg",
+        "pos_embed": False,
+    },
     "ti16": {"img_size": 224, "num_classes": 1000, "patch_size": 16, "dim": 192, "depth": 12, "num_heads": 3},
     "s16": {"img_size": 224, "num_classes": 1000, "patch_size": 16, "dim": 384, "depth": 12, "num_heads": 6},
     "b16": {"img_size": 224, "num_classes": 1000, "patch_size": 16, "dim": 768, "depth": 12, "num_heads": 12},
@@ -102,6 +143,9 @@ EXPECTED = {
     "nano": {"params": 26_538, "macs": 457_152},
     "1m": {"params": 1_061_410, "macs": 73_845_840},
     "5m": {"params": 4_868_650, "macs": 328_931_008},
+    "nano_set": {"params": 25_962, "macs": 428_352},
+    "1m_set": {"params": 1_053_490, "macs": 72_623_280},
+    "5m_set": {"params": 4_853_866, "macs": 323_651_776},
     "ti16": {"params": 5_717_416, "macs": 1_253_683_200},
     "s16": {"params": 22_050_664, "macs": 4_598_882_304},
     "b16": {"params": 86_567_656, "macs": 17_563_828_224},
@@ -143,30 +187,35 @@ class Deit(Backbone):
     """A Backbone whose stages see one sequence: positions added, the class token first where there is one."""
 
     def __init__(
-        self, stem: nn.Module, stage: nn.Sequential, norm: nn.Module, head: nn.Linear, grid: Grid, class_token: bool
+        self,
+        stem: nn.Module,
+        stage: nn.Sequential,
+        norm: nn.Module,
+        head: nn.Linear,
+        class_token: bool,
+        positions: int,
     ) -> None:
         super().__init__(stem, [stage], norm, head)
-        self.grid = grid
-        dim, num_tokens = head.in_features, grid[0] * grid[1]
-        self.cls_token = nn.Parameter(torch.zeros(1, dim)) if class_token else None
-        self.pos_embed = nn.Parameter(torch.zeros(num_tokens + class_token, dim))
+        self.cls_token = nn.Parameter(torch.zeros(1, head.in_features)) if class_token else None
+        self.pos_embed = nn.Parameter(torch.zeros(positions, head.in_features)) if positions else None
 
     def no_weight_decay(self) -> set[str]:
         """Names that timm's optimizers spare, as in the authors' recipe."""
         return {"cls_token", "pos_embed"}
 
     def features(self, x_BCHW: Tensor) -> Tensor:
-        return self._tokens(x_BCHW)[:, -self.grid[0] * self.grid[1] :].unflatten(1, self.grid)
+        x_BHWC = self.stem(x_BCHW)
+        return self._mixed(x_BHWC)[:, self.cls_token is not None :].reshape(x_BHWC.shape)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        x_BNC = self._tokens(x_BCHW)
+        x_BNC = self._mixed(self.stem(x_BCHW))
         return self.head(x_BNC.mean(1) if self.cls_token is None else x_BNC[:, 0])
 
-    def _tokens(self, x_BCHW: Tensor) -> Tensor:
-        x_BNC = self.stem(x_BCHW).flatten(1, 2)
+    def _mixed(self, x_BHWC: Tensor) -> Tensor:
+        x_BNC = x_BHWC.flatten(1, 2)
         if self.cls_token is not None:
             x_BNC = torch.cat([self.cls_token.expand(len(x_BNC), 1, -1).to(x_BNC.dtype), x_BNC], dim=1)
-        return self.norm(self.stages(x_BNC + self.pos_embed))
+        return self.norm(self.stages(x_BNC if self.pos_embed is None else x_BNC + self.pos_embed))
 
 
 def block(
@@ -189,6 +238,7 @@ def build(
     mlp_ratio: float = 4.0,
     mlp_layers: Sequence[int] = (),
     global_pool: Literal["token", "avg"] = "token",
+    pos_embed: bool = True,
     drop_path: float = 0.0,
 ) -> Deit:
     if dim % num_heads:
@@ -201,7 +251,9 @@ def build(
     make = partial(block, dim, grid, num_heads=num_heads, mlp_ratio=mlp_ratio)
     blocks = [make(rate, attention=i not in mlp_layers) for i, rate in enumerate(ramp(drop_path, depth))]
     stem, head = Patchify(patch_size, dim, in_chans), nn.Linear(dim, num_classes)
-    return init(Deit(stem, nn.Sequential(*blocks), Norm(dim), head, grid, class_token=global_pool == "token"))
+    class_token = global_pool == "token"
+    positions = (grid[0] * grid[1] + class_token) * pos_embed
+    return init(Deit(stem, nn.Sequential(*blocks), Norm(dim), head, class_token, positions))
 
 
 def width_step(given: Mapping[str, Any]) -> int:
@@ -248,7 +300,17 @@ def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:
 
 def resize(state_dict: State, grid_from: Grid, grid_to: Grid) -> State:
     """Positions interpolated bicubically, the class token's kept, as in the authors' fine-tuning."""
+    if "pos_embed" not in state_dict:
+        return state_dict
     prefix = len(state_dict["pos_embed"]) - grid_from[0] * grid_from[1]
     positions = state_dict["pos_embed"][None]
     positions = resample_abs_pos_embed(positions, list(grid_to), list(grid_from), num_prefix_tokens=prefix)
     return {**state_dict, "pos_embed": positions[0]}
+
+
+def relabel(state_dict: State, relabeling: Relabeling) -> State | None:
+    """The positions follow the patches; the class token has none of them."""
+    state, tokens = on_stem(state_dict, relabeling), relabeling.tokens
+    if state is not None and "cls_token" in state:
+        tokens = torch.cat([torch.zeros(1, dtype=torch.long), tokens + 1])
+    return along(state, tokens, {"pos_embed": (0,)})

@@ -23,6 +23,7 @@ from archs.backbone import Backbone, Grid, grid_of, ramp, stage
 from archs.bias import Bias
 from archs.convert import State, flatten, frame, rename
 from archs.layers import Mlp, Patchify, Residual
+from archs.relabeling import Relabeling, along, on_stem
 
 SOURCE = "arXiv 2107.00645, table 1; code: raoyongming/GFNet gfnet.py"
 BIAS = Bias(
@@ -34,6 +35,7 @@ VARIANT_BIAS = {
     "s": {"shift_equivariant": False},
     "b": {"shift_equivariant": False},
 }
+SYMMETRY = ("within", "shift", "flip")
 DROP_PATH = "ramp"
 RATIO = "mlp_ratio"
 VARIANTS = {
@@ -160,3 +162,20 @@ def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:
         h, w = grid_of(own["img_size"], own["patch_size"])
         num_tokens = h * w if state_dict[key].shape[:2] == (h, w // 2 + 1) else len(state_dict[key]) ** 2
     return frame(state_dict, own, num_tokens) | {"pos_embed": "stem.1.pos_embed" in state_dict}
+
+
+def relabel(state_dict: State, relabeling: Relabeling) -> State | None:
+    """Around the circle a shift changes no filter, a reversal turns each; positions follow their patches."""
+    stem = "stem.0.proj.weight" if "stem.0.proj.weight" in state_dict else "stem.proj.weight"
+    state, turns = on_stem(state_dict, relabeling, stem), relabeling.turns
+    if state is None or turns is None:
+        return None
+    for axis, line in enumerate(relabeling.lines):
+        state = along(state, line, {"stem.1.pos_embed": (axis,)})
+    for key in (key for key in state if key.endswith("complex_weight")):
+        if turns[0] * turns[1] < 0:
+            state[key] = state[key].flip(0).roll(1, 0)
+        if turns[1] < 0:
+            # The half spectrum holds no negative column: it is the conjugate at the negative row.
+            state[key] = state[key] * state[key].new_tensor([1, -1])
+    return state

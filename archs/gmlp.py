@@ -16,11 +16,13 @@ from archs.backbone import Backbone, Grid, grid_of, stage
 from archs.bias import Bias
 from archs.convert import State, columns, flatten, frame, rename
 from archs.layers import OverTokens, Patchify, Residual, TokenLinear
+from archs.relabeling import Relabeling, along, on_stem
 
 SOURCE = "arXiv 2105.08050, table 1; timm models/mlp_mixer.py, SpatialGatingBlock"
 BIAS = Bias(
     stem="shared", receptive_field="global", permutation_equivariant=False, shift_equivariant=False, grid_bound=True
 )
+SYMMETRY = ("patches",)
 DROP_PATH = "constant"
 RATIO = "mlp_ratio"
 VARIANTS = {
@@ -117,3 +119,9 @@ def convert(state_dict: State) -> State:
 
 def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:
     return frame(state_dict, own, columns(state_dict, "stages.0.0.branch.2.spatial.mix.weight"))
+
+
+def relabel(state_dict: State, relabeling: Relabeling) -> State | None:
+    """Rows and columns of the gates' matrices follow the patches."""
+    places = {"*.spatial.mix.weight": (0, 1), "*.spatial.mix.bias": (0,)}
+    return along(on_stem(state_dict, relabeling), relabeling.tokens, places)

@@ -15,12 +15,15 @@ from torch import nn
 
 from archs.backbone import Backbone, Grid, grid_of, ramp, stage
 from archs.bias import Bias
+from archs.convert import State
 from archs.layers import Mlp, Patchify, Residual
+from archs.relabeling import Relabeling, on_stem
 
 SOURCE = "arXiv 2210.13452, section 2.1; initialisation and drop-path ramp: sail-sg/metaformer metaformer_baselines.py"
 BIAS = Bias(
     stem="shared", receptive_field="token", permutation_equivariant=True, shift_equivariant=True, grid_bound=False
 )
+SYMMETRY = ("patches",)
 DROP_PATH = "ramp"
 RATIO = "mlp_ratio"
 VARIANTS = {
@@ -70,3 +73,8 @@ def init(model: Backbone) -> Backbone:
             nn.init.trunc_normal_(module.weight, std=0.02)
             nn.init.zeros_(module.bias)
     return model
+
+
+def relabel(state_dict: State, relabeling: Relabeling) -> State | None:
+    """No weight belongs to a place."""
+    return on_stem(state_dict, relabeling)

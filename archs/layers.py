@@ -34,9 +34,14 @@ class TokenLinear(nn.Linear):
     """
 
     def forward(self, x_BNC: Tensor) -> Tensor:
-        y_BMC = torch.bmm(self.weight.expand(x_BNC.shape[0], -1, -1), x_BNC)
-        # Under autocast the product is bfloat16, and a float32 bias would turn it back.
-        return y_BMC if self.bias is None else y_BMC + self.bias[:, None].to(y_BMC.dtype)
+        return mix_tokens(x_BNC, self.weight, self.bias)
+
+
+def mix_tokens(x_BNC: Tensor, weight_MN: Tensor, bias: Tensor | None) -> Tensor:
+    """weight @ x + bias, channel by channel: x_BNC -> x_BMC; `bias` has one number per token, or one for all."""
+    y_BMC = torch.bmm(weight_MN.expand(x_BNC.shape[0], -1, -1), x_BNC)
+    # Under autocast the product is bfloat16, and a float32 bias would turn it back.
+    return y_BMC if bias is None else y_BMC + bias[:, None].to(y_BMC.dtype)
 
 
 class Mlp(nn.Module):

@@ -17,11 +17,13 @@ from archs.backbone import Backbone, Grid, grid_of, ramp, stage
 from archs.bias import Bias
 from archs.convert import State, columns, flatten, frame, rename
 from archs.layers import Mlp, OverTokens, Patchify, Residual, TokenLinear
+from archs.relabeling import Relabeling, along, on_stem
 
 SOURCE = "arXiv 2105.01601, table 1; initialisation and drop-path ramp: big_vision models/mlp_mixer.py"
 BIAS = Bias(
     stem="shared", receptive_field="global", permutation_equivariant=False, shift_equivariant=False, grid_bound=True
 )
+SYMMETRY = ("patches",)
 # The token MLP's second bias is constant over the channels, so every later LayerNorm removes it: its gradient is zero.
 INERT = ("*.mix.fc2.bias",)
 DROP_PATH = "ramp"
@@ -176,3 +178,9 @@ def resize(state_dict: State, grid_from: Grid, grid_to: Grid) -> State:
         elif key.endswith(".0.branch.mix.fc2.bias"):
             resized[key] = value.new_empty(place.numel()).index_copy_(0, place.flatten(), value.repeat(len(place)))
     return resized
+
+
+def relabel(state_dict: State, relabeling: Relabeling) -> State | None:
+    """What the token MLPs read and write follows the patches."""
+    places = {"*.0.branch.mix.fc1.weight": (1,), "*.0.branch.mix.fc2.*": (0,)}
+    return along(on_stem(state_dict, relabeling), relabeling.tokens, places)

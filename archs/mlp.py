@@ -23,6 +23,7 @@ from archs.backbone import Backbone, Grid
 from archs.bias import Bias
 from archs.convert import State, pixels, rename
 from archs.layers import OverMap, Patchify, Residual
+from archs.relabeling import Relabeling
 
 SOURCE = (
     "arXiv 2306.13575, code: gregorbachmann/scaling_mlps models/networks.py, StandardMLP; "
@@ -31,6 +32,7 @@ SOURCE = (
 BIAS = Bias(
     stem="dense", receptive_field="global", permutation_equivariant=False, shift_equivariant=False, grid_bound=True
 )
+SYMMETRY = ("pixels", "rotation")
 VARIANTS = {
     "nano": {"img_size": 8, "num_classes": 10, "in_chans": 1, "dim": 112, "depth": 3},
     "1m": {"img_size": 32, "num_classes": 10, "dim": 232, "depth": 6},
@@ -164,3 +166,8 @@ def _from_shared_norms(state: State) -> State:
 
 def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:
     return pixels(state_dict, own, "stem.0.proj.weight")
+
+
+def relabel(state_dict: State, relabeling: Relabeling) -> State | None:
+    """The first layer reads every pixel where it is now."""
+    return {**state_dict, "stem.0.proj.weight": relabeling.follow(state_dict["stem.0.proj.weight"])}

@@ -23,12 +23,15 @@ from archs.bias import Bias
 from archs.bmlp import block
 from archs.convert import State, columns, frame
 from archs.layers import Patchify
+from archs.relabeling import Relabeling, along, on_stem
 
 SOURCE = "the patchified rung between arXiv 2306.13575 (trunk) and arXiv 2105.01601 (stem); no published configuration"
 BIAS = Bias(
     stem="shared", receptive_field="global", permutation_equivariant=False, shift_equivariant=False, grid_bound=True
 )
 VARIANT_BIAS = {"nano_unshared": {"stem": "local"}, "1m_unshared": {"stem": "local"}, "5m_unshared": {"stem": "local"}}
+SYMMETRY = ("patches",)
+VARIANT_SYMMETRY = {"nano_unshared": ("patches_own",), "1m_unshared": ("patches_own",), "5m_unshared": ("patches_own",)}
 DROP_PATH = "ramp"
 RATIO = "expansion"
 # At 64 px, 256 patches of 4 x 4 are more than the trunk is wide.
@@ -130,3 +133,21 @@ def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:
     stem = "stem.0.proj.weight" if own["shared"] else "stem.0.weight"
     each = state_dict[stem].shape[-2] if stem in state_dict else 0
     return frame(state_dict, own, (columns(state_dict, "head.weight") or 0) // each if each else None, stem)
+
+
+def relabel(state_dict: State, relabeling: Relabeling) -> State | None:
+    """The trunk's channels follow their patch; projections of their own follow theirs, inner order and all."""
+    if relabeling.tokens is None:
+        return None
+    tokens, key = relabeling.tokens, "stem.0.weight"
+    if key in state_dict:
+        grid, stem = relabeling.grid, {name: state_dict[name].flatten(0, 1)[tokens] for name in (key, "stem.0.bias")}
+        within = relabeling.within.expand(len(tokens), -1)[:, None].expand_as(stem[key])
+        stem[key] = stem[key].gather(2, within)
+        state = {**state_dict, **{name: value.unflatten(0, grid) for name, value in stem.items()}}
+    else:
+        state = on_stem(state_dict, relabeling, "stem.0.proj.weight")
+    each = state_dict["head.weight"].shape[1] // len(tokens)
+    channels = (tokens[:, None] * each + torch.arange(each)).flatten()
+    trunk = {"stages.*.norm.*": (0,), "stages.*.fc1.weight": (1,), "stages.*.fc2.*": (0,), "head.weight": (1,)}
+    return along(state, channels, trunk)

@@ -16,13 +16,16 @@ from torch import Tensor, nn
 from archs import identityformer
 from archs.backbone import Backbone, Grid, grid_of, ramp, stage
 from archs.bias import Bias
+from archs.convert import State
 from archs.identityformer import Norm
 from archs.layers import OverMap, Patchify
+from archs.relabeling import Relabeling, mirror, on_stem
 
 SOURCE = "arXiv 2111.11418, section 3.2, and 2210.13452; code: sail-sg/poolformer models/poolformer.py, Pooling"
 BIAS = Bias(
     stem="shared", receptive_field="local", permutation_equivariant=False, shift_equivariant=True, grid_bound=False
 )
+SYMMETRY = ("within", "flip")
 DROP_PATH = "ramp"
 RATIO = "mlp_ratio"
 # A mean minus the token itself is zero for what all tokens share, as the first norm's bias is.
@@ -76,3 +79,8 @@ def build(
 def init(model: Backbone) -> Backbone:
     """As `identityformer`: Normal(0.02) weights and zero biases, in both sources."""
     return identityformer.init(model)
+
+
+def relabel(state_dict: State, relabeling: Relabeling) -> State | None:
+    """No weight belongs to a place, and the mean has no direction."""
+    return mirror(on_stem(state_dict, relabeling), relabeling, {})

@@ -2,7 +2,7 @@
 
 The hole it fills: exchange between all places without learning where to look. Next to `identityformer` it adds a
 global receptive field and nothing that is trained; next to `resmlp`, whose token mixer is a trained matrix of the same
-shape, it takes the training away.
+shape, it takes the training away (and `resmlp` has affine maps and LayerScale where this has norms).
 
 The matrix is a buffer: it is in checkpoints, it moves no gradient and it is not among the parameters that EXPECTED
 counts; its product is among the MACs. It is drawn from torch's generator when the model is built, so a seed decides it.
@@ -24,11 +24,13 @@ from archs.bias import Bias
 from archs.convert import State, columns, frame
 from archs.identityformer import Norm
 from archs.layers import Patchify
+from archs.relabeling import Relabeling, along, on_stem
 
 SOURCE = "arXiv 2210.13452, section 2.2; code: sail-sg/metaformer metaformer_baselines.py, RandomMixing"
 BIAS = Bias(
     stem="shared", receptive_field="global", permutation_equivariant=False, shift_equivariant=False, grid_bound=True
 )
+SYMMETRY = ("patches",)
 DROP_PATH = "ramp"
 RATIO = "mlp_ratio"
 VARIANTS = {
@@ -83,3 +85,8 @@ def init(model: Backbone) -> Backbone:
 
 def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:
     return frame(state_dict, own, columns(state_dict, "stages.0.0.0.branch.weight"))
+
+
+def relabel(state_dict: State, relabeling: Relabeling) -> State | None:
+    """The frozen matrices follow the tokens; drawn alike everywhere, they are as likely as before."""
+    return along(on_stem(state_dict, relabeling), relabeling.tokens, {"*.0.branch.weight": (0, 1)})

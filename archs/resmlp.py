@@ -16,11 +16,13 @@ from archs.backbone import Backbone, Grid, grid_of, stage
 from archs.bias import Bias
 from archs.convert import State, columns, flatten, frame, rename
 from archs.layers import Mlp, OverTokens, Patchify, Residual, TokenLinear
+from archs.relabeling import Relabeling, along, on_stem
 
 SOURCE = "arXiv 2105.03404, table 1; initialisation and drop-path: facebookresearch/deit resmlp_models.py"
 BIAS = Bias(
     stem="shared", receptive_field="global", permutation_equivariant=False, shift_equivariant=False, grid_bound=True
 )
+SYMMETRY = ("patches",)
 DROP_PATH = "constant"
 RATIO = "mlp_ratio"
 VARIANTS = {
@@ -55,13 +57,24 @@ class Affine(nn.Module):
         return torch.addcmul(self.beta, self.alpha, x)
 
 
-def block(dim: int, grid: Grid, drop_path: float = 0.0, mlp_ratio: float = 4.0, init_values: float = 0.1) -> nn.Module:
-    """One ResMLP layer; `init_values` is where LayerScale starts."""
-    num_tokens = grid[0] * grid[1]
-    patches, channels = TokenLinear(num_tokens, num_tokens), Mlp(dim, int(mlp_ratio * dim))
+def block(
+    dim: int,
+    grid: Grid,
+    drop_path: float = 0.0,
+    mlp_ratio: float = 4.0,
+    init_values: float = 0.1,
+    mixer: nn.Module | None = None,
+) -> nn.Module:
+    """One ResMLP layer around `mixer`, a module x_BHWC -> x_BHWC; without one, a full matrix over the tokens.
+
+    `init_values` is where LayerScale starts.
+    """
+    if mixer is None:
+        num_tokens = grid[0] * grid[1]
+        mixer = OverTokens(TokenLinear(num_tokens, num_tokens), transpose=False)
     return nn.Sequential(
-        Residual(Affine(dim), OverTokens(patches, transpose=False), drop_path, LayerScale(dim, init_values)),
-        Residual(Affine(dim), channels, drop_path, LayerScale(dim, init_values)),
+        Residual(Affine(dim), mixer, drop_path, LayerScale(dim, init_values)),
+        Residual(Affine(dim), Mlp(dim, int(mlp_ratio * dim)), drop_path, LayerScale(dim, init_values)),
     )
 
 
@@ -110,3 +123,9 @@ def convert(state_dict: State) -> State:
 
 def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:
     return frame(state_dict, own, columns(state_dict, "stages.0.0.0.branch.mix.weight"))
+
+
+def relabel(state_dict: State, relabeling: Relabeling) -> State | None:
+    """Rows and columns of the matrices across patches follow the patches."""
+    places = {"*.0.branch.mix.weight": (0, 1), "*.0.branch.mix.bias": (0,)}
+    return along(on_stem(state_dict, relabeling), relabeling.tokens, places)

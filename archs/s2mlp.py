@@ -21,13 +21,16 @@ from torch import Tensor, nn
 from archs import identityformer
 from archs.backbone import Backbone, Grid, grid_of, ramp, stage
 from archs.bias import Bias
+from archs.convert import State
 from archs.identityformer import Norm
 from archs.layers import Patchify
+from archs.relabeling import Relabeling, along, on_stem
 
 SOURCE = "arXiv 2106.07477, section 3; unofficial code: liuruiyang98/Jittor-MLP models_pytorch/s2_mlp_v1.py"
 BIAS = Bias(
     stem="shared", receptive_field="local", permutation_equivariant=False, shift_equivariant=True, grid_bound=False
 )
+SYMMETRY = ("within", "flip")
 DROP_PATH = "ramp"
 RATIO = "mlp_ratio"
 VARIANTS = {
@@ -90,3 +93,14 @@ def width_step(given: Mapping[str, Any]) -> int:
 def init(model: Backbone) -> Backbone:
     """As `identityformer`: Normal(0.02) weights and zero biases; the paper does not say."""
     return identityformer.init(model)
+
+
+def relabel(state_dict: State, relabeling: Relabeling) -> State | None:
+    """Where the image is mirrored, the quarters of channels that come from both sides change places."""
+    mirrored, hidden = relabeling.mirrored, len(state_dict["stages.0.0.0.branch.0.weight"])
+    if mirrored is None:
+        return None
+    down, up, right, left = torch.arange(hidden).chunk(4)
+    quarters = [*((up, down) if mirrored[0] else (down, up)), *((left, right) if mirrored[1] else (right, left))]
+    channels = {"*.0.branch.0.*": (0,), "*.0.branch.3.weight": (1,)}
+    return along(on_stem(state_dict, relabeling), torch.cat(quarters), channels)

@@ -10,8 +10,10 @@ stage, `s7` and `l7` after their first, `s14` nowhere). `nano`, `1m` and `5m` ar
 """
 
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
 from typing import Any
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -19,11 +21,14 @@ from archs.backbone import Backbone, Grid, grid_of, ramp
 from archs.bias import Bias
 from archs.convert import State, flatten, frame, rename
 from archs.layers import Mlp, OverMap, Patchify, Residual
+from archs.relabeling import Relabeling, along, mirror, on_stem
 
 SOURCE = "arXiv 2106.12368, table 2; code: houqb/VisionPermutator models/vip.py"
 BIAS = Bias(
     stem="shared", receptive_field="global", permutation_equivariant=False, shift_equivariant=False, grid_bound=True
 )
+SYMMETRY = ("rows_columns",)
+VARIANT_SYMMETRY = {"s7": ("within", "flip"), "m7": ("within", "flip"), "l7": ("within", "flip")}
 DROP_PATH = "ramp"
 RATIO = "mlp_ratio"
 SQUARE_IMAGES = True
@@ -183,3 +188,27 @@ def convert(state_dict: State) -> State:
 def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:
     """The image is the variant's: no shape tells the grid that the weights are bound to."""
     return frame(state_dict, own, None) | {"img_size": own["img_size"]}
+
+
+def relabel(state_dict: State, relabeling: Relabeling) -> State | None:
+    """The matrix over rows follows their order, that over columns theirs; in a pyramid if mirrored."""
+    state, lines, grid = on_stem(state_dict, relabeling), relabeling.lines, relabeling.grid
+    kernels = {"stages.*.layer.weight": (2, 3)}
+    pyramid = any(fnmatch(key, pattern) for key in state_dict for pattern in kernels)
+    if state is None or lines is None or (pyramid and relabeling.mirrored is None):
+        return None
+    for i in range(1 + max(int(key.split(".")[1]) for key in state_dict if key.startswith("stages."))):
+        if f"stages.{i}.layer.weight" in state:
+            grid = (grid[0] // 2, grid[1] // 2)
+        for name, line, side in zip(("mlp_h", "mlp_w"), lines, grid, strict=True):
+            # Of a coarser grid only the direction is left.
+            order = line if side == len(line) else torch.arange(side).flip(0) if line[0] else torch.arange(side)
+            segment = torch.arange(_width(state, i) // side)
+            state = along(
+                state, (order[:, None] * len(segment) + segment).flatten(), {f"stages.{i}.*.{name}.weight": (0, 1)}
+            )
+    return mirror(state, relabeling, kernels) if pyramid else state
+
+
+def _width(state: State, stage: int) -> int:
+    return next((len(value) for key, value in state.items() if fnmatch(key, f"stages.{stage}.*.mlp_h.weight")), 0)
