@@ -297,8 +297,9 @@ def read_numpy(images_NHWC, samples, key, crop_pad, hflip):
     with np.errstate(over="ignore"):
         mixed = [_numpy_draw(np.uint64(key), samples, operation) for operation in (CROP_Y, CROP_X, FLIP)]
     _, height, width, _ = images_NHWC.shape
-    padded = np.pad(images_NHWC[samples], ((0, 0), (crop_pad, crop_pad), (crop_pad, crop_pad), (0, 0)))
-    out = np.empty_like(images_NHWC[samples])
+    chosen = images_NHWC[samples % len(images_NHWC)]
+    padded = np.pad(chosen, ((0, 0), (crop_pad, crop_pad), (crop_pad, crop_pad), (0, 0)))
+    out = np.empty_like(chosen)
     for i in range(len(samples)):
         top, left = (int(draw[i] % np.uint64(2 * crop_pad + 1)) for draw in mixed[:2])
         crop = padded[i, top : top + height, left : left + width]

@@ -33,7 +33,7 @@ def write(path: Path, state: dict[str, Any]) -> None:
     """torch.save, atomic and durable. Raises Refusal (OUTPUT) where it cannot be written; the old file is intact."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, buffer.getbuffer())
 
 
 def read(path: Path) -> dict[str, Any]:

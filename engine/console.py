@@ -27,15 +27,21 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def train_here(given: argparse.Namespace, run: Run, how: How) -> None:
     """Train `run` in this process, in the folder that the flags name; say where the results are."""
     folder = _experiment(given.output, given.experiment) if given.experiment else store.folder_of(run, given.output)
+    from engine import distributed
     from engine.beton import ensure
     from engine.signals import CODES, Stop
     from engine.train import preflight, train
 
+    distributed.start(how.device)
     preflight(run, folder)
-    store.make_folder(run, folder)
     with _screen() as tell, Stop().on(CODES) as stop:
-        ensure(run.dataset, run.img_size, how.data_dir, splits=run.splits)
+        distributed.first_only(lambda: store.make_folder(run, folder))
+        distributed.first_only(lambda: ensure(run.dataset, run.img_size, how.data_dir, splits=run.splits))
         train(run, folder, how, stop, tell)
+    first = distributed.rank() == 0
+    distributed.finish()
+    if not first:
+        return
     status = store.read_status(folder)
     print(f"done: acc1 {status['acc1']:.2f} (best {status['best_acc1']:.2f}) after {run.epochs} epochs")
     print(f"results: {folder}")

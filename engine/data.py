@@ -14,16 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine import augment, beton
+from engine import augment, beton, distributed
 from engine.augment import Augmentation
 from engine.datasets import lookup
 from engine.errors import DATA, Refusal
 from engine.rng import derive, permutation
-from engine.run import How, Run
+from engine.run import AUGMENTED, How, Run
 
 Batch = tuple[Tensor, Tensor]
-# Fields of Run that say how training images are changed.
-AUGMENTED = ("crop_pad", "hflip", "scale", "ratio", "aa", "color_jitter", "reprob", "remode")
 log = logging.getLogger("softmlp")
 
 
@@ -31,7 +29,9 @@ class Loader(Protocol):
     """What the engine needs of a loader."""
 
     num_samples: int
-    """Images that one epoch scores: all of them, or for training the whole batches."""
+    """Images that one epoch of this process gives: its share of all of them, or for training of the whole batches."""
+    total: int
+    """Images of all processes, those left over by whole batches included."""
 
     def __len__(self) -> int:
         """Batches per epoch."""
@@ -41,16 +41,65 @@ class Loader(Protocol):
 
 
 class Normalize:
-    """uint8 BHWC on any device -> float32 BCHW, (x - mean) / std on the 0..255 scale, in memory still BHWC."""
+    """uint8 BHWC on any device -> float32 BCHW, (x - mean) / std on the 0..255 scale, in memory still BHWC.
 
-    def __init__(self, mean: list[float], std: list[float], device: torch.device) -> None:
+    On the CPU the result stands in one buffer and is overwritten by the next batch of the same shape.
+
+    Args:
+        places: (H*W,) int64, which pixel comes to each place of the image; None: they stay.
+    """
+
+    def __init__(
+        self, mean: list[float], std: list[float], device: torch.device, places: np.ndarray | None = None
+    ) -> None:
         self.mean = torch.tensor(mean, device=device)
         self.scale = 1 / torch.tensor(std, device=device)
         self.device = device
+        self.places = None if places is None else torch.from_numpy(places).to(device)
+        self._rows = (self.mean, self.scale)
+        self._buffer = torch.empty(0)
 
     def __call__(self, images: Tensor) -> Tensor:
-        x_BHWC = images.to(self.device, torch.float32, non_blocking=True, copy=True)
-        return x_BHWC.sub_(self.mean).mul_(self.scale).permute(0, 3, 1, 2)
+        count, height, width, chans = images.shape
+        # A whole image as one row: with rows of three channels torch is seven times slower.
+        if len(self._rows[0]) != height * width * chans:
+            self._rows = (self.mean.repeat(height * width), self.scale.repeat(height * width))
+        mean, scale = self._rows
+        if self.device.type == "cpu":  # fresh pages cost as much as the arithmetic
+            if self._buffer.shape != images.shape:
+                self._buffer = torch.empty(images.shape)
+            x = self._buffer.copy_(images)
+        else:
+            x = images.to(self.device, torch.float32, non_blocking=True)
+        x_BHWC = x.view(count, -1).sub_(mean).mul_(scale).view_as(images)
+        if self.places is not None:
+            x_BHWC = x_BHWC.flatten(1, 2)[:, self.places].view_as(x_BHWC)
+        return x_BHWC.permute(0, 3, 1, 2)
+
+
+def make_prepare(run: Run, facts: dict[str, Any], device: torch.device) -> Normalize:
+    """What stands between a run's loaders and its model."""
+    mean, std = channel_statistics(run, facts)
+    return Normalize(mean, std, device, places(run))
+
+
+def places(run: Run) -> np.ndarray | None:
+    """The run's `permute` as an index of pixels, (H*W,): pixel `places[i]` comes to place i; None for "none".
+
+    The same for all images, splits and models; another one for each seed, so that an interval over seeds is one over
+    permutations, too (arXiv 2105.01601, section 3.4).
+    """
+    if run.permute == "none":
+        return None
+    size = run.img_size
+    if run.permute == "pixels":
+        return permutation(size**2, run.seed, "permute", 0)
+    patch = run.patch_size
+    grid = size // patch
+    index_gpgp = np.arange(size**2).reshape(grid, patch, grid, patch)
+    index_SP = index_gpgp.transpose(0, 2, 1, 3).reshape(grid**2, patch**2)
+    index_SP = index_SP[permutation(grid**2, run.seed, "permute", 1)][:, permutation(patch**2, run.seed, "permute", 2)]
+    return index_SP.reshape(grid, grid, patch, patch).transpose(0, 2, 1, 3).reshape(-1)
 
 
 def make_loaders(run: Run, how: How) -> tuple[Loader, Loader, dict[str, Any]]:
@@ -61,6 +110,9 @@ def make_loaders(run: Run, how: How) -> tuple[Loader, Loader, dict[str, Any]]:
     damaged or foreign file; (USAGE) for a batch larger than the training set and for settings that exclude each other.
     """
     kind = FfcvLoader if how.loader == "ffcv" else MemoryLoader
+    part = distributed.rank(), distributed.world()
+    if run.batch_size % part[1]:
+        raise Refusal(f"batch_size {run.batch_size} is of all processes and cannot be shared evenly by {part[1]}")
     size = beton.stored_size(run.dataset, run.img_size, how.data_dir, run.splits)
     files = [beton.path_of(run.dataset, split, size, how.data_dir) for split in run.splits]
     facts, *others = (beton.check(path, run.dataset, size) for path in files)
@@ -84,10 +136,10 @@ def make_loaders(run: Run, how: How) -> tuple[Loader, Loader, dict[str, Any]]:
         augmentation = Augmentation(run.img_size, mean, std, **{name: getattr(run, name) for name in AUGMENTED})
         train = kind(
             files[0], run.batch_size, augmentation,
-            indices=indices, seed=run.seed, shuffle=True, workers=how.workers,
+            indices=indices, seed=run.seed, shuffle=True, workers=how.workers, repeats=run.aug_repeats, part=part,
         )  # fmt: skip
         plain = Augmentation(run.img_size, mean, std)
-        val = kind(files[-1], run.batch_size, plain, indices=held_out, workers=how.workers)
+        val = kind(files[-1], run.batch_size, plain, indices=held_out, workers=how.workers, part=part)
     except ValueError as error:
         raise Refusal(str(error)) from None
     if not len(train):
@@ -111,7 +163,14 @@ def channel_statistics(run: Run, facts: dict[str, Any]) -> tuple[list[float], li
 
 
 class _Epochs:
-    """What both loaders share: which samples an epoch visits, and in which order."""
+    """What both loaders share: which samples an epoch visits, and in which order.
+
+    Args:
+        indices: samples of the file to use; all by default.
+        repeats: how often in a row a sample comes, so that an epoch visits fewer (repeated augmentation, Hoffer et al.,
+            arXiv 1901.09335; timm's --aug-repeats). Sample s for the r-th time is number s + r * (samples of the file).
+        part: (rank, world): a process takes its rows of each training batch, or its stretch of the evaluation set.
+    """
 
     def __init__(
         self,
@@ -123,14 +182,21 @@ class _Epochs:
         seed: int = 0,
         shuffle: bool = False,
         workers: int = 1,
+        repeats: int = 0,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
-        self.batch_size, self.augmentation, self.seed, self.shuffle = batch_size, augmentation, seed, shuffle
-        self.workers = workers
-        count = self._open(path)
-        self.indices = np.arange(count) if indices is None else indices
-        whole = len(self.indices) // batch_size * batch_size
+        self.augmentation, self.seed, self.shuffle = augmentation, seed, shuffle
+        self.workers, self.repeats, (self.rank, self.world) = workers, max(repeats, 1), part
+        self.batch_size = batch_size // self.world
+        self.count = self._open(path)
+        self.indices = np.arange(self.count) if indices is None else indices
+        self.total = len(self.indices)
+        if not shuffle:
+            self.indices = np.array_split(self.indices, self.world)[self.rank]
         # Training steps are all of one size, as in timm; evaluation scores every sample once.
-        self.num_samples = whole if shuffle else len(self.indices)
+        self.num_samples = len(self.indices)
+        if shuffle:
+            self.num_samples = self.num_samples // batch_size * self.batch_size
 
     def __len__(self) -> int:
         return -(-self.num_samples // self.batch_size)
@@ -139,6 +205,11 @@ class _Epochs:
         order = self.indices
         if self.shuffle:
             order = order[permutation(len(order), self.seed, "order", epoch)]
+            if self.repeats > 1:
+                order = (order[:, None] + self.count * np.arange(self.repeats)).reshape(-1)
+            if self.world > 1:
+                rows = order[: self.num_samples * self.world].reshape(-1, self.world, self.batch_size)
+                order = rows[:, self.rank].reshape(-1)
         return order[first_batch * self.batch_size : self.num_samples]
 
     def _key(self, epoch: int) -> np.uint64:
@@ -202,7 +273,7 @@ class MemoryLoader(_Epochs):
         for start in range(0, len(order), self.batch_size):
             chosen = order[start : start + self.batch_size]
             images = augment.read_numpy(self._images, chosen, self._key(epoch), crop_pad, hflip)
-            yield torch.from_numpy(images), torch.from_numpy(self._labels[chosen])
+            yield torch.from_numpy(images), torch.from_numpy(self._labels[chosen % self.count])
 
 
 def free_memory() -> int:

@@ -28,7 +28,12 @@ def environment() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The checkout's commit, with `+` if files differ from it; "unknown" outside a repository."""
+    """The checkout's commit, with `+` if files differ from it; "unknown" outside a repository.
+
+    A copy of the source, as queued jobs run it (slurm/snapshot.py), says in a file of what it is one.
+    """
+    if (copy := ROOT / "COMMIT").exists():
+        return copy.read_text().strip()
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, timeout=10)
         dirty = subprocess.run(

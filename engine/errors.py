@@ -6,8 +6,11 @@ CHECKPOINT = 4  # no checkpoint can be used
 DIVERGED = 5  # the loss is not finite
 OUTPUT = 6  # the output folder cannot be written; what was saved is kept and the run can go on
 BUSY = 7  # another live process owns the run
+SUPERSEDED = 8  # a later attempt has taken the run over
 CLUSTER = 9  # the scheduler is not there, or refuses
 STOPPED = 75  # stopped cleanly between two steps; run again
+# Why the scheduler or the user stopped a run, as its record tells it; the process that trained it exits with STOPPED.
+PREEMPTED, TIMED_OUT, CANCELLED = 76, 77, 78
 TERMINATED = 143  # stopped by SIGTERM, saved; run again
 
 CLASSES = {
@@ -17,8 +20,12 @@ CLASSES = {
     DIVERGED: "diverged",
     OUTPUT: "output",
     BUSY: "busy",
+    SUPERSEDED: "superseded",
     CLUSTER: "cluster",
     STOPPED: "stopped",
+    PREEMPTED: "preempted",
+    TIMED_OUT: "timeout",
+    CANCELLED: "cancelled",
     TERMINATED: "terminated",
 }
 

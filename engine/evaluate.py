@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from engine import beton, data, metrics, store
+from engine import beton, data, distributed, metrics, store
 from engine.data import Loader
 from engine.datasets import SPLITS
 from engine.errors import OUTPUT, Refusal
-from engine.run import How, Run
+from engine.run import AUGMENTED, How, Run
 
 
 @torch.inference_mode()
@@ -27,7 +27,7 @@ def evaluate(
     autocast: Callable[[], torch.autocast],
     each: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """Mean cross-entropy `loss` and accuracies `top1`, `top5` in percent, over every sample once.
+    """Mean cross-entropy `loss` and accuracies `top1`, `top5` in percent, over every sample once, of all processes.
 
     Args:
         prepare: uint8 BHWC images -> the model's input.
@@ -35,7 +35,7 @@ def evaluate(
     """
     training = model.training
     model.eval()
-    count, sums = 0, torch.zeros(3, dtype=torch.float64)
+    count, sums = 0, torch.zeros(4, dtype=torch.float64)
     for images, labels in loader.epoch(0):
         x_BCHW = prepare(images)
         labels = labels.to(x_BCHW.device, copy=True)
@@ -43,14 +43,15 @@ def evaluate(
             logits = model(x_BCHW)
         logits = logits.float()
         top = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-        sums += torch.stack(
+        sums[:3] += torch.stack(
             [F.cross_entropy(logits, labels, reduction="sum"), top[:, 0].sum(), top.any(1).sum()]
         ).to("cpu", torch.float64)  # fmt: skip
         count += len(labels)
         each()
     model.train(training)
     assert count == loader.num_samples, f"scored {count} of {loader.num_samples} samples"
-    loss, top1, top5 = (sums / count).tolist()
+    sums[3] = count
+    loss, top1, top5, _ = (distributed.sum_(sums) / sums[3]).tolist()
     return {"loss": loss, "top1": 100 * top1, "top5": 100 * top5}
 
 
@@ -92,7 +93,7 @@ def make_views(run: Run, how: How) -> Loader:
 
     Raises Refusal for a run without augmentation, whose views are all the same.
     """
-    if all(getattr(run, key) == Run.model_fields[key].default for key in data.AUGMENTED):
+    if all(getattr(run, key) == Run.model_fields[key].default for key in AUGMENTED):
         raise Refusal("--tta averages augmented views, and this run has no augmentation; give one, such as --hflip 0.5")
     train, val, facts = data.make_loaders(run, how)
     path = beton.path_of(run.dataset, SPLITS[0] if run.holdout else SPLITS[1], facts["img_size"], how.data_dir)

@@ -108,7 +108,7 @@ class ImageDecoder(SimpleRGBImageDecoder):
         augmentation, key = self._augmentation, self.key
         for start in range(0, len(samples), self._at_once):
             chosen, images = samples[start : start + self._at_once], out[start : start + self._at_once]
-            source, addresses = file, self._layout.pointers[chosen]
+            source, addresses = file, self._layout.pointers[chosen % len(self._layout.pointers)]
             if not self._as_stored:
                 squares = self._squares[worker][: len(chosen)]
                 self._cut(file, chosen, squares, worker)
@@ -119,7 +119,10 @@ class ImageDecoder(SimpleRGBImageDecoder):
     def _cut(self, file: np.ndarray, samples: np.ndarray, squares: np.ndarray, worker: int) -> None:
         """Cut a box out of each image, the largest square in the centre or a random one, and resize it."""
         layout, augmentation = self._layout, self._augmentation
-        heights, widths, addresses = layout.heights[samples], layout.widths[samples], layout.pointers[samples]
+        stored = samples % len(
+            layout.pointers
+        )  # an image that comes again in an epoch has another number, for its draws
+        heights, widths, addresses = layout.heights[stored], layout.widths[stored], layout.pointers[stored]
         boxes = np.empty((len(samples), 4), np.int64)
         scale = tuple(map(float, augmentation.scale or (0, 0)))
         augment.boxes(samples, heights, widths, self.key, scale, tuple(map(float, augmentation.ratio)), boxes)
@@ -127,12 +130,12 @@ class ImageDecoder(SimpleRGBImageDecoder):
             resample.resize(file, addresses, widths, boxes, squares)
             return
         decoded = self._decoded[worker]
-        for i, sample in enumerate(samples):
+        for i, sample in enumerate(stored):
             source, address = file, addresses[i : i + 1]
             if layout.modes[sample] == beton.JPG:
-                stored = file[addresses[i] : addresses[i] + layout.sizes[sample]]
+                jpeg = file[addresses[i] : addresses[i] + layout.sizes[sample]]
                 height, width = int(heights[i]), int(widths[i])
-                if imdecode(stored, decoded, height, width, height, width):
+                if imdecode(jpeg, decoded, height, width, height, width):
                     raise Refusal(f"image {sample} of {self._path} is a damaged JPEG; write the file again", DATA)
                 source, address = self._decoded_bytes[worker], np.zeros(1, np.int64)
             resample.resize(source, address, widths[i : i + 1], boxes[i : i + 1], squares[i : i + 1])
@@ -149,7 +152,7 @@ class LabelDecoder(IntDecoder):
 
     def generate_code(self) -> Callable:
         def decode(samples: np.ndarray, out: np.ndarray, metadata: np.ndarray, storage_state: tuple) -> np.ndarray:
-            out[: len(samples), 0] = metadata[samples]
+            out[: len(samples), 0] = metadata[samples % len(metadata)]
             return out[: len(samples)]
 
         return decode

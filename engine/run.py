@@ -6,6 +6,7 @@ it. Field names are timm's flags. Importing this imports neither torch nor timm.
 """
 
 import difflib
+import functools
 import hashlib
 import json
 import os
@@ -45,6 +46,8 @@ LATER = frozenset(
         "color_jitter",
         "reprob",
         "remode",
+        "aug_repeats",
+        "permute",
         "holdout",
         "model_ema_warmup",
         "mode",
@@ -52,6 +55,10 @@ LATER = frozenset(
         "initial_checkpoint",
     }
 )
+
+
+# Fields that say how training images are changed.
+AUGMENTED = ("crop_pad", "hflip", "scale", "ratio", "aa", "color_jitter", "reprob", "remode")
 
 
 class Run(BaseModel):
@@ -102,6 +109,14 @@ class Run(BaseModel):
     remode: Literal["const", "pixel"] = Field("const", description="erase with the mean, or with random pixels")
     crop_pad: Annotated[int, Field(ge=0)] = Field(0, description="pixels of zero padding before a random crop")
     hflip: Fraction = Field(0.0, description="probability of a horizontal flip")
+    aug_repeats: Annotated[int, Field(ge=0)] = Field(
+        0, description="times that an image comes in an epoch, augmented anew, instead of others (0 and 1 are off)"
+    )
+    permute: Literal["none", "pixels", "patches"] = Field(
+        "none",
+        description="after augmentation, one fixed shuffle of the places in all images: of pixels; or of the model's "
+        "patches, and of the pixels inside them all alike",
+    )
     holdout: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="share of the training images, chosen by a hash of the index, to validate on instead of val"
     )
@@ -159,6 +174,10 @@ class Run(BaseModel):
             parse(self.aa)  # raises for a spelling that is not known
             if self.color_jitter:
                 raise ValueError("aa changes colours itself and leaves color_jitter out")
+        if self.aug_repeats > 1 and all(getattr(self, key) == Run.model_fields[key].default for key in AUGMENTED):
+            raise ValueError(f"aug_repeats {self.aug_repeats} repeats the same pixels without any augmentation")
+        if self.permute == "patches" and not self.patch_size:
+            raise ValueError(f"permute patches needs a model with patches, and {self.model} has none; permute pixels")
         for key in ("scale", "ratio"):
             low, high = getattr(self, key) or (1, 1)
             if low > high:
@@ -180,7 +199,7 @@ class Run(BaseModel):
         """All fields as plain values, in the order of declaration."""
         return self.model_dump(mode="json")
 
-    @property
+    @functools.cached_property
     def signature(self) -> str:
         """Eight hex digits of the SHA-256 of the canonical record; pinned by a golden test."""
         record = self.record()
@@ -199,6 +218,13 @@ class Run(BaseModel):
     def rung(self) -> str:
         """What is compared: the model and its arguments, without the seed and the recipe."""
         return " ".join([self.model, *(f"{key}={value}" for key, value in self.model_kwargs.items())])
+
+    @property
+    def patch_size(self) -> int | None:
+        """Side of the model's patches in pixels; None where it has none, or is not square, or is timm's."""
+        own = {} if self.model.startswith("timm/") else archs.arguments(self.model, **self.model_kwargs)
+        size = own.get("patch_size")
+        return size if isinstance(size, int) else None
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -223,6 +249,7 @@ class How(BaseModel):
     log_interval: Count = Field(50, description="steps between two lines of metrics.jsonl")
     checkpoint_interval: Annotated[int, Field(ge=0)] = Field(0, description="also save every N steps; 0: epochs only")
     torchcompile: bool = Field(False, description="torch.compile; changes the last bits")
+    channels_last: bool = Field(False, description="weights and images in NHWC order; changes the last bits")
     log_tensorboard: bool = Field(False, description="also write TensorBoard files into the run's folder")
     log_wandb: bool = Field(False, description="also write to wandb; offline where it cannot be reached")
     wandb_project: str = Field("softer-mlps", description="project for log_wandb")

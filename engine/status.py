@@ -13,27 +13,34 @@ from typing import Any
 
 import torch
 
-from engine import store
+from engine import distributed, store
 from engine.data import Batch
 from engine.errors import OUTPUT, Refusal
+from engine.lease import Lease
 
 INTERVAL_SECONDS = 1.0
 log = logging.getLogger("softmlp")
 
 
 class Status:
-    """status.json of one attempt. Rates count this attempt only; nothing here is read back by the training."""
+    """status.json of one attempt; nothing here is read back by the training. Rates leave out the attempt's first step.
 
-    def __init__(self, folder: Path, tell: Callable[[dict[str, Any]], None] = lambda fields: None) -> None:
+    Args:
+        lease: the right to write; None for a process that helps the one which has it, and is silent.
+    """
+
+    def __init__(
+        self, folder: Path, lease: Lease | None, tell: Callable[[dict[str, Any]], None] = lambda fields: None
+    ) -> None:
         previous = store.read_json(folder / "status.json")
-        self.folder, self._tell = folder, tell
+        self.folder, self.lease, self._tell = folder, lease, tell
         self.first_step = 0
         self.train_flops_per_image = 0.0
         self.peak_flops = 0.0
         self.done = previous.get("state") == store.DONE
         self.fields: dict[str, Any] = {
             "state": store.RUNNING,
-            "attempt": previous.get("attempt", 0) + 1,
+            "attempt": lease.number if lease else 0,
             "pid": os.getpid(),
             "host": platform.node(),
             "started": store.now(),
@@ -42,6 +49,7 @@ class Status:
         self._began = self._mark = time.monotonic()
         self._said = float("-inf")
         self._images, self._training, self._waiting = 0, 0.0, 0.0
+        self._cold = True
 
     def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The same batches; counts images, and the time spent on them and waiting for them."""
@@ -57,7 +65,10 @@ class Status:
                 if batch is None:
                     return
                 yield batch
-                self._images += len(batch[1])
+                self._images += len(batch[1]) * distributed.world()
+                if self._cold and self._images:  # the first step of a process makes what the others find
+                    self._cold, self._images, self._training, self._waiting = False, 0, 0.0, 0.0
+                    self._mark = time.monotonic()
 
     def update(self, step: int, steps: int, epochs: int, history: list[dict[str, Any]]) -> None:
         """Take note of where the run is; written at most once per INTERVAL_SECONDS."""
@@ -97,6 +108,9 @@ class Status:
         self.end(store.DONE)
 
     def _write(self, durable: bool) -> None:
+        if not self.lease:
+            return
+        self.lease.check()
         self.fields["heartbeat"] = store.now()
         store.write_json(self.folder / "status.json", self.fields, durable=durable)
 
@@ -111,14 +125,17 @@ def memory_gb() -> float:
 class Metrics:
     """metrics.jsonl, one line per log interval; what lies beyond the step that a run resumes from is cut off."""
 
-    def __init__(self, folder: Path, step: int) -> None:
-        self.path = folder / "metrics.jsonl"
-        if self.path.exists():
+    def __init__(self, folder: Path, step: int, lease: Lease | None) -> None:
+        self.path, self.lease = folder / "metrics.jsonl", lease
+        if lease and self.path.exists():
             lines = self.path.read_text().splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("}\n") and json.loads(line)["step"] <= step]
             store.write_bytes(self.path, "".join(kept).encode())
 
     def append(self, **fields: Any) -> None:
+        if not self.lease:
+            return
+        self.lease.check()
         try:
             with self.path.open("a") as file:
                 file.write(json.dumps(fields) + "\n")

@@ -9,23 +9,22 @@ A run's folder, `RESULTS/runs/SIGNATURE-MODEL-sSEED/`, is the only truth about i
     profile.json    parameters, MACs, FLOPs
     env.json        versions, machine, threads, commit, checksum of the data
     log.txt         what the run said
+    .attempt-N.json who has, or had, the run (engine/lease.py)
     checkpoint-STEP.pth.tar, model_best.pth.tar, last.pth.tar
 """
 
-import contextlib
 import csv
-import fcntl
 import io
 import json
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from engine.errors import BUSY, CHECKPOINT, OUTPUT, Refusal
+from engine import lease
+from engine.errors import CHECKPOINT, OUTPUT, Refusal
 from engine.run import Run, make_run, read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,7 +41,7 @@ def folder_of(run: Run, results: Path | None = None) -> Path:
     return (results or results_dir()) / "runs" / run.name
 
 
-def write_bytes(path: Path, data: bytes, durable: bool = True) -> None:
+def write_bytes(path: Path, data: bytes | memoryview, durable: bool = True) -> None:
     """Replace a file atomically: a reader sees the old bytes or the new ones; if `durable`, also after a power cut.
 
     Raises Refusal (OUTPUT) where the disk is full or the folder cannot be written; the old file is then intact.
@@ -112,7 +111,7 @@ def read_run(folder: Path) -> Run:
 def read_status(folder: Path) -> dict[str, Any]:
     """status.json, or {"state": "planned"}. A run whose process is gone without a word is "stopped"."""
     status = read_json(folder / "status.json") or {"state": PLANNED}
-    if status["state"] == RUNNING and not is_locked(folder):
+    if status["state"] == RUNNING and not lease.owner(folder):
         status["state"] = STOPPED
     return status
 
@@ -133,40 +132,6 @@ def csv_text(rows: list[dict[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-@contextlib.contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Own a run for as long as this process lives; the kernel releases it however the process ends.
-
-    Raises Refusal (BUSY), naming the owner, where another live process has it.
-    """
-    with (folder / ".lock").open("a+") as file:
-        for _ in range(5):
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(0.02)  # a reader that looks whether it is held holds it for a moment itself
-        else:
-            file.seek(0)
-            raise Refusal(f"{folder} is being trained by process {file.read().strip() or '?'}", BUSY) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
-
-
-def is_locked(folder: Path) -> bool:
-    """Whether a live process on this machine owns the run."""
-    try:
-        with (folder / ".lock").open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
 
 
 def now() -> float:

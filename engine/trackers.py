@@ -10,15 +10,20 @@ from engine.run import How, Run
 class Trackers:
     """Writes one row per epoch. Resuming continues the same curves: steps are epochs, wandb's id is the signature."""
 
-    def __init__(self, run: Run, folder: Path, how: How, history: list[dict[str, Any]]) -> None:
+    def __init__(self, run: Run, folder: Path, how: How) -> None:
+        self.run, self.folder, self.how = run, folder, how
         self._board = self._wandb = None
+
+    def open(self, epochs: int) -> None:
+        """Begin, or go on after so many epochs. Raises Refusal where a package is missing."""
+        run, folder, how = self.run, self.folder, self.how
         if how.log_tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
                 raise Refusal("--log-tensorboard needs a package: pip install tensorboard") from None
             # Epochs after the checkpoint that the run resumes from are written again: these hide the older points.
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=len(history))
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=epochs)
         if how.log_wandb:
             try:
                 import wandb
@@ -38,6 +43,7 @@ class Trackers:
             self._wandb.log(values, step=row["epoch"])
 
     def close(self) -> None:
+        """Write what is left, however the attempt ended: the next one, or another run, may follow in this process."""
         if self._board:
             self._board.close()
         if self._wandb:

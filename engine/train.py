@@ -5,6 +5,7 @@ that was never stopped (same machine type, number of threads and library version
 order and augmentation depend on (seed, epoch, sample), and all else that a step draws on (seed, step).
 """
 
+import contextlib
 import functools
 import logging
 import math
@@ -18,12 +19,13 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 import archs
-from engine import checkpoint, optim, rng, store, transfer
-from engine.data import Normalize, channel_statistics, make_loaders
+from engine import checkpoint, distributed, optim, rng, store, transfer
+from engine.data import make_loaders, make_prepare
 from engine.datasets import lookup
 from engine.environment import environment
 from engine.errors import CLASSES, DIVERGED, STOPPED, USAGE, Refusal
 from engine.evaluate import evaluate
+from engine.lease import Lease, own
 from engine.peak import matmul_flops
 from engine.profile import count_params, profile
 from engine.run import How, Run
@@ -41,24 +43,38 @@ def train(
     how: How | None = None,
     stop: Callable[[], int] = lambda: 0,
     tell: Callable[[dict[str, Any]], None] = lambda fields: None,
+    launch: str = "",
 ) -> None:
     """Train a run to its end in its folder; return at once if it is done.
 
+    Where several processes train it together (engine/distributed.py), all of them call this; the first one writes.
+
     Args:
-        stop: asked after each step; an exit code other than 0 means: save, and leave by a Refusal of that code.
+        stop: asked at each step; an exit code other than 0 means: save, and leave by a Refusal of that code.
         tell: called about once a second with the fields of status.json.
+        launch: noted with the attempt (engine/lease.py).
 
     Raises:
         Refusal: what the user can mend, with its exit code (engine/errors.py). status.json then says the same.
     """
-    store.make_folder(run, folder)
-    with store.lock(folder), log_to(folder):
-        status = Status(folder, tell)
-        if status.done:
-            checkpoint.clear(folder)
+    with contextlib.ExitStack() as stack:
+
+        def begin() -> Lease:
+            store.make_folder(run, folder)
+            lease = stack.enter_context(own(folder, launch))
+            stack.enter_context(log_to(folder))
+            return lease
+
+        lease = distributed.first_only(begin)
+        status = Status(folder, lease, tell)
+        if distributed.from_first(lambda: status.done):
+            if lease:
+                checkpoint.clear(folder)
             return
         try:
-            _train(run, folder, how or How(), stop, status)
+            how = how or How()
+            trackers = stack.enter_context(contextlib.closing(Trackers(run, folder, how)))
+            _train(run, folder, how, stop, status, lease, trackers)
         except Refusal as refusal:
             state = store.STOPPED if refusal.code >= STOPPED else store.FAILED
             _record_end(status, state, CLASSES.get(refusal.code, "unknown"), str(refusal), refusal.code)
@@ -68,20 +84,27 @@ def train(
             raise
         except BaseException as error:
             log.exception("%s failed", run.name)
-            memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
             line = f"{type(error).__name__}: {error}".splitlines()[0]
+            if distributed.is_lost(error):
+                refusal = Refusal(f"{run.name}: another of its processes died or hangs ({line}); repeat", STOPPED)
+                _record_end(status, store.STOPPED, CLASSES[STOPPED], str(refusal), STOPPED)
+                raise refusal from error
+            memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
             _record_end(status, store.FAILED, "oom" if memory else "unknown", line, 1)
             raise
 
 
-def _train(run: Run, folder: Path, how: How, stop: Callable[[], int], status: Status) -> None:
+def _train(
+    run: Run, folder: Path, how: How, stop: Callable[[], int], status: Status, lease: Lease | None, trackers: Trackers
+) -> None:
     # --- machine -----------------------------------------------------------------------------------------------------
     device = pick_device(how)
-    before = store.read_json(folder / "env.json")
+    before = distributed.from_first(lambda: store.read_json(folder / "env.json"))
     threads = before.get("threads") or how.threads or torch.get_num_threads()
     if how.threads and how.threads != threads:
         log.warning("%s began with %d threads and keeps them: the number changes the last bits", run.name, threads)
     torch.set_num_threads(threads)
+    world = distributed.world()
     initial = transfer.check(run, folder)
 
     # --- data, model, optimizer --------------------------------------------------------------------------------------
@@ -92,24 +115,27 @@ def _train(run: Run, folder: Path, how: How, stop: Callable[[], int], status: St
             f"grad_accum_steps {run.grad_accum_steps} is more than the {len(train_loader)} batches of an epoch"
         )
     steps = run.epochs * steps_per_epoch
-    mean, std = channel_statistics(run, facts)
-    prepare = Normalize(mean, std, device)
-    env = {**environment(), "threads": threads, "device": str(device), **initial}
+    prepare = make_prepare(run, facts, device)
+    env = {**environment(), "threads": threads, "device": str(device), "world_size": world, **initial}
     env |= {"data_file": facts["file"], "data_sha256": facts["sha256"]}
     _compare_environment(before, env)
-    if not before:
+    if lease and not before:
         store.write_json(folder / "env.json", env)
 
     rng.seed_everything(run.seed, "init")
-    model = create(run, facts["num_classes"], len(mean)).to(device)
-    state = checkpoint.latest(folder)
+    in_chans = len(prepare.mean)
+    model = create(run, facts["num_classes"], in_chans).to(device)
+    state = distributed.from_first(lambda: checkpoint.latest(folder))
     if run.initial_checkpoint and state is None:
-        transfer.load(run, model, facts["num_classes"], len(mean))
-    if not (folder / "profile.json").exists():
-        shape = {"img_size": run.img_size, "in_chans": len(mean), "num_classes": facts["num_classes"]}
+        transfer.load(run, model, facts["num_classes"], in_chans)
+    if lease and not (folder / "profile.json").exists():
+        shape = {"img_size": run.img_size, "in_chans": in_chans, "num_classes": facts["num_classes"]}
         store.write_json(folder / "profile.json", profile(run.model, **shape, **run.model_kwargs))
     if run.mode == "linear":
         optim.freeze_body(model)
+    if how.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    model = distributed.share_statistics(model, run.rung, device)
     optimizer = optim.make_optimizer(run, model)
     schedule = optim.make_schedule(run, optimizer, steps_per_epoch)
     loss_of, mix = optim.make_loss(run), optim.make_mix(run, facts["num_classes"])
@@ -118,7 +144,6 @@ def _train(run: Run, folder: Path, how: How, stop: Callable[[], int], status: St
     dtype = getattr(torch, run.amp_dtype) if run.amp else torch.float32
     autocast = functools.partial(torch.autocast, device.type, dtype, enabled=run.amp)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    forward = torch.compile(model) if how.torchcompile else model
 
     # --- resume ------------------------------------------------------------------------------------------------------
     step, history = 0, []
@@ -133,7 +158,11 @@ def _train(run: Run, folder: Path, how: How, stop: Callable[[], int], status: St
         loss_sum += state["loss_sum"]
     schedule.step_update(max(step - 1, 0))
     lr = optimizer.param_groups[0]["lr"]  # of the last step taken, for a run that resumes at the end of an epoch
-    metrics, trackers = Metrics(folder, step), Trackers(run, folder, how, history)
+    forward = nn.parallel.DistributedDataParallel(model) if world > 1 else model
+    forward = torch.compile(forward) if how.torchcompile else forward
+    metrics = Metrics(folder, step, lease)
+    if lease:
+        trackers.open(len(history))
     status.first_step = step
     saved = time.monotonic()
 
@@ -149,18 +178,26 @@ def _train(run: Run, folder: Path, how: How, stop: Callable[[], int], status: St
         state = {"step": step, "loss_sum": loss_sum.item(), "history": history, "model": model.state_dict()}
         state |= {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
         state |= {"ema": ema.module.state_dict() if ema else None}
-        checkpoint.save(folder, state)
+
+        def publish() -> None:
+            lease.check()
+            checkpoint.save(folder, state)
+
+        distributed.first_only(publish)
         saved = time.monotonic()
 
     def alive() -> None:
         status.update(step, steps, run.epochs, history)
 
-    status.train_flops_per_image = 3 * store.read_json(folder / "profile.json")["flops"]
-    status.peak_flops = matmul_flops(device.type, dtype, threads)
+    if lease:
+        status.train_flops_per_image = 3 * store.read_json(folder / "profile.json")["flops"]
+        status.peak_flops = matmul_flops(device.type, dtype, threads) * world
     log.info(
-        "%s: %s parameters, %s at %d px, %d training and %d validation images, %d epochs of %d steps, %s, %d threads%s",
-        run.name, f"{count_params(model):,}", run.dataset, run.img_size, train_loader.num_samples,
-        val_loader.num_samples, run.epochs, steps_per_epoch, device, threads, f", from step {step}" if step else "",
+        "%s: %s parameters, %s at %d px, %d training and %d validation images, %d epochs of %d steps, %s, %s%s",
+        run.name, f"{count_params(model):,}", run.dataset, run.img_size, train_loader.num_samples * world,
+        val_loader.total, run.epochs, steps_per_epoch, device,
+        f"{world} processes of {threads} threads" if world > 1 else f"{threads} threads",
+        f", from step {step}" if step else "",
     )  # fmt: skip
     alive()
 
@@ -173,19 +210,25 @@ def _train(run: Run, folder: Path, how: How, stop: Callable[[], int], status: St
         for index in range(first, steps_per_epoch * run.grad_accum_steps):
             images, labels = next(batches)
             part = index % run.grad_accum_steps
+            last = part + 1 == run.grad_accum_steps
             rng.seed_everything(run.seed, "step", step, part)
             if part == 0:
                 schedule.step_update(step)
                 lr = optimizer.param_groups[0]["lr"]
-                optimizer.zero_grad()
             x_BCHW, labels = prepare(images), labels.to(device, copy=True)
             if mix:
                 x_BCHW, labels = mix(x_BCHW, labels)
-            with autocast():
-                loss = loss_of(forward(x_BCHW), labels) / run.grad_accum_steps
-            scaler.scale(loss).backward()
-            loss_sum += loss.detach()
-            if part + 1 < run.grad_accum_steps:
+            if world > 1:  # mixing is the same everywhere; what the model draws is not
+                rng.seed_everything(run.seed, "rank", step, part, distributed.rank())
+            with contextlib.nullcontext() if last or world == 1 else forward.no_sync():
+                with autocast():
+                    loss = loss_of(forward(x_BCHW), labels) / run.grad_accum_steps
+                if part == 0:  # not before the forward pass, which would take the memory that the gradients want again
+                    optimizer.zero_grad()
+                scaler.scale(loss).backward()
+            loss = distributed.mean_(loss.detach())
+            loss_sum += loss
+            if not last:
                 continue
             if device.type == "cpu":  # on a GPU looking at the loss would wait for it
                 finite(loss.item())
@@ -199,7 +242,7 @@ def _train(run: Run, folder: Path, how: How, stop: Callable[[], int], status: St
                 ema.update(model, step)
             if step % how.log_interval == 0:
                 metrics.append(step=step, epoch=epoch, loss=finite(loss.item() * run.grad_accum_steps), lr=lr)
-            if code := stop():
+            if code := distributed.agree(stop()):
                 batches.close()
                 save()
                 raise Refusal(f"{run.name} stopped at step {step} of {steps}, saved; repeat the command to go on", code)
@@ -220,23 +263,26 @@ def _train(run: Run, folder: Path, how: How, stop: Callable[[], int], status: St
             }
         )
         loss_sum.zero_()
-        trackers.write(history[-1])
         log.info(
             "epoch %d/%d  train_loss %.4f  eval_loss %.4f  acc1 %.2f", epoch + 1, run.epochs,
             history[-1]["train_loss"], history[-1]["eval_loss"], history[-1]["eval_top1"],
         )  # fmt: skip
-        store.write_bytes(folder / "summary.csv", store.csv_text(history).encode())
-        if all(history[-1]["eval_top1"] > row["eval_top1"] for row in history[:-1]):
-            _export(folder / "model_best.pth.tar", run, judged, history[-1], facts)
-        if how.checkpoint_interval or time.monotonic() - saved >= CHECKPOINT_SECONDS:
+        if lease:
+            lease.check()
+            trackers.write(history[-1])
+            store.write_bytes(folder / "summary.csv", store.csv_text(history).encode())
+            if all(history[-1]["eval_top1"] > row["eval_top1"] for row in history[:-1]):
+                _export(folder / "model_best.pth.tar", run, judged, history[-1], facts)
+        if distributed.from_first(lambda: how.checkpoint_interval or time.monotonic() - saved >= CHECKPOINT_SECONDS):
             save()
         alive()
 
     # --- the end: the weights first, then the word that they are there, then away with what only resuming needs -------
-    _export(folder / "last.pth.tar", run, judged, history[-1], facts)
-    trackers.close()
-    status.final(step, steps, run.epochs, history)
-    checkpoint.clear(folder)
+    if lease:
+        lease.check()
+        _export(folder / "last.pth.tar", run, judged, history[-1], facts)
+        status.final(step, steps, run.epochs, history)
+        checkpoint.clear(folder)
 
 
 def set_train(run: Run, model: nn.Module) -> None:
@@ -283,13 +329,13 @@ def _export(path: Path, run: Run, model: nn.Module, row: dict[str, Any], facts: 
 
 
 def _compare_environment(before: dict[str, Any], now: dict[str, Any]) -> None:
-    for key in ("torch", "timm", "numpy", "processor", "device", "commit", "data_sha256"):
-        if before and before.get(key) != now[key]:
+    for key in ("torch", "timm", "numpy", "processor", "device", "world_size", "commit", "data_sha256"):
+        if before and before.get(key, now[key]) != now[key]:
             log.warning("%s was %s when this run began, is %s now: bit-exact no more", key, before.get(key), now[key])
 
 
 def _record_end(status: Status, state: str, error_class: str, error: str, code: int) -> None:
     try:
         status.end(state, error_class=error_class, error=error, exit_code=code)
-    except Refusal:
-        log.warning("status.json of %s could not be written", status.folder)
+    except Refusal as refusal:  # a full disk, or a later attempt that has the word now
+        log.warning("the end of this attempt is not noted: %s", refusal)
