@@ -1,5 +1,7 @@
 """A sweep as two tables for pandas or a spreadsheet: one row per run, and one per epoch of a run."""
 
+import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,28 +12,70 @@ from slurm.progress import Watch
 from slurm.sweep import Sweep
 
 # From status.json: where the run stands, what came of it (percent), how fast it was, and why it failed.
-STATUS = ("state", "epoch", "acc1", "best_acc1", "best_epoch", "images_per_s", "data_wait", "seconds", "attempt")
+STATUS = (
+    "state",
+    "epoch",
+    "acc1",
+    "best_acc1",
+    "best_epoch",
+    "images_per_s",
+    "data_wait",
+    "seconds",
+    "attempt",
+)
 STATUS += ("host", "error_class", "error")
 PROFILE = ("params", "macs", "flops")
 
 
 def collect(sweep: Sweep) -> list[Path]:
     """Write runs.csv and epochs.csv into the sweep's folder; also for one half done, whose missing cells are empty."""
-    rows, epochs = [], []
+    rows = []
     for run, folder, status in zip(sweep.runs, sweep.folders, Watch(sweep).look(), strict=True):
-        identity = {"signature": run.signature, "folder": run.name, "rung": run.rung}
         profile = store.read_json(folder / "profile.json")
         measured = {key: status.get(key) for key in STATUS} | {key: profile.get(key) for key in PROFILE}
-        rows.append({**identity, **_fields(run), **measured})
-        for row in store.read_summary(folder):
-            epochs.append({**identity, "seed": run.seed, **row, "epoch": int(row["epoch"])})
+        rows.append(
+            {
+                "signature": run.signature,
+                "folder": run.name,
+                "rung": run.rung,
+                **_fields(run),
+                **measured,
+            }
+        )
     sweep.make_folder()
     written = []
-    for name, table in (("runs.csv", rows), ("epochs.csv", epochs)):
-        if table:
-            store.write_bytes(sweep.folder / name, store.csv_text(table).encode())
+    for name, text in (
+        ("runs.csv", store.csv_text(rows)),
+        ("epochs.csv", _epochs(sweep)),
+    ):
+        if text:
+            store.write_bytes(sweep.folder / name, text.encode())
             written.append(sweep.folder / name)
     return written
+
+
+def _epochs(sweep: Sweep) -> str:
+    """The rows of every summary.csv, digit for digit, behind the run that each belongs to; "" where there are none."""
+    columns: dict[str, None] = {}
+    parts = []
+    for run, folder in zip(sweep.runs, sweep.folders, strict=True):
+        try:
+            with (folder / "summary.csv").open(newline="") as file:
+                header, *lines = csv.reader(file)
+        except (FileNotFoundError, ValueError):  # no epoch yet
+            continue
+        columns |= dict.fromkeys(header)
+        parts.append(([run.signature, run.name, run.rung, run.seed], header, lines))
+    if not parts:
+        return ""
+    names, text = list(columns), io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["signature", "folder", "rung", "seed", *names])
+    for identity, header, lines in parts:
+        if header != names:  # of another version of the program
+            lines = [[dict(zip(header, line, strict=False)).get(name, "") for name in names] for line in lines]
+        writer.writerows(identity + line for line in lines)
+    return text.getvalue()
 
 
 def _fields(run: Run) -> dict[str, Any]:

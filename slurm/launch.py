@@ -1,36 +1,77 @@
-"""Launch a sweep: train what is missing, wherever it stands, and return when every run is done or failed.
+"""Launch a sweep: train what is missing, wherever it stands.
 
-Each place to compute is one function that starts processes and then looks at folders (slurm/local.py); what they have
-in common is here.
+Each place to compute starts processes and then looks at folders: slurm/local.py on this machine, slurm/submit.py on a
+cluster. What they have in common is here. The local queue returns when every run has ended; SLURM's at once.
 """
 
-from typing import Any, Literal
+import contextlib
+import shlex
+import sys
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from engine import store
-from engine.errors import Refusal
+from engine import lease, store
+from engine.errors import CLASSES, CLUSTER, TIMED_OUT, Refusal
 from engine.run import Run, make_how
 from engine.signals import CODES, Stop
-from slurm import claims, local, progress
-from slurm.progress import ENDED, Status
+from slurm import clusters, local, progress, scheduler, snapshot, submit, worker
+from slurm.clusters import Resources
+from slurm.progress import Status
 from slurm.sweep import Sweep
+from slurm.worker import ended
 
-Cluster = Literal["auto", "local", "debug"]
+KINDS = ("unfinished", "failed", "timeout", "cancelled")
+WHY = ("error_class", "error", "exit_code")  # of status.json, where a run did not end well
+PATIENCE_SECONDS = 60.0  # another launcher submits for some seconds; a local one has the sweep until its end
 
 
 def launch(
-    sweep: Sweep, how: dict[str, Any], *, cluster: Cluster = "auto", slots: int | None = None, retry: bool = False
+    sweep: Sweep,
+    how: dict[str, Any],
+    *,
+    cluster: str = "auto",
+    slots: int | None = None,
+    retry: bool = False,
+    kinds: Collection[str] = ("unfinished",),
+    flags: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    keep_code: bool = True,
 ) -> list[Status]:
-    """Train every run that is not done; the final statuses, in the order of the sweep, each "done" or "failed".
+    """Train the runs of the given kinds; the statuses of all runs, in the order of the sweep, when it returns.
 
     Args:
-        how: fields of engine.run.How; the number of threads follows from the slots where it is not given.
-        cluster: auto and local are worker processes on this machine; debug trains in this process.
-        slots: runs at a time; by default one per GPU, or per core where there is none.
+        how: fields of engine.run.How; the number of threads follows from the slots or cores where it is not given.
+        cluster: local are worker processes on this machine; debug trains in this process; slurm, or a profile of
+            slurm/clusters.yaml, submits and returns; auto is slurm where a controller answers, otherwise local.
+        slots: runs at a time on this machine, which auto then means; by default one per GPU, or per core.
         retry: also those that failed in an earlier launch; they go on from their last checkpoint.
+        kinds: of KINDS; unfinished is what has neither ended nor been cancelled.
+        flags: fields of slurm.clusters.Resources that win over those of profile and sweep.
+        overrides: the same, where the runs need just these: elements submitted earlier are then kept from them.
+        keep_code: jobs run a copy of the code as it is now.
 
     Raises:
         Refusal: nothing could be started; or, after Ctrl-C or SIGTERM, with the exit code 130 or 143.
     """
+    asked, cluster = cluster, clusters.pick("local" if cluster == "auto" and slots else cluster)
+    kinds = {*kinds, *(["failed"] if retry else [])}
+    flags = {**(flags or {}), **(overrides or {})}
+    if cluster in ("local", "debug"):
+        if flags:
+            raise Refusal(f"{', '.join(flags)}: for SLURM only, and this trains on this machine ({asked}); use --slots")
+        return _here(sweep, how, cluster, slots, kinds)
+    if slots:
+        raise Refusal("--slots is for this machine only; on SLURM it is --array-parallelism and --pack")
+    shapes = _shapes(sweep, cluster, flags)  # refused before anything is written
+    sweep.make_folder()
+    with local.only_launcher(sweep, PATIENCE_SECONDS):
+        _submit(sweep, how, cluster, shapes, kinds, bool(overrides), keep_code)
+    return [worker.look(folder) for folder in sweep.folders]
+
+
+def _here(sweep: Sweep, how: dict[str, Any], cluster: str, slots: int | None, kinds: set[str]) -> list[Status]:
     gpus = local.visible_gpus(how.get("device", "auto"))
     if how.get("device") == "cuda" and not gpus:
         raise Refusal("--device cuda, but this machine shows no GPU; leave --device out to use the CPU")
@@ -38,49 +79,158 @@ def launch(
     how = {"threads": max(1, local.cores() // slots), **how}
     sweep.make_folder()
     with local.only_launcher(sweep):
-        if retry:
-            _forget_failures(sweep)
-        statuses = progress.Watch(sweep).look()
-        left = [run for run, status in zip(sweep.runs, statuses, strict=True) if status["state"] not in ENDED]
-        if not left:
-            return statuses
-        _prepare(left, how)
-        places = "in this process" if cluster == "debug" else f"{slots} at a time on {how['threads']} threads each"
-        print(f"{sweep.name}: {_count_done(statuses)} runs done, {len(left)} to train, {places}", flush=True)
-        with Stop().on(CODES) as stop, progress.view(sweep, slots) as view:
+        chosen, renewed = _choose(sweep, kinds)
+        whole = progress.Watch(sweep)
+        if not chosen:
+            return whole.look()
+        _prepare([sweep.runs[index] for index in chosen], how)
+        _release(sweep, chosen, renewed)
+        # Only what was not asked for is left out; what is done already is shown as done.
+        rest = [index for index, status in enumerate(whole.look()) if index in chosen or ended(status)]
+        part = sweep if len(rest) == len(sweep.runs) else replace(sweep, runs=tuple(sweep.runs[i] for i in rest))
+        spread = f"here, {slots} at a time on {how['threads']} threads each"
+        places = "in this process" if cluster == "debug" else spread
+        print(f"{sweep.name}: {_count_done(whole.look())} runs done, {len(chosen)} to train, {places}", flush=True)
+        with Stop().on(CODES) as stop, progress.view(part, slots) as view:
             if cluster == "debug":
-                local.train_inline(sweep, how, view, stop)
+                local.train_inline(part, how, view, stop)
             else:
-                local.train_all(sweep, how, slots, gpus, view, stop)
-        statuses = progress.Watch(sweep).look()
-        if any(status["state"] not in ENDED for status in statuses):
+                local.train_all(part, how, slots, gpus, view, stop)
+        statuses = whole.look()
+        if any(not ended(statuses[index]) for index in chosen):
             raise Refusal(f"stopped with {_count_done(statuses)} runs done; all is saved, repeat the command", stop())
         return statuses
 
 
+def _submit(
+    sweep: Sweep,
+    how: dict[str, Any],
+    cluster: str,
+    shapes: list[Resources],
+    kinds: set[str],
+    alone: bool,
+    keep_code: bool,
+) -> None:
+    """Submit what the runs of the kinds lack, by shape, and say so; `alone`: no other element may take these runs."""
+    live = scheduler.queue(submit.job_name(sweep))
+    if live is None:
+        raise Refusal("squeue does not answer; what was submitted goes on; repeat the command", CLUSTER)
+    submit.mend(sweep.jobs_folder, live)
+    _free(sweep.folders, {element.job for element in live})
+    name, there = local.new_launch_id(), {element.comment.partition("/")[0] for element in live}
+    chosen, renewed = _choose(sweep, kinds)
+    groups: dict[Resources, list[str]] = {}
+    for index in sorted(chosen):
+        groups.setdefault(shapes[index], []).append(str(sweep.folders[index]))
+    left = [submit.Shape(resources, tuple(folders)) for resources, folders in groups.items()]
+    those = [] if alone else live
+    todo = [(shape, count) for shape in left if (count := submit.missing(shape, those, sweep.jobs_folder, renewed))]
+    statuses = [worker.look(folder) for folder in sweep.folders]
+    print(f"{sweep.name}: {_count_done(statuses)} runs done, {len(chosen)} to train on {cluster}", flush=True)
+    if not todo:
+        if chosen:
+            _release(sweep, chosen, renewed, there)
+            print(f"nothing to submit: {len(live)} elements wait or run already, and take all that is left")
+        return
+    code = snapshot.take(sweep.folder.parent) if keep_code else store.ROOT
+    note = {"cluster": cluster, "commit": snapshot.label(code), "snapshot": str(code) if keep_code else None}
+    note["command"] = shlex.join(sys.argv)
+    launched = submit.Launch(sweep, name, how, code, note)
+    for shape, count in todo:
+        launched.check(shape, count)
+    _prepare([sweep.runs[index] for index in sorted(chosen)], how)
+    _release(sweep, chosen, renewed, there, name if alone else None)
+    for shape, count in todo:
+        made = launched.submit(shape, count)
+        few = f" of {count}, as many as one may have" if made.elements < count else ""
+        runs = f"{len(shape.folders)} run" + "s" * (len(shape.folders) > 1)
+        print(f"job {made.job}: {made.elements} elements{few} for {runs}, each {shape.resources.told()}", flush=True)
+
+
+def _free(folders: list[Path], jobs: Collection[str]) -> None:
+    """Take runs from jobs that SLURM no longer has: the next element would only find that they are owned, and leave.
+
+    A process of such a job that lives on, where its node is cut off, finds itself superseded.
+    """
+    for folder in folders:
+        owner = lease.owner(folder)
+        if owner and owner["job"] and owner["job"] not in jobs:
+            with contextlib.suppress(Refusal):  # somebody else was faster
+                lease.claim(folder, gone=owner["job"]).release()
+
+
+def _shapes(sweep: Sweep, cluster: str, flags: Mapping[str, Any]) -> list[Resources]:
+    """The resources of each run."""
+    seen: dict[tuple, Resources] = {}
+    found = []
+    for need in sweep.needs or ({},) * len(sweep.runs):
+        key = tuple(sorted(need.items()))
+        if key not in seen:
+            seen[key] = clusters.resources(cluster, need, flags)
+        found.append(seen[key])
+    return found
+
+
+def _choose(sweep: Sweep, kinds: set[str]) -> tuple[set[int], set[str]]:
+    """Runs of the kinds, by index; and the folders of those that had ended, which may now be trained again."""
+    statuses = [worker.look(folder) for folder in sweep.folders]
+    chosen = {index for index, status in enumerate(statuses) if kinds & _kinds(status)}
+    return chosen, {str(sweep.folders[index]) for index in chosen if ended(statuses[index])}
+
+
+def _release(
+    sweep: Sweep, chosen: set[int], renewed: set[str], there: Collection[str] = (), owner: str | None = None
+) -> None:
+    """Let the chosen runs be trained: also those that had ended, and those reserved for a launch that is gone.
+
+    Args:
+        renewed: folders of those that had ended; what ended since then stays.
+        there: launches that have live elements.
+        owner: the launch to reserve the runs for.
+    """
+    for index in sorted(chosen):
+        folder = sweep.folders[index]
+        status = worker.look(folder)
+        before = status.get(worker.RESERVED)
+        reserved = owner or (before if before in there else None)
+        again = str(folder) in renewed if ended(status) else reserved != before
+        if again and status["owner"] is None and status["state"] != store.DONE:
+            store.make_folder(sweep.runs[index], folder)
+            _renew(folder, status, reserved)
+
+
+def _kinds(status: Status) -> set[str]:
+    timeout = {"timeout"} if status.get("error_class") == CLASSES[TIMED_OUT] and not status["owner"] else set()
+    return {"unfinished" if not ended(status) else status["state"]} | timeout
+
+
+def _renew(folder: Path, status: Status, reserved: str | None) -> None:
+    """Let a run be trained again, or for the first time, from its last checkpoint, by a launch or by any."""
+    kept = {key: value for key, value in status.items() if key not in ("owner", "silent", worker.RESERVED, *WHY)}
+    kept["state"] = store.STOPPED if status["state"] != store.PLANNED else store.PLANNED
+    store.write_json(folder / "status.json", kept | ({worker.RESERVED: reserved} if reserved else {}))
+    (folder / worker.CANCEL).unlink(missing_ok=True)
+
+
 def _prepare(left: list[Run], how: dict[str, Any]) -> None:
     """What must hold before a worker starts: models that can be built, the data, and a folder per run."""
-    from engine import beton
-    from engine.train import preflight
-
+    results = store.results_dir().absolute()
     data_dir = make_how(how).data_dir
-    for run in {
-        (run.rung, run.dataset, run.img_size, run.drop_path, run.initial_checkpoint): run for run in left
-    }.values():
-        preflight(run, store.folder_of(run, store.results_dir().absolute()))
+    new = [run for run in left if not (store.folder_of(run, results) / "env.json").exists()]  # never began
+    if new:
+        from engine.train import preflight
+
+        for run in {
+            (run.rung, run.dataset, run.img_size, run.drop_path, run.initial_checkpoint): run for run in new
+        }.values():
+            preflight(run, store.folder_of(run, results))
+    from engine import beton
+
     for dataset, img_size, splits in dict.fromkeys((run.dataset, run.img_size, run.splits) for run in left):
         beton.ensure(dataset, img_size, data_dir, splits=splits)
     for run in left:
-        store.make_folder(run, store.folder_of(run, store.results_dir().absolute()))
-
-
-def _forget_failures(sweep: Sweep) -> None:
-    for folder in sweep.folders:
-        path = folder / "status.json"
-        if store.read_json(path).get("state") == store.FAILED:
-            with claims.hold(folder / ".lock") as owned:
-                if owned:
-                    store.write_json(path, {**store.read_json(path), "state": store.STOPPED})
+        if not (store.folder_of(run, results) / "args.yaml").exists():  # otherwise the worker compares it
+            store.make_folder(run, store.folder_of(run, results))
 
 
 def _count_done(statuses: list[Status]) -> str:

@@ -14,11 +14,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from engine import store
+from engine import lease, store
 from engine.errors import BUSY, Refusal
 from engine.signals import Stop
 from slurm import claims, worker
-from slurm.progress import ENDED, TICK_SECONDS, Status, View, Watch
+from slurm.progress import TICK_SECONDS, Status, View, Watch
 from slurm.sweep import Sweep
 
 TIMEOUT_MIN = 60 * 24 * 365  # submitit's default would end a worker after some minutes
@@ -46,8 +46,9 @@ class Workers:
     def refill(self, statuses: list[Status]) -> None:
         """Start workers while places are free and runs wait that nobody is about to take."""
         self._bury()
-        owners = {status["owner"] for status in statuses if status["owner"]}
-        waiting = sum(status["state"] not in ENDED and status["owner"] is None for status in statuses)
+        here = lease.node()
+        owners = {status["owner"]["pid"] for status in statuses if status["owner"] and status["owner"]["node"] == here}
+        waiting = sum(worker.waits(status) for status in statuses)
         places, starting = self._alive()
         alive = len(owners | places) + len(starting)
         idle = len(places - owners) + len(starting)
@@ -93,8 +94,7 @@ class Workers:
         """Forget workers that ended. Raises Refusal if one after another ended without having taken a run."""
         for job, started in [pair for pair in self.jobs if pair[0].done()]:
             self.jobs.remove((job, started))
-            attempts = [path.stat().st_mtime for path in (f / ".attempt" for f in self.sweep.folders) if path.exists()]
-            self.barren = 0 if max(attempts, default=0.0) >= started else self.barren + 1
+            self.barren = 0 if worker.last_claim(self.sweep.folders) >= started else self.barren + 1
             if self.barren >= BARREN:
                 log = Path(job.paths.stdout)
                 lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
@@ -107,7 +107,7 @@ def train_all(sweep: Sweep, how: dict[str, Any], slots: int, gpus: list[str], vi
     watch, workers = Watch(sweep), Workers(sweep, how, slots, gpus)
     while not stop():
         view.show(statuses := watch.look())
-        if all(status["state"] in ENDED for status in statuses):
+        if all(map(worker.ended, statuses)):
             workers.join()
             return
         workers.refill(statuses)
@@ -132,15 +132,18 @@ def train_inline(sweep: Sweep, how: dict[str, Any], view: View, stop: Stop) -> N
     while not stop():
         worker.drain(sweep.folders, how, launch, show_and_ask)
         view.show(statuses := watch.look())
-        if all(status["state"] in ENDED for status in statuses):
+        if all(map(worker.ended, statuses)):
             return
         time.sleep(TICK_SECONDS)
 
 
 @contextlib.contextmanager
-def only_launcher(sweep: Sweep) -> Iterator[None]:
-    """Refuse to launch a sweep that a live launcher has in hand."""
+def only_launcher(sweep: Sweep, patience_s: float = 0.0) -> Iterator[None]:
+    """Refuse to launch a sweep that a live launcher has in hand, and does not let go of within `patience_s`."""
     path = sweep.jobs_folder / "launcher.lock"
+    deadline = time.monotonic() + patience_s
+    while claims.holder(path) is not None and time.monotonic() < deadline:
+        time.sleep(TICK_SECONDS)
     with claims.hold(path) as file:
         if file is None:
             look = f"watch it: python scripts/sweep.py status {sweep.name}"

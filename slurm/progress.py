@@ -8,14 +8,14 @@ from datetime import datetime
 from typing import Any
 
 from engine import store
+from engine.errors import CANCELLED, CLASSES
 from engine.run import Run
 from slurm.sweep import Sweep
 from slurm.worker import look
 
 HEARTBEAT_SECONDS = 10.0
 TICK_SECONDS = 0.5
-ENDED = (store.DONE, store.FAILED)
-ORDER = (store.FAILED, store.RUNNING, store.STOPPED, store.PLANNED, store.DONE)  # by who needs you most
+ENDED = (store.DONE, store.FAILED, CLASSES[CANCELLED])
 
 Status = dict[str, Any]
 
@@ -117,6 +117,8 @@ def told(run: Run, status: Status) -> str:
     """A run that ended, in one line."""
     if status["state"] == store.FAILED:
         return f"{name(run)} failed ({status.get('error_class')}): {status.get('error')}"
+    if status["state"] == CLASSES[CANCELLED]:
+        return f"{name(run)} cancelled after step {status.get('step', 0)}"
     accuracy = f"acc1 {number(status.get('acc1'))} (best {number(status.get('best_acc1'))})"
     return f"{name(run)} done: {accuracy}, {number(status.get('images_per_s'), 0)} images/s"
 
@@ -143,53 +145,6 @@ def seconds_left(statuses: list[Status], slots: int) -> float | None:
     return max([(sum(left) + waiting * sum(whole) / len(whole)) / slots, *left])
 
 
-def status_table(sweep: Sweep, state: str | None = None) -> Any:
-    """Every run, or those in one state, with who needs you most on top; a rich table."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    statuses = Watch(sweep).look()
-    rows = [row for row in zip(sweep.runs, statuses, strict=True) if state in (None, row[1]["state"])]
-    rows.sort(key=lambda row: ORDER.index(row[1]["state"]))
-    counts = Counter(status["state"] for status in statuses)
-    title = ", ".join(f"{counts[name]} {name}" for name in ORDER if counts[name])
-    table = Table(title=f"{sweep.name}: {title}", title_justify="left", box=SIMPLE_HEAD)
-    for heading in ("folder", "run", "state", "epoch", "acc1", "best", "images/s", "attempt", "note"):
-        table.add_column(heading, overflow="fold", justify="left" if heading in ("folder", "run", "note") else "right")
-    for run, status in rows:
-        epoch = f"{status.get('epoch', 0)}/{run.epochs}"
-        numbers = [number(status.get("acc1")), number(status.get("best_acc1")), number(status.get("images_per_s"), 0)]
-        attempt, note = str(status.get("attempt", 0)), Text(_note(status))
-        table.add_row(run.signature, Text(name(run)), status["state"], epoch, *numbers, attempt, note)
-    return table
-
-
-def plan_table(sweep: Sweep) -> Any:
-    """One row per rung: how many of its runs are done and what is left to train; a rich table."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    rows: dict[tuple, Counter[str]] = {}
-    for run, status in zip(sweep.runs, Watch(sweep).look(), strict=True):
-        recipe = (run.rung, run.dataset, run.img_size, run.epochs, run.batch_size, f"{run.lr:g}")
-        rows.setdefault(recipe, Counter())[status["state"]] += 1
-    counts = sum(rows.values(), Counter())
-    left = counts.total() - sum(counts[state] for state in ENDED)
-    repeats = f" ({sweep.dropped} repeats left out)" if sweep.dropped else ""
-    failed = f", {counts[store.FAILED]} failed" if counts[store.FAILED] else ""
-    summary = f"{counts.total()} runs{repeats}: {counts[store.DONE]} done{failed}, {left} to train"
-    table = Table(title=f"{sweep.name}: {sweep.question}", title_justify="left", box=SIMPLE_HEAD)
-    table.caption, table.caption_justify = summary, "left"
-    for heading in ("rung", "dataset", "img_size", "epochs", "batch_size", "lr", "runs", "done"):
-        table.add_column(heading, justify="left" if heading in ("rung", "dataset") else "right")
-    for recipe, states in rows.items():
-        cells = [*recipe, states.total(), states[store.DONE]]
-        table.add_row(*(Text(str(cell)) for cell in cells))
-    return table
-
-
 def number(value: float | None, digits: int = 2) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
@@ -204,13 +159,3 @@ def duration(seconds: float | None) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def _note(status: Status) -> str:
-    if status["state"] == store.FAILED:
-        return f"{status.get('error_class')}: {status.get('error')}"
-    if status["state"] == store.RUNNING:
-        note = f"{duration(status.get('eta_s'))} left"
-        silent = store.now() - status.get("heartbeat", store.now())
-        return note if silent < 60 else f"{note}; not heard of for {duration(silent)}"
-    return ""

@@ -1,7 +1,8 @@
 """A sweep is a list of runs with a question. The name is the address: `demo` is slurm/sweeps/demo.py.
 
-A sweep's file is plain Python with a docstring (the question) and `runs()`, which yields engine.run.Run. Reading one
-imports neither torch nor timm, so that planning and status answer at once.
+A sweep's file is plain Python with a docstring (the question) and `runs()`, which yields engine.run.Run; it may have
+`resources(run)`, which says what a run needs on a cluster, and PROBES, what is measured on its finished runs. Reading
+one imports neither torch nor timm, so that planning and status answer at once.
 """
 
 import contextlib
@@ -16,13 +17,16 @@ from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import ValidationError
 
 from engine import store
 from engine.errors import OUTPUT, Refusal
 from engine.run import Run, unknown
+from slurm import clusters
 
 SWEEPS = Path(__file__).parent / "sweeps"
+DEFINITION = "sweep.yaml"  # of a sweep that has no file, in its folder
 MAX_RUNS = 100_000  # what yields more is a mistake, or never ends
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _TAKEN = ("runs", "published")  # folders of results/ that hold something else
@@ -32,13 +36,19 @@ _TAKEN = ("runs", "published")  # folders of results/ that hold something else
 class Sweep:
     """Runs to compare, in the order of the file; `dropped` repeats of a run were left out.
 
-    The question is the first paragraph of the file's docstring.
+    The question is the first paragraph of the file's docstring. `needs` holds, per run, what the file's
+    `resources(run)` says of it (fields of slurm.clusters.Resources); it is empty where there is no such function.
     """
 
     name: str
     question: str
     runs: tuple[Run, ...]
     dropped: int = 0
+    needs: tuple[dict[str, Any], ...] = ()
+    definition: dict[str, Any] | None = None
+    """Of a sweep that has no file (slurm/grid.py)."""
+    probes: tuple[str, ...] = ()
+    """PROBES of the file: what is measured on its finished runs before the report is written (analysis/probes/)."""
 
     @property
     def folder(self) -> Path:
@@ -56,7 +66,7 @@ class Sweep:
         return self.folder / ".jobs"
 
     def make_folder(self) -> None:
-        """Create the folder, with manifest.csv, the list of the sweep's runs; touched only when that changes."""
+        """Create the folder, with manifest.csv, the list of its runs; a file is touched only when it changes."""
         try:
             self.jobs_folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -64,9 +74,13 @@ class Sweep:
         rows = [
             {"signature": run.signature, "folder": run.name, "rung": run.rung, "seed": run.seed} for run in self.runs
         ]
-        path, text = self.folder / "manifest.csv", store.csv_text(rows).encode()
-        if not path.exists() or path.read_bytes() != text:
-            store.write_bytes(path, text)
+        files = {"manifest.csv": store.csv_text(rows)}
+        if self.definition:
+            files[DEFINITION] = yaml.safe_dump(self.definition, sort_keys=False, allow_unicode=True)
+        for name, text in files.items():
+            path = self.folder / name
+            if not path.exists() or path.read_bytes() != text.encode():
+                store.write_bytes(path, text.encode())
 
 
 def names() -> list[str]:
@@ -75,10 +89,15 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Sweep:
-    """The sweep of that name, or of a .py file given by its path, whose stem is then the name.
+    """The sweep of that name, or of a .py file given by its path, whose stem is then the name; or a grid by its name.
 
     Raises Refusal: no such sweep, or its file does not give a list of valid runs.
     """
+    if name not in names() and _NAME.fullmatch(name):
+        from slurm import grid  # which builds on this file
+
+        if launched := grid.load(name):
+            return launched
     path = _find(name)
     module = types.ModuleType(f"slurm.sweeps.{path.stem}")
     module.__file__ = str(path)
@@ -96,12 +115,14 @@ def load(name: str) -> Sweep:
                 if other.record() != item.record():
                     raise Refusal(f"two different runs have the signature {item.signature}; change one a little")
                 dropped += 1
+        needs = tuple(_needs(module, run) for run in found.values()) if hasattr(module, "resources") else ()
+        probes = tuple(getattr(module, "PROBES", ()))
     if not found:
         raise Refusal(f"sweep {path.stem}: runs() gave no run ({path})")
     if len(found) + dropped > MAX_RUNS:
         raise Refusal(f"sweep {path.stem}: runs() gave more than {MAX_RUNS:,} runs ({path})")
     question = " ".join(cleandoc(module.__doc__ or "").partition("\n\n")[0].split())
-    return Sweep(path.stem, question, tuple(found.values()), dropped)
+    return Sweep(path.stem, question, tuple(found.values()), dropped, needs, probes=probes)
 
 
 def _find(name: str) -> Path:
@@ -119,6 +140,18 @@ def _find(name: str) -> Path:
         rule = f"letters, digits and _, at most 64, and not {' or '.join(_TAKEN)}"
         raise Refusal(f"a sweep cannot be called {path.stem!r}, as that names its folder; take {rule}")
     return path
+
+
+def _needs(module: types.ModuleType, run: Run) -> dict[str, Any]:
+    """What the file says that a run needs, checked. Raises Refusal for what is no resource of a run."""
+    given = module.resources(run)
+    if not isinstance(given, dict):
+        raise Refusal(f"resources() gave {_short(given)}, which is no dict")
+    for key in given:
+        if key not in clusters.OF_A_RUN:
+            raise Refusal(f"resources(): {unknown('resource', str(key), clusters.OF_A_RUN)}")
+    clusters.make(given, "resources()")
+    return given
 
 
 @contextlib.contextmanager

@@ -1,9 +1,11 @@
 """What one process of a sweep does: take the next run that nobody has, train it, and so on until none is left.
 
-submitit pickles `work` by its name together with paths and plain values. Nothing heavy is imported at the top: the
-process has its place, and its signal handlers, before it spends seconds on torch and FFCV, once for all its runs.
+Workers are the same everywhere: of the local queue (slurm/local.py), of one element of a SLURM array, of one rank of
+several that train a run together (slurm/task.py). Nothing heavy is imported at the top: a process has its place, and
+its signal handlers, before it spends seconds on torch and FFCV, once for all its runs.
 """
 
+import contextlib
 import gc
 import os
 import signal
@@ -13,15 +15,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from engine.errors import BUSY, CLASSES, STOPPED, TERMINATED, Refusal
+from engine import distributed, lease
+from engine.errors import BUSY, CANCELLED, CLASSES, STOPPED, SUPERSEDED, TERMINATED, Refusal
 from engine.signals import Stop
 from slurm import claims
 
 MAX_DEATHS = 3  # silent deaths in a row without a step gained that one launch puts up with
+MAX_IDLE = 6  # attempts in a row without a step gained, of which the scheduler ended some
+CANCEL = ".cancel"  # the file in a run's folder by which a user asks its process to leave
+CANCEL_SECONDS = 1.0
+NUMBERS = ("heartbeat", "step", "steps", "epoch", "acc1", "best_acc1", "images_per_s", "eta_s", "seconds", "attempt")
+RESERVED = "reserved"  # in status.json: the launch whose workers alone may take this run, as it needs what they have
 
 
 def work(folders: list[str], how: dict, *, jobs: str, launch: str, slots: int, gpus: list[str]) -> None:
-    """Train runs until none is left, if one of the `slots` places of the sweep is free.
+    """Train runs until none is left, if one of the `slots` places of the sweep on this machine is free.
 
     Args:
         folders: of all runs of the sweep, in order.
@@ -38,97 +46,170 @@ def work(folders: list[str], how: dict, *, jobs: str, launch: str, slots: int, g
         drain([Path(folder) for folder in folders], how, launch, stop)
 
 
-def drain(folders: list[Path], how: dict, launch: str, stop: Callable[[], int]) -> None:
-    """Train, one after another, the runs that are neither done nor failed nor in other hands."""
+def drain(folders: list[Path], how: dict, launch: str, stop: Callable[[], int]) -> int:
+    """Train, one after another, the runs that have not ended and are not in other hands.
+
+    Of several processes that train each run together, all call this; the first one chooses.
+
+    Returns: the code that `stop` gave, or 0 where nothing is left.
+    """
     from engine.run import make_how
 
     how = make_how(how)
-    while not stop() and (folder := _next(folders)):
-        if not _attempt(folder, how, launch, stop):
-            time.sleep(0.2)  # another process was faster; its lock shows in a moment
+    left = list(folders)
+    while not (code := distributed.agree(stop())):
+        folder = distributed.from_first(lambda: _next(left, launch))
+        if folder is None:
+            return 0
+        try:
+            if not _attempt(folder, how, launch, stop):
+                time.sleep(0.2)  # another process was faster; its claim shows in a moment
+        except Refusal as refusal:
+            if refusal.code != SUPERSEDED:
+                raise
+            return 0  # taken for dead, on a node that may be somebody else's by now: leave all
         gc.collect()  # the model and loader of the last run, before the next one needs the memory
+    return code
 
 
 def look(folder: Path) -> dict[str, Any]:
-    """A run's status with `owner`, the live process that has it, or None. A damaged status is a failure, not an end."""
+    """A run's status with `owner`, the record of the live attempt that has it (engine/lease.py), or None.
+
+    An owned run is running, whatever its last word was; one whose process died without a word is stopped, and
+    `silent`; one that a user gave up is cancelled. A damaged status is a failure, not an end.
+    """
     from engine import store
 
     try:
-        status = store.read_status(folder)
+        status = store.read_json(folder / "status.json")
+        status = {"state": store.PLANNED} if status == {} else status
+        state = status["state"]
+        if state not in (store.DONE, store.FAILED, store.RUNNING, store.STOPPED, store.PLANNED):
+            raise KeyError(state)
+        if any(not isinstance(status.get(key), (int, float, type(None))) for key in NUMBERS):
+            raise TypeError
     except Refusal as refusal:
-        return {
-            "state": store.FAILED,
-            "owner": None,
-            "error_class": CLASSES[refusal.code],
-            "error": str(refusal),
-            "exit_code": refusal.code,
-        }
-    ended = status["state"] in (store.DONE, store.FAILED)
-    return {**status, "owner": None if ended else claims.holder(folder / ".lock")}
+        return _damaged(str(refusal), refusal.code)
+    except (OSError, KeyError, TypeError) as error:
+        what = error.strerror if isinstance(error, OSError) else "no status that we wrote"
+        return _damaged(f"{folder / 'status.json'} is damaged ({what}); remove it and repeat the command", 4)
+    if state in (store.DONE, store.FAILED):
+        return {**status, "owner": None}
+    owner = lease.owner(folder)
+    if owner:
+        status["state"] = store.RUNNING
+    elif state == store.RUNNING:
+        status |= {"state": store.STOPPED, "silent": True}
+    if not owner and (status.get("error_class") == CLASSES[CANCELLED] or (folder / CANCEL).exists()):
+        status["state"] = CLASSES[CANCELLED]
+    return {**status, "owner": owner}
 
 
-def _next(folders: list[Path]) -> Path | None:
+def ended(status: dict[str, Any]) -> bool:
+    """Whether no launch is to train this run (any more)."""
     from engine import store
 
-    for folder in folders:
-        status = look(folder)
-        if status["state"] not in (store.DONE, store.FAILED) and status["owner"] is None:
-            return folder
+    return status["state"] in (store.DONE, store.FAILED, CLASSES[CANCELLED])
+
+
+def waits(status: dict[str, Any]) -> bool:
+    """Whether a worker may take this run."""
+    return not ended(status) and status["owner"] is None
+
+
+def last_claim(folders: list[Path]) -> float:
+    """When a run was last taken by any process, in seconds since the epoch; 0.0 if never."""
+    return max((path.stat().st_mtime for folder in folders for path in folder.glob(".attempt-*.json")), default=0.0)
+
+
+def fail(folder: Path, error_class: str, error: str, exit_code: int) -> None:
+    """Mark a run as failed, where the engine has not done so itself; one in other hands is left alone."""
+    from engine import store
+
+    if look(folder)["state"] == store.FAILED:
+        return
+    with contextlib.suppress(Refusal), lease.own(folder):
+        status = store.read_json(folder / "status.json")
+        if status.get("state") not in (store.DONE, store.FAILED):
+            status |= {"state": store.FAILED, "error_class": error_class, "error": error, "exit_code": exit_code}
+            store.write_json(folder / "status.json", status)
+
+
+def _next(left: list[Path], launch: str) -> Path | None:
+    """The first run that waits, and not for another launch; those that ended are struck from the list on the way."""
+    index = 0
+    while index < len(left):
+        status = look(left[index])
+        if waits(status) and status.get(RESERVED) in (None, launch):
+            return left[index]
+        if ended(status):
+            del left[index]
+        else:
+            index += 1
     return None
 
 
 def _attempt(folder: Path, how: Any, launch: str, stop: Callable[[], int]) -> bool:
     """Train one run, or give it up. False if another process has it."""
     from engine import store
-    from engine.train import train
 
-    with claims.hold(folder / ".attempt") as file:
-        if file is None:
-            return False
-        if (deaths := _count(folder, file, launch)) > MAX_DEATHS:
-            error = f"its process died {deaths} times without a word and without a step gained (killed? out of memory?)"
-            fail(folder, "signal", error, 128 + signal.SIGKILL)
-            claims.write(file, None)
-            return True
-        try:
-            train(store.read_run(folder), folder, how, stop)
-        except Refusal as refusal:
+    first = distributed.rank() == 0
+    if reason := distributed.from_first(lambda: _hopeless(folder, launch)):
+        if first:
+            fail(folder, *reason)
+        return True
+    code = 0
+    try:
+        run = store.read_run(folder)
+        from engine.train import train
+
+        train(run, folder, how, _or_cancelled(stop, folder), launch=launch)
+    except Refusal as refusal:
+        code = refusal.code
+        if distributed.world() > 1 and refusal.code == STOPPED:
+            raise  # a process is lost, and with it the group: all leave, and are started anew
+        if first:
             print(f"softmlp: {refusal}", flush=True)
-            if refusal.code == BUSY:
-                return False
-            if refusal.code < STOPPED:
-                fail(folder, CLASSES.get(refusal.code, "unknown"), str(refusal), refusal.code)
-        except Exception as error:
-            traceback.print_exc()
-            fail(folder, "unknown", f"{type(error).__name__}: {error}".splitlines()[0], 1)
-        finally:
-            claims.write(file, None)  # it came back; what dies without a word leaves its line for `_count`
+        if refusal.code == BUSY:
+            return False
+        if refusal.code == SUPERSEDED:
+            raise
+        if refusal.code < STOPPED and first:
+            fail(folder, CLASSES.get(refusal.code, "unknown"), str(refusal), refusal.code)
+    except Exception as error:
+        traceback.print_exc()
+        if distributed.world() > 1:
+            raise  # the others wait for this one
+        fail(folder, "unknown", f"{type(error).__name__}: {error}".splitlines()[0], 1)
+    if first and (code < STOPPED or code == CANCELLED):
+        (folder / CANCEL).unlink(missing_ok=True)
     return True
 
 
-def _count(folder: Path, file: Any, launch: str) -> int:
-    """Note an attempt; the number of silent deaths before it, in this launch, since a step was last gained.
-
-    Deaths in an earlier launch do not count: there the user, or the machine, may have ended everything at once.
-    """
-    from engine import store
-
-    last = claims.read(file)
-    step = store.read_json(folder / "status.json").get("step") or 0
-    deaths = 0
-    if last and last["launch"] == launch:
-        deaths = 0 if step > last["step"] else last["deaths"] + 1
-        step = max(step, last["step"])
-    claims.write(file, {"launch": launch, "deaths": deaths, "step": step})
-    return deaths
+def _hopeless(folder: Path, launch: str) -> tuple[str, str, int] | None:
+    """Why a run is not worth another attempt in this launch: class, words and exit code; None if it is."""
+    if (deaths := lease.deaths(folder, launch)) > MAX_DEATHS:
+        error = f"its process died {deaths} times without a word and without a step gained (killed? out of memory?)"
+        return "signal", error, 128 + signal.SIGKILL
+    if (idle := lease.idle(folder, launch)) > MAX_IDLE:
+        error = f"{idle} attempts in a row ended without a step gained; raise timeout_min, or look at the log"
+        return "timeout", error, STOPPED
+    return None
 
 
-def fail(folder: Path, error_class: str, error: str, exit_code: int) -> None:
-    """Mark a run as failed, where the engine has not done so itself."""
-    from engine import store
+def _or_cancelled(stop: Callable[[], int], folder: Path) -> Callable[[], int]:
+    """`stop`, and CANCELLED once the user asks for it; looked up about once a second."""
+    asked, looked = 0, float("-inf")
 
-    with claims.hold(folder / ".lock") as owned:
-        status = store.read_json(folder / "status.json")
-        if owned and status.get("state") not in (store.DONE, store.FAILED):
-            status |= {"state": store.FAILED, "error_class": error_class, "error": error, "exit_code": exit_code}
-            store.write_json(folder / "status.json", status)
+    def code() -> int:
+        nonlocal asked, looked
+        if time.monotonic() - looked > CANCEL_SECONDS:
+            looked = time.monotonic()
+            asked = CANCELLED if (folder / CANCEL).exists() else 0
+        return stop() or asked
+
+    return code
+
+
+def _damaged(error: str, code: int) -> dict[str, Any]:
+    return {"state": "failed", "owner": None, "error_class": CLASSES[code], "error": error, "exit_code": code}

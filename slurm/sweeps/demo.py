@@ -1,13 +1,16 @@
-"""How much does each inductive bias buy on 8 x 8 digits?
+"""How much inductive bias is built into each small model of 8 x 8 digits, and how much of it shows in what it learns?
 
-The softness ladder from a plain MLP, which sees 64 unrelated numbers, to patches, shared weights, attention and
-convolution; all under one recipe and three seeds. Small enough to run on a laptop while you watch.
+The softness ladder from a plain MLP, which sees 64 unrelated numbers, over patches, shared weights and mixing that is
+local or shared across the image, to convolution; all under one recipe and three seeds, each probed with moved images
+and shuffled patches. Small enough to run on a laptop while you watch.
 
     python scripts/sweep.py launch demo
 
-Cost: 27 runs of 800 steps, a minute and a half on two busy cores; no network, no GPU.
-Answer: nearly nothing, and that is the point to take away: at 99.1 % the plain MLP ties with convolution (99.5 %) and
-beats every token mixer (94 to 98 %, which learn more slowly). Images this small do not reward bias.
+Cost: 45 runs of 800 steps, and a second per run for the probes; a few minutes on two cores, no network, no GPU.
+Answer: accuracy tells nothing, the probes do. At 99.1 % no rung is shown to beat the plain MLP (convolution: 99.5 %).
+Moved by two pixels, which is one patch, digits are still recognised where weights are shared across the image
+(convolution 82 %, banded Toeplitz 60 %, bag of patches 47 %, Toeplitz 41 %, the reference ResNet 39 %) and nearly by
+chance everywhere else (11 to 16 %).
 """
 
 from collections.abc import Iterator
@@ -18,15 +21,22 @@ from engine.run import Run
 LADDER = (
     "mlp_nano",
     "bmlp_nano",
+    "patchmlp_nano_unshared",
     "patchmlp_nano",
+    "identityformer_nano",
     "resmlp_nano",
     "mixer_nano",
     "gmlp_nano",
     "deit_nano",
+    "cyclemlp_nano",
+    "banded_nano",
+    "toeplitz_nano",
+    "bandedtoeplitz_nano",
     "convmixer_nano",
     "timm/test_resnet",
 )
 SEEDS = (0, 1, 2)
+PROBES = ("shift", "patch_shuffle")
 # With 400 steps (batch 64, lr 2e-3) and a random crop, DeiT ended at 42 % and ResMLP at 52 %; with these 800 steps and
 # no crop the mean of every rung is above 94 %. Chosen from nine recipes by the test accuracy of seed 0.
 BASE = {

@@ -1,0 +1,74 @@
+"""Give up runs: one that nobody has at once, one being trained when its process next looks. Nothing is deleted."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import yaml
+
+from engine import lease, store
+from engine.errors import BUSY, CANCELLED, CLASSES, Refusal
+from engine.run import Run, unknown
+from slurm import scheduler, submit, worker
+from slurm.sweep import Sweep
+
+ALIASES = {"arch": "model"}
+
+
+def matching(runs: Sequence[Run], words: Iterable[str]) -> list[int]:
+    """Which runs have all of the given `field=value`. Raises Refusal for what is no field of a Run, or fits no run."""
+    wanted = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        key = ALIASES.get(key, key)
+        if not equals:
+            raise Refusal(f"--where takes field=value, not '{word}'")
+        if key not in Run.model_fields:
+            raise Refusal(f"--where: {unknown('field', key, [*Run.model_fields, *ALIASES])}")
+        wanted[key] = yaml.safe_load(value)
+    found = [
+        index
+        for index, run in enumerate(runs)
+        if all(getattr(run, key) == value or str(getattr(run, key)) == str(value) for key, value in wanted.items())
+    ]
+    if not found:
+        raise Refusal(f"no run has {' and '.join(words)}; python scripts/sweep.py status lists the runs")
+    return found
+
+
+def cancel(sweep: Sweep, indices: Iterable[int]) -> tuple[int, int]:
+    """Cancel runs that have not ended; how many are cancelled now, and how many will be once their process has saved.
+
+    Elements that wait on SLURM and have nothing left to do are taken out of the queue.
+    """
+    now = later = 0
+    for index in indices:
+        folder = sweep.folders[index]
+        if worker.ended(worker.look(folder)):
+            continue
+        store.make_folder(sweep.runs[index], folder)
+        try:
+            with lease.own(folder):
+                path = folder / "status.json"
+                ended = {"error_class": CLASSES[CANCELLED], "error": "cancelled by the user", "exit_code": CANCELLED}
+                store.write_json(path, {**store.read_json(path), "state": store.STOPPED, **ended})
+                now += 1
+        except Refusal as refusal:
+            if refusal.code != BUSY:
+                raise
+            store.write_bytes(folder / worker.CANCEL, b"")
+            later += 1
+    scheduler.cancel(_idle(sweep, scheduler.queue(submit.job_name(sweep)) or []))
+    return now, later
+
+
+def _idle(sweep: Sweep, live: list[scheduler.Element]) -> list[str]:
+    """Elements that wait although those before them take all that is left."""
+    waiting = {str(folder) for folder in sweep.folders if worker.waits(worker.look(folder))}
+    idle = []
+    for comment in {element.comment for element in live}:
+        spec = submit.read_spec(sweep.jobs_folder, comment)
+        theirs = [element.job for element in live if element.waits and element.comment == comment]
+        if spec:
+            needed = math.ceil(len(waiting & set(spec["folders"])) / spec["pack"])
+            idle += theirs[needed:]
+    return idle
