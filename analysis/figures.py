@@ -7,6 +7,7 @@ of the page. Every id carries the figure's name, so that figures do not clash. E
 
 import io
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
@@ -97,24 +98,21 @@ def standalone(svg: str) -> str:
     return f"{head}>{style}{rest}\n"
 
 
-def accuracy_macs(rungs: pd.DataFrame) -> str:
-    """Accuracy against MACs, log x, Pareto front marked."""
-    return _scatter(rungs, "macs", "MACs per image")
+def accuracy_cost(rungs: pd.DataFrame, cost: str, label: str, families: Iterable[str] = ()) -> str:
+    """Accuracy against a cost, or a rate, of which much is cheap; log x, Pareto front marked.
 
-
-def accuracy_params(rungs: pd.DataFrame) -> str:
-    """Accuracy against parameters, log x, Pareto front marked."""
-    return _scatter(rungs, "params", "parameters")
-
-
-def _scatter(rungs: pd.DataFrame, cost: str, label: str) -> str:
-    look = looks(rungs["family"])
+    Args:
+        rungs: rows of the table of rungs, with the column `cost`.
+        families: all that have a colour on the page, in order, if more than those of `rungs`.
+    """
+    look = looks([*families, *rungs["family"]])
     shown = rungs[rungs["acc1"].notna() & (rungs[cost] > 0)]
-    best = shown[front(shown, cost, "acc1")].sort_values(cost)
+    paid = shown.assign(paid=(-1 if cost.startswith("images_per_s") else 1) * shown[cost])
+    best = shown[front(paid, "paid", "acc1")].sort_values(cost)
     name = f"accuracy-{cost}"
     titles = {}
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(7.2, 4.4)
+        figure, axes = plain(7.2, 4.4)
         axes.set_xscale("log")
         axes.plot(best[cost], best["acc1"], color=INK, linewidth=0.8, alpha=0.45, zorder=1)
         for i, row in enumerate(shown.itertuples()):
@@ -124,18 +122,18 @@ def _scatter(rungs: pd.DataFrame, cost: str, label: str) -> str:
                 axes.errorbar(x, row.acc1, row.acc1_half, color=colour, linewidth=1.1, zorder=2)
             fill = colour if row.Index in best.index else PAPER
             axes.plot(x, row.acc1, marker, color=colour, markerfacecolor=fill, gid=f"point{i}", zorder=3)
-            titles[f"point{i}"] = _title(row)
+            titles[f"point{i}"] = _title(row) + ("" if cost in ("macs", "params") else f"\n{quantity(x)} {label}")
         _log_ticks(axes, shown[cost])
         _label_front(axes, shown, best, cost)
         axes.set_xlabel(label)
         axes.set_ylabel("top-1 accuracy, %")
-        _legend(figure, shown["family"], look)
-        return _svg(figure, name, f"Top-1 accuracy against {label}", titles)
+        legend(figure, shown["family"], look)
+        return inline(figure, name, f"Top-1 accuracy against {label}", titles)
 
 
 def ladder(rungs: pd.DataFrame, frame: pd.DataFrame) -> str:
     """Two panels over the same rows: accuracy (every seed, mean, interval) and gain over the rung before."""
-    look = looks(rungs["family"])
+    look = looks(frame["family"])
     titles = {}
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 1.0 + 0.34 * len(rungs)), layout="constrained")
@@ -152,7 +150,7 @@ def ladder(rungs: pd.DataFrame, frame: pd.DataFrame) -> str:
             fill = colour if row.gain_clear else PAPER
             right.plot(row.gain, y, marker, color=colour, markerfacecolor=fill, gid=f"gain{y}")
             titles[f"level{y}"] = titles[f"gain{y}"] = _title(row)
-        left.set_yticks(range(len(rungs)), [_short(rung, 34) for rung in rungs["rung"]])
+        left.set_yticks(range(len(rungs)), labels(rungs["rung"], 34).values())
         left.set_ylim(len(rungs) - 0.4, -0.6)
         right.axvline(0, color=INK, linewidth=0.6)
         left.set_xlabel("top-1 accuracy, %")
@@ -162,7 +160,7 @@ def ladder(rungs: pd.DataFrame, frame: pd.DataFrame) -> str:
             axes.tick_params(axis="y", length=0)
             axes.spines["left"].set_visible(False)
             axes.xaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10)))
-        return _svg(figure, "ladder", "Accuracy of each rung, and its gain over the rung before", titles)
+        return inline(figure, "ladder", "Accuracy of each rung, and its gain over the rung before", titles)
 
 
 def learning_curves(curves: pd.DataFrame, families: Sequence[str]) -> str:
@@ -177,6 +175,7 @@ def learning_curves(curves: pd.DataFrame, families: Sequence[str]) -> str:
     lines = -(-len(shown) // columns)
     done = curves.assign(epochs=curves["epoch"] + 1)
     means = done.groupby(["rung", "epochs"], sort=False)["eval_top1"].agg(["mean", "min", "max"])
+    names = labels(means.index.get_level_values("rung").unique(), 30)
     late = means[means.index.get_level_values("epochs") >= 0.25 * done["epochs"].max()]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 0.5 + (3.4 if columns == 1 else 2.1) * lines), layout="constrained")
@@ -196,7 +195,7 @@ def learning_curves(curves: pd.DataFrame, families: Sequence[str]) -> str:
                     "color": colour,
                     "linewidth": 1.5,
                     "linestyle": dashes,
-                    "label": _short(rung.removeprefix(f"{family}_"), 26),
+                    "label": names[rung].removeprefix(f"{family}_"),
                 }
                 gid = f"curve{i}-{own.index(rung)}"
                 axes.plot(band.index, band["mean"], gid=gid, zorder=3, **line)
@@ -216,10 +215,10 @@ def learning_curves(curves: pd.DataFrame, families: Sequence[str]) -> str:
                 axes.tick_params(labelbottom=True)
             if i % columns == 0:
                 axes.set_ylabel("top-1 accuracy, %")
-        return _svg(figure, "curves", "Evaluation accuracy by epoch, a panel per family", titles)
+        return inline(figure, "curves", "Evaluation accuracy by epoch, a panel per family", titles)
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def plain(width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
 
@@ -233,8 +232,16 @@ def _title(row: Any) -> str:
     )
 
 
-def _short(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
+def labels(rungs: Sequence[str], length: int) -> dict[str, str]:
+    """What each rung is called in a figure: without the words that most share, where that confuses none, and cut."""
+    names = {rung: rung.split(" ") for rung in rungs}
+    counts = Counter(word for words in names.values() for word in words[1:])
+    for word in [word for word, count in counts.items() if len(names) > 1 and 2 * count >= len(names)]:
+        fewer = {rung: [other for other in words if other != word] for rung, words in names.items()}
+        if len(set(map(tuple, fewer.values()))) == len(names):
+            names = fewer
+    texts = {rung: " ".join(words) for rung, words in names.items()}
+    return {rung: text if len(text) <= length else text[: length - 1] + "…" for rung, text in texts.items()}
 
 
 def _log_ticks(axes: Axes, values: pd.Series) -> None:
@@ -252,6 +259,7 @@ def _log_ticks(axes: Axes, values: pd.Series) -> None:
 
 def _label_front(axes: Axes, shown: pd.DataFrame, best: pd.DataFrame, cost: str) -> None:
     """Names above the points of the front; one that would cover a point or a better one is left to its tooltip."""
+    names = labels(shown["rung"], 28)
     axes.figure.draw_without_rendering()  # settles the scale
     marks = axes.transData.transform(shown[[cost, "acc1"]].to_numpy(float))
     taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in marks]
@@ -259,7 +267,7 @@ def _label_front(axes: Axes, shown: pd.DataFrame, best: pd.DataFrame, cost: str)
         x, top = getattr(row, cost), row.acc1 + (row.acc1_half if row.acc1_half > 0 else 0)
         share = axes.transAxes.inverted().transform(axes.transData.transform((x, top)))[0]
         label = axes.annotate(
-            *(_short(row.rung, 28), (x, top)),
+            *(names[row.rung], (x, top)),
             xytext=(0, 5),
             textcoords="offset points",
             ha="left" if share < 0.2 else "right" if share > 0.6 else "center",
@@ -274,16 +282,17 @@ def _label_front(axes: Axes, shown: pd.DataFrame, best: pd.DataFrame, cost: str)
             taken.append(box)
 
 
-def _legend(figure: Figure, families: pd.Series, look: dict[str, tuple[str, str]]) -> None:
+def legend(figure: Figure, families: pd.Series, look: dict[str, tuple[str, str]]) -> None:
     handles = [
         Line2D([], [], linestyle="", marker=look[family][1], color=look[family][0], label=family)
         for family in dict.fromkeys(families)
     ]
     if handles:
-        figure.legend(handles=handles, loc="outside upper left", ncols=min(len(handles), 6))
+        columns = 4 if families.str.len().max() > 10 else 6  # what the width of a figure holds
+        figure.legend(handles=handles, loc="outside upper left", ncols=min(len(handles), columns))
 
 
-def _svg(figure: Figure, name: str, label: str, titles: dict[str, str]) -> str:
+def inline(figure: Figure, name: str, label: str, titles: dict[str, str]) -> str:
     """Write the figure and turn it into a citizen of an HTML page; `titles` maps ids of artists to their tooltips."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})

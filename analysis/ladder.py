@@ -50,7 +50,8 @@ def bias_of(model: str, folder: Path = Path(archs.__file__).parent) -> Bias | No
 
 def table(rungs: pd.DataFrame) -> pd.DataFrame:
     """The rungs with one column per claim, as words ("reference" for timm), and what changed since the rung before."""
-    words = {rung: _words(model) for rung, model in zip(rungs["rung"], rungs["model"], strict=True)}
+    told = {model: _words(model) for model in dict.fromkeys(rungs["model"])}
+    words = {rung: told[model] for rung, model in zip(rungs["rung"], rungs["model"], strict=True)}
     result = rungs.assign(**{claim: [words[rung][claim] for rung in rungs["rung"]] for claim in CLAIMS})
     result["changed"] = [
         [claim for claim in CLAIMS if _differ(words[before][claim], words[rung][claim])] if before else []

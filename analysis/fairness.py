@@ -1,0 +1,128 @@
+"""Which rungs may be compared at equal cost: those of a sweep that share a budget of MACs, parameters or measured time.
+
+A ladder cannot be of equal parameters and of equal MACs at once: a flat MLP does one MAC per parameter, a token model
+one per parameter and token. So the kind of fairness is chosen by name, and the ladder is read at each.
+
+Time is that of training an image, the median over a rung's runs, comparable on one machine and under one load only; or
+the latency at batch 1 of a table that scripts/profile_model.py --results-file has written, of one device.
+"""
+
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from analysis.typeset import MISSING, Sheet, quantity
+from engine.errors import DATA, Refusal
+
+KINDS = ("macs", "params", "time")
+WORDS = {"macs": "MACs per image", "params": "parameters", "time": "time per image"}
+MACHINE = ("processor", "cores", "threads", "device")
+TOLERANCE = 0.1
+
+
+class Budget(NamedTuple):
+    """What its members cost, the same but for the tolerance; the amount is that of one of them."""
+
+    amount: float
+    rungs: list[str]
+
+
+def costs(frame: pd.DataFrame, kind: str, speeds: Path | None = None) -> pd.Series:
+    """Cost by rung, in order of appearance; NaN where it is not known yet. Times are in seconds.
+
+    Raises Refusal for times of several machines, of a machine that was not recorded, or without a latency.
+    """
+    groups = frame.groupby("rung", sort=False)
+    if kind != "time":
+        return groups[kind].first()
+    if speeds:
+        return frame.drop_duplicates("rung").set_index("rung")["name"].map(_latencies(speeds))
+    timed = frame[frame["acc1"].notna() & frame["images_per_s"].notna()]
+    machines = {_machine(env) for env in timed["env"]}
+    if len(machines) > 1:
+        listed = " | ".join(sorted(machines)[:3])
+        raise Refusal(
+            f"these runs were timed on {len(machines)} machines ({listed}); time all models on one: "
+            "python scripts/profile_model.py MODEL... --results-file FILE.csv, then --speeds FILE.csv"
+        )
+    return 1 / groups["images_per_s"].agg(lambda rates: rates[rates.index.isin(timed.index)].median())
+
+
+def _machine(env: dict[str, Any]) -> str:
+    """A kind of machine in words; of a GPU only the host is recorded."""
+    if not env.get("processor"):
+        raise Refusal("a run has no record of its machine (env.json), so its time compares with nothing", DATA)
+    words = [str(env.get(key, "?")) for key in MACHINE]
+    return ", ".join([*words, str(env.get("host"))] if str(env.get("device")).startswith("cuda") else words)
+
+
+def _latencies(path: Path) -> dict[str, float]:
+    """Seconds per image at batch 1, by model."""
+    try:
+        table = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise Refusal(f"{path} cannot be read: {error}", DATA) from None
+    if missing := {"model", "device", "latency_ms"} - set(table.columns):
+        raise Refusal(f"{path} lacks {', '.join(sorted(missing))}; profile_model.py --results-file writes them", DATA)
+    if table["device"].nunique() > 1:
+        raise Refusal(f"{path} holds times of {table['device'].nunique()} devices; keep one")
+    return (table.drop_duplicates("model").set_index("model")["latency_ms"] / 1e3).to_dict()
+
+
+def budgets(amounts: pd.Series, names: pd.Series, tolerance: float = TOLERANCE) -> tuple[list[Budget], pd.DataFrame]:
+    """The budgets that at least two rungs of different name share, dearest last; and the rungs that miss them all.
+
+    A budget is the cost of the rung that has most others within `tolerance` of it; then the next among those left. The
+    rungs that miss have columns rung, cost, budget (the nearest; NaN without one) and ratio (cost / budget).
+    """
+    left, found = amounts[amounts > 0].dropna(), []
+    while len(left):
+        near = {rung: left[(left / cost - 1).abs() <= tolerance] for rung, cost in left.items()}
+        # Of equally many, the tightest; of equally tight, the cheapest.
+        off = {rung: round(float(np.log(near[rung] / cost).abs().sum()), 9) for rung, cost in left.items()}
+        best = min(near, key=lambda rung: (-names[near[rung].index].nunique(), off[rung], left[rung]))
+        if names[near[best].index].nunique() < 2:
+            break
+        found.append(Budget(float(left[best]), [rung for rung in amounts.index if rung in near[best].index]))
+        left = left.drop(near[best].index)
+    found.sort(key=lambda budget: budget.amount)
+    rows = []
+    for rung in amounts.index[~amounts.index.isin([rung for budget in found for rung in budget.rungs])]:
+        cost = float(amounts[rung])
+        near = min((budget.amount for budget in found), key=lambda amount: abs(cost - amount), default=math.nan)
+        rows.append({"rung": rung, "cost": cost, "budget": near if cost > 0 else math.nan})
+    missed = pd.DataFrame(rows, columns=["rung", "cost", "budget"])
+    return found, missed.assign(ratio=missed["cost"] / missed["budget"])
+
+
+def fair(
+    frame: pd.DataFrame, kind: str, tolerance: float = TOLERANCE, speeds: Path | None = None
+) -> tuple[list[tuple[str, pd.DataFrame]], Sheet | None]:
+    """The runs of each common budget, under a title; and the rungs that miss the budgets, with by how much."""
+    names = frame.drop_duplicates("rung").set_index("rung")["name"]
+    found, missed = budgets(costs(frame, kind, speeds), names, tolerance)
+    parts = []
+    for budget in found:
+        title = f"At {amount_text(budget.amount, kind)} {WORDS[kind]} ± {tolerance:.0%}"
+        parts.append((title, frame[frame["rung"].isin(budget.rungs)]))
+    return parts, _missed(missed, kind) if len(missed) else None
+
+
+def amount_text(amount: float, kind: str) -> str:
+    """20.1 M, or 3.4 µs."""
+    if kind != "time" or math.isnan(amount):
+        return quantity(amount)
+    scale, unit = next(((s, u) for s, u in ((1, "s"), (1e-3, "ms")) if amount >= s), (1e-6, "µs"))
+    return f"{amount / scale:.3g} {unit}"
+
+
+def _missed(missed: pd.DataFrame, kind: str) -> Sheet:
+    rows = []
+    for row in missed.itertuples():
+        by = MISSING if math.isnan(row.ratio) else f"{row.ratio:.3g}×"
+        rows.append([row.rung, amount_text(row.cost, kind), amount_text(row.budget, kind), by])
+    header = ("rung", WORDS[kind], "nearest budget", "of it")
+    return Sheet("Rungs that miss every budget", header, rows, missed)

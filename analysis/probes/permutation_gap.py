@@ -1,0 +1,76 @@
+"""Permutation gap: what does a model lose when the pixels of all images are shuffled once, in training and test alike?
+
+Compares finished runs that differ in `permute` alone, with the same seed, hence the same initialisation and data order:
+
+    gap = acc(original) - acc(permuted), in points          relative = gap / (acc(original) - chance), a ratio
+
+Source: Tolstikhin et al., arXiv 2105.01601, section 3.4.
+Null: 0, which a model whose training is invariant to the shuffle has up to the chance of training; `p_same` is that of
+two one-sided t-tests that the gap lies within half a point, so small p_same is evidence for no gap.
+Interval: Student's over seeds; each seed draws another shuffle.
+Expect: 0 for flat MLPs under both shuffles; 0 for patchified and token MLPs and attention under `patches`, which keeps
+patches whole; positive otherwise, most for convolution. On 8 x 8 digits it is within a point for most. A bag of patches
+gains there from `pixels`: what it takes for a patch is then a sample of the whole image.
+Cost: one training per shuffle and seed.
+"""
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from analysis import stats
+from engine.datasets import lookup
+from engine.run import Run
+
+UNITS = {"pixels": "points", "patches": "points", "pixels_relative": "ratio", "patches_relative": "ratio"}
+COLUMNS = ["rung", "permute", "n", "acc1", "acc1_permuted", "gap", "gap_half", "relative", "relative_half", "p"]
+COLUMNS += ["p_same", "n_missing"]
+_SAME = [field for field in Run.model_fields if field != "permute"]
+
+
+def pairs(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row per pair of runs: folder (of the original), rung, seed, permute, acc1, acc1_permuted, gap, relative.
+
+    Args:
+        frame: of `compare.load`. A pair with a run that is not done is a row of NaN; a permuted run without an original
+            in the frame is none.
+    """
+    known = frame[frame["permute"].isin(["none", "pixels", "patches"])]  # not so if its args.yaml cannot be read
+    keys = [tuple(map(str, values)) for values in known[_SAME].itertuples(index=False)]
+    runs = list(zip(keys, known.itertuples(), strict=True))
+    originals = {key: row for key, row in runs if row.permute == "none"}
+    rows: list[dict[str, Any]] = []
+    for key, row in runs:
+        original = originals.get(key)
+        if row.permute == "none" or original is None:
+            continue
+        entry = lookup(row.dataset)
+        chance = 100 / entry.num_classes if entry else math.nan
+        gap = original.acc1 - row.acc1
+        rows.append(
+            {
+                "folder": original.folder,
+                "rung": original.rung,
+                "seed": row.seed,
+                "permute": row.permute,
+                "acc1": original.acc1,
+                "acc1_permuted": row.acc1,
+                "gap": gap,
+                "relative": gap / (original.acc1 - chance) if original.acc1 > chance else math.nan,
+            }
+        )
+    return pd.DataFrame(rows, columns=["folder", "rung", "seed", "permute", "acc1", "acc1_permuted", "gap", "relative"])
+
+
+def table(frame: pd.DataFrame, margin: float = stats.MARGIN) -> pd.DataFrame:
+    """One row per rung and shuffle: means over n pairs, half-widths of 95 % intervals, p of gap 0, `p_same`."""
+    rows = []
+    for (rung, permute), group in pairs(frame).groupby(["rung", "permute"], sort=False):
+        done = group.dropna(subset="gap")
+        gap, relative = stats.interval(done["gap"]), stats.interval(done["relative"])
+        row = {"rung": rung, "permute": permute, "n": gap.n, "n_missing": len(group) - gap.n}
+        row |= {"acc1": done["acc1"].mean(), "acc1_permuted": done["acc1_permuted"].mean()}
+        row |= {"gap": gap.mean, "gap_half": gap.half, "relative": relative.mean, "relative_half": relative.half}
+        rows.append({**row, "p": gap.p, "p_same": stats.equivalence(done["gap"], margin)})
+    return pd.DataFrame(rows, columns=COLUMNS)
