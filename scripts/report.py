@@ -1,5 +1,7 @@
 """Write the report of a sweep: RESULTS/NAME/report.html, one self-contained page. Prints its path as the last line."""
 
+from pathlib import Path
+
 from engine import store
 from engine.cli import Parser, run_main
 
@@ -10,6 +12,9 @@ def main() -> None:
     parser = Parser(prog="scripts/report.py", description=__doc__.partition(":")[0] + ".")
     parser.add_argument("name", help="the sweep: slurm/sweeps/NAME.py, or a path to such a file")
     parser.add_argument("--table", choices=TABLES, help="print the table of rungs, too")
+    parser.add_argument(
+        "--speeds", type=Path, metavar="CSV", help="latencies, of profile_model.py (default: RESULTS/NAME/speeds.csv)"
+    )
     parser.add_argument("--debug", action="store_true", help="show a traceback for a mistake of the user's, too")
     given = parser.parse()
 
@@ -30,7 +35,7 @@ def main() -> None:
         else:
             write = {"markdown": compare.markdown, "latex": compare.latex, "csv": compare.table_csv}[given.table]
             print(write(table))
-    print(write_report(found.name, folders, results, found.question, found.runs))
+    print(write_report(found.name, folders, results, found.question, found.runs, given.speeds))
 
 
 if __name__ == "__main__":

@@ -52,11 +52,12 @@ def main() -> None:
     _, loader, facts = data.make_loaders(run, how)
     if given.tta:
         loader = evaluate.make_views(run, how)
-    mean, std = data.channel_statistics(run, facts)
-    model = create(run, facts["num_classes"], len(mean)).to(device)
-    transfer.load_weights(path, run, model, facts["num_classes"], len(mean), new_head=False)
+    prepare = data.make_prepare(run, facts, device)
+    in_chans = len(prepare.mean)
+    model = create(run, facts["num_classes"], in_chans).to(device)
+    transfer.load_weights(path, run, model, facts["num_classes"], in_chans, new_head=False)
     autocast = functools.partial(torch.autocast, device.type, getattr(torch, run.amp_dtype), enabled=run.amp)
-    logp, labels = evaluate.predict(model, loader, data.Normalize(mean, std, device), autocast, given.tta or 1)
+    logp, labels = evaluate.predict(model, loader, prepare, autocast, given.tta or 1)
 
     sets = metrics.read_real(given.real, file_names(run, given.raw_dir), labels) if given.real else None
     row = {"model": run.rung, "dataset": run.dataset, "samples": len(labels)}

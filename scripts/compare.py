@@ -1,0 +1,116 @@
+"""Compare any runs: accuracies with intervals over seeds, ranks, differences to a baseline, what they do not show.
+
+Each of WHAT is a sweep's name or file, a run's folder, or a folder that holds runs' folders.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from engine import store
+from engine.cli import Parser, run_main, show
+from engine.errors import Refusal
+from engine.run import Run
+
+FORMS = ("markdown", "latex", "csv")
+
+
+def main() -> None:
+    given = parse()
+    folders, runs = find(given.what)
+
+    # Imported late: pandas and SciPy take most of a second, which --help and a misspelt name need not wait for.
+    from analysis import compare, contrasts, fairness, published, samples, scaling
+
+    frame = compare.load(folders, runs)
+    parts, missed = [("", frame)], None
+    if given.fair:
+        parts, missed = fairness.fair(frame, given.fair, given.tolerance / 100, given.speeds)
+        if not parts:
+            raise Refusal(f"no two rungs are of equal {given.fair} within {given.tolerance:g} %; raise --tolerance")
+    tables = contrasts.tables([part for _, part in parts], given.baseline, given.margin)
+    pairs = list(zip(tables, parts, strict=True))
+    sheets: list[Any] = [contrasts.sheet(table, title, given.margin) for table, (title, _) in pairs]
+    sheets += [missed, contrasts.unfinished(frame)]
+    notes = [contrasts.power_note(part, table) for table, (_, part) in pairs]
+    if given.samples is not None:
+        sheets += samples.sheets(frame, given.baseline, given.samples)
+    if given.scaling:
+        sheets += scaling.sheets(frame)
+    if given.published:
+        datasets = sorted(set(frame["dataset"].dropna()))
+        sheets.append(published.sheet(datasets))
+        notes += [] if sheets[-1] else [f"results/published/ holds no accuracy on {', '.join(datasets)}."]
+    for sheet in filter(None, sheets):
+        if given.form:
+            print(getattr(sheet, given.form)())
+        else:
+            show(sheet.rich())
+    if not given.form:
+        print(*notes, sep="\n")
+
+
+def parse() -> argparse.Namespace:
+    parser = Parser(prog="scripts/compare.py", description=__doc__)
+    parser.add_argument("what", nargs="+", metavar="WHAT", help="sweep, run folder, or folder of run folders")
+    parser.add_argument("--baseline", metavar="RUNG", help="what all others are compared with (default: the first)")
+    parser.add_argument("--margin", type=_positive, default=0.5, help="points within which rungs count as equal")
+    parser.add_argument("--fair", choices=("macs", "params", "time"), help="a table for each budget that rungs share")
+    parser.add_argument("--tolerance", type=_positive, default=10.0, help="for --fair: percent off the budget")
+    parser.add_argument(
+        "--speeds", type=Path, metavar="CSV", help="for --fair time: of profile_model.py, not the runs'"
+    )
+    parser.add_argument(
+        "--samples", nargs="*", type=float, metavar="LEVEL", help="data-equivalents at these accuracies (or some)"
+    )
+    parser.add_argument("--scaling", action="store_true", help="fit error against training compute")
+    parser.add_argument("--published", action="store_true", help="also what others report on these data, apart")
+    for form in FORMS:
+        parser.add_argument(f"--{form}", dest="form", action="store_const", const=form, help="print in this form")
+    parser.add_argument("--debug", action="store_true", help="show a traceback for a mistake of the user's, too")
+    given = parser.parse()
+    if given.speeds and given.fair != "time":
+        raise Refusal("--speeds is for --fair time")
+    return given
+
+
+def find(what: list[str]) -> tuple[list[Path], list[Run | None]]:
+    """Folders of runs, each once, with their runs where a sweep tells them."""
+    from slurm import sweep
+
+    found: dict[str, tuple[Path, Run | None]] = {}
+    for word in what:
+        is_folder = Path(word).is_dir() and word not in sweep.names()
+        for folder, run in _of_folder(Path(word)) if is_folder else _of_sweep(word):
+            found.setdefault(folder.name, (folder, run))
+    return [folder for folder, _ in found.values()], [run for _, run in found.values()]
+
+
+def _of_folder(folder: Path) -> list[tuple[Path, None]]:
+    if (folder / "args.yaml").exists():
+        return [(folder, None)]
+    inside = [path.parent for path in folder.glob("*/args.yaml")]
+    if inside:  # by model and seed: a folder begins with a hash
+        return [(path, None) for path in sorted(inside, key=lambda path: path.name.partition("-")[::-1])]
+    raise Refusal(f"{folder} is no run's folder and holds none; runs lie in {store.results_dir() / 'runs'}")
+
+
+def _of_sweep(name: str) -> list[tuple[Path, Run | None]]:
+    from slurm import sweep
+
+    found = sweep.load(name)
+    return list(zip(found.folders, found.runs, strict=True))
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 100:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0 and below 100")
+    return value
+
+
+if __name__ == "__main__":
+    run_main(main)
