@@ -68,6 +68,44 @@ def test_width_alone_meets_the_budget_or_names_its_neighbours(family, kind, budg
     assert max(_list(upper)) - max(_list(lower)) == step
 
 
+# Widths in multiples of 8 from hand counts of nearly these frames, patch 8 and depth 6: for 20 million MACs and for
+# 1 million parameters.
+LADDER = {
+    "bmlp": (616, 112),
+    "identityformer": (160, 144),
+    "resmlp": (160, 144),
+    "mixer": (152, 144),
+    "banded": (160, 144),
+    "toeplitz": (160, 144),
+    "bandedtoeplitz": (160, 144),
+    "deit": (128, 112),
+}
+
+
+@pytest.mark.parametrize("family", archs.families())
+def test_every_rung_meets_both_budgets_with_16_tokens(family):
+    """At patch 8 the rungs on tokens cost 14 to 21 million MACs and 0.98 to 1.4 million parameters at either."""
+    name = f"{family}_1m_isotropic" if family == "cyclemlp" else f"{family}_1m"
+    own = archs.arguments(name)
+    given = {"depth": [6] if isinstance(own["depth"], list) else 6}
+    given |= {"patch_size": 8} if "patch_size" in own else {}
+    given |= {"kernel_size": 3} if family == "convmixer" else {}
+    for i, budget in enumerate(({"macs": 20e6}, {"params": 1e6})):
+        found = solve(name, **budget, **given)
+        (kind, amount) = next(iter(budget.items()))
+        assert _cost(name, kind, **{**given, **found}) == pytest.approx(amount, rel=0.02)
+        if family not in ("mlp", "bmlp", "patchmlp"):
+            assert 14e6 < _cost(name, "macs", **{**given, **found}) < 21e6
+            assert 0.98e6 < _cost(name, "params", **{**given, **found}) < 1.4e6
+        if family in LADDER:
+            assert abs(found["dim"] - LADDER[family][i]) <= 8
+
+
+def test_corners_of_token_mixing_are_equally_wide_at_equal_macs():
+    corners = ("resmlp", "banded", "toeplitz", "bandedtoeplitz")
+    assert len({solve(f"{each}_1m", macs=20e6, patch_size=8, depth=6)["dim"] for each in corners}) == 1
+
+
 def _default(family: str, ratio: str) -> float:
     return importlib.import_module(f"archs.{family}").build.__kwdefaults__[ratio]
 

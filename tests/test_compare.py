@@ -15,25 +15,7 @@ import archs
 from analysis import compare, ladder
 from analysis.pareto import front
 from engine.run import make_run
-from engine.store import csv_text, folder_of, make_folder, write_bytes, write_json
-
-
-@pytest.fixture
-def make(tmp_path):
-    """Write the folder of a run that ends with the given accuracy, and return it with its Run."""
-
-    def write(model="mixer_nano", acc1=None, state="done", status=(), **fields):
-        run = make_run({"model": model, "epochs": 2, **fields})
-        folder = folder_of(run, tmp_path)
-        make_folder(run, folder)
-        write_json(folder / "profile.json", {"params": 1000, "macs": 2000, "flops": 4000})
-        write_json(folder / "status.json", {"state": state, "epoch": 2, "images_per_s": 100.0, **dict(status)})
-        if acc1 is not None:
-            rows = [{"epoch": 0, "eval_top1": 99.9}, {"epoch": 1, "eval_top1": acc1}]
-            write_bytes(folder / "summary.csv", csv_text(rows).encode())
-        return folder
-
-    return write
+from engine.store import folder_of
 
 
 def test_interval_is_students():

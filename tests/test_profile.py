@@ -7,8 +7,7 @@ import sys
 
 import pytest
 import torch
-from torch import nn
-from torch.library import custom_op
+from torch import library, nn
 
 import archs
 from engine import counters, measure, tables
@@ -131,7 +130,7 @@ def test_differences_are_computed_for_models_of_others_too():
     assert any(account.missed for account in found if account.counter == "fvcore")
 
 
-@custom_op("softer_test::product", mutates_args=())
+@library.custom_op("softer_test::product", mutates_args=())
 def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return x @ weight
 

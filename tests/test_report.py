@@ -4,92 +4,19 @@ import re
 import shlex
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from analysis import compare, figures, ladder, report
+from analysis import compare, figures, report, report_tables
 from engine.cli import Parser, add_fields, collect
 from engine.errors import Refusal
 from engine.run import Run, make_run
-from engine.store import csv_text, folder_of, make_folder, write_bytes, write_json
+from engine.store import folder_of
+from tests.reports import LEVELS, Page, page_of, result_of, write_run
 
 ROOT = Path(__file__).parent.parent
-LEVELS = {"mlp_nano": 90.0, "mixer_nano": 93.0, "convmixer_nano": 98.0, "timm/resnet18": 96.0}
-
-
-def write_run(results, run, acc1, state="done", **status):
-    """A run's folder as training leaves it, its accuracy rising to acc1."""
-    folder = folder_of(run, results)
-    make_folder(run, folder)
-    size = 1000 * (1 + list(LEVELS).index(run.model))
-    write_json(folder / "profile.json", {"params": size, "macs": 16 * size, "flops": 32 * size})
-    write_json(folder / "env.json", {"commit": "c0ffee", "python": "3.11.2", "torch": "2.9.1", "threads": 2})
-    write_json(
-        folder / "status.json",
-        {"state": state, "epoch": run.epochs, "images_per_s": 1e6 / size, "seconds": 3.5, **status},
-    )
-    rows = [
-        {"epoch": epoch, "eval_top1": round(acc1 - 20 / 2**epoch + 20 / 2 ** (run.epochs - 1), 3)}
-        for epoch in range(run.epochs)
-    ]
-    write_bytes(folder / "summary.csv", csv_text(rows).encode())
-    return folder
-
-
-@pytest.fixture
-def runs():
-    """Four rungs of three seeds."""
-    return [make_run({"model": model, "seed": seed, "epochs": 4, "lr": 2e-3}) for model in LEVELS for seed in range(3)]
-
-
-@pytest.fixture
-def folders(runs, tmp_path):
-    """All done; gains of exactly 3 and 5 points with a little spread."""
-    return [write_run(tmp_path, run, LEVELS[run.model] + (0, 0.1, 0.3)[run.seed] * len(run.model) / 10) for run in runs]
-
-
-def result_of(folders):
-    frame = compare.load(folders)
-    return report.result(frame, ladder.table(compare.rungs(frame)))
-
-
-def page_of(folders, results, **given):
-    return report.write_report("ladder", folders, results, **given).read_text()
-
-
-class Page(HTMLParser):
-    """What a browser would fetch, all ids, and whether the tags nest."""
-
-    VOID = frozenset({"meta", "br", "wbr"})
-
-    def __init__(self, text):
-        super().__init__()
-        self.loads, self.ids, self.open = [], [], []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attributes):
-        self.note(tag, attributes)
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.note(tag, attributes)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def note(self, tag, attributes):
-        for key, value in attributes:
-            if key == "id":
-                self.ids.append(value)
-            if key in ("src", "srcset", "data", "poster", "action") or (key == "href" and not value.startswith("#")):
-                self.loads.append((tag, key, value))
-            assert not key.startswith("on")
-        assert tag not in ("link", "iframe", "object", "embed", "base")
 
 
 def test_page_loads_nothing_and_is_well_formed(folders, tmp_path):
@@ -225,6 +152,15 @@ def test_what_a_user_wrote_is_text(tmp_path):
     Page(text)
 
 
+def test_labels_leave_out_what_all_share_and_stay_apart():
+    rungs = ["mlp_1m depth=4 dim=8 permute=none", "mlp_1m depth=4 dim=9 permute=none", "deit_1m depth=4 permute=none"]
+    assert list(figures.labels(rungs, 30).values()) == ["mlp_1m dim=8", "mlp_1m dim=9", "deit_1m"]
+    both = ["mlp_1m permute=none", "mlp_1m permute=pixels", "deit_1m permute=none"]
+    assert list(figures.labels(both, 30).values()) == ["mlp_1m", "mlp_1m permute=pixels", "deit_1m"]
+    clash = ["mlp_1m a=1", "mlp_1m", "deit_1m a=1"]
+    assert list(figures.labels(clash, 9).values()) == ["mlp_1m a…", "mlp_1m", "deit_1m …"]
+
+
 def test_colours_are_one_per_family_and_stay():
     families = ["mlp", "mixer", "mlp", "timm", "gmlp"]
     looks = figures.looks(families)
@@ -236,7 +172,7 @@ def test_colours_are_one_per_family_and_stay():
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_colours_stand_out_from_the_paper(dark):
-    template = (ROOT / "analysis/report.html.j2").read_text()
+    template = (ROOT / "analysis/report.css").read_text()
     papers = re.findall(r"--paper: (#\w{6})", template)
     assert len(papers) == 2
 
@@ -252,7 +188,7 @@ def test_colours_stand_out_from_the_paper(dark):
 
 def test_points_tell_their_numbers(folders):
     table = compare.rungs(compare.load(folders))
-    svg = figures.accuracy_macs(table)
+    svg = figures.accuracy_cost(table, "macs", "MACs per image")
     assert "<title>mixer_nano\naccuracy 93.13 ± 0.38 %, n = 3\n32.0 k MACs, 2.00 k parameters" in svg
     assert svg.count("<title>") == 4
     assert "currentColor" in svg
@@ -270,7 +206,7 @@ def test_points_tell_their_numbers(folders):
 )
 def test_command_gives_the_run_back(fields, tmp_path):
     run = make_run({**fields, "seed": 3})
-    line = report.commands(compare.load([folder_of(run, tmp_path)], [run]))[0]
+    line = report_tables.commands(compare.load([folder_of(run, tmp_path)], [run]))[0]
     parser = Parser()
     add_fields(parser, Run)
     words = shlex.split(line)
@@ -279,7 +215,7 @@ def test_command_gives_the_run_back(fields, tmp_path):
 
 
 def test_commands_are_one_line_per_rung(folders):
-    lines = report.commands(compare.load(folders))
+    lines = report_tables.commands(compare.load(folders))
     assert len(lines) == 4
     train = "python scripts/train.py --model mlp_nano --epochs 4 --lr 0.002 --threads 2"
     assert lines[0] == f"for seed in 0 1 2; do {train} --seed $seed; done"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from engine import store
+from engine import lease, store
 from engine.errors import BUSY, DIVERGED, USAGE, Refusal
 from engine.run import Run
 from slurm import claims, launch, local, progress, worker
@@ -132,12 +132,6 @@ def test_a_held_file_tells_its_holder(tmp_path):
         assert file is not None
 
 
-def test_the_lock_of_the_engine_is_seen(tmp_path):
-    with store.lock(tmp_path):
-        assert claims.holder(tmp_path / ".lock") == os.getpid()
-    assert claims.holder(tmp_path / ".lock") is None
-
-
 def test_there_are_as_many_places_as_slots(tmp_path):
     with claims.slot(tmp_path, 2) as first, claims.slot(tmp_path, 2) as second, claims.slot(tmp_path, 2) as third:
         assert (first, second, third) == (0, 1, None)
@@ -147,24 +141,52 @@ def test_there_are_as_many_places_as_slots(tmp_path):
 
 
 def test_the_next_run_is_one_that_nobody_has(write, results):
-    sweep = load(write("def runs():\n for seed in range(4): yield Run(seed=seed)"))
-    done, failed, held, free = sweep.folders
+    sweep = load(write("def runs():\n for seed in range(5): yield Run(seed=seed)"))
+    done, failed, cancelled, held, free = sweep.folders
     for run, folder in zip(sweep.runs, sweep.folders, strict=True):
         store.make_folder(run, folder)
     store.write_json(done / "status.json", {"state": "done"})
     store.write_json(failed / "status.json", {"state": "failed"})
+    store.write_json(cancelled / "status.json", {"state": "stopped", "error_class": "cancelled"})
     store.write_json(free / "status.json", {"state": "running"})
-    with store.lock(held):
-        assert worker._next(sweep.folders) == free
-    assert worker._next(sweep.folders) == held
+    left = list(sweep.folders)
+    with lease.own(held):
+        assert worker.look(held)["owner"]["pid"] == os.getpid()
+        assert worker.look(held)["state"] == "running", "before it has said a word itself"
+        assert worker._next(left, "") == free
+    assert left == [held, free], "what ended is not looked at again"
+    assert worker._next(left, "") == held
     (held / "status.json").write_text("{")  # damaged: not to be trained over
-    assert worker._next(sweep.folders) == free
+    assert worker._next(left, "") == free
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        "7",
+        '"x"',
+        "{}x",
+        '{"state": "odd"}',
+        '{"state": 3}',
+        '{"state": "done", "acc1": "high"}',
+        "\x00",
+        None,
+    ],
+)
+def test_a_damaged_status_is_a_failure_in_one_line(tmp_path, text):
+    path = tmp_path / "status.json"
+    path.mkdir() if text is None else path.write_text(text)
+    status = worker.look(tmp_path)
+    assert status["state"] == "failed" and status["error_class"] == "checkpoint"
+    assert str(path) in status["error"] and "\n" not in status["error"]
 
 
 def die(folder: Path, launch_id: str, step: int) -> int:
     """One attempt that reaches a step and ends without a word; the deaths counted before it."""
-    with claims.hold(folder / ".attempt") as file:
-        deaths = worker._count(folder, file, launch_id)
+    deaths = lease.deaths(folder, launch_id)
+    lease.claim(folder, launch_id)._file.close()  # as the kernel does for a process that is killed
     store.write_json(folder / "status.json", {"state": "running", "step": step})
     return deaths
 
@@ -185,6 +207,20 @@ def test_a_run_that_keeps_dying_is_given_up(write, results):
     status = store.read_status(folder)
     assert (status["state"], status["error_class"], status["exit_code"]) == ("failed", "signal", 137)
     assert "died 4 times" in status["error"] and status["step"] == 5
+
+
+def test_a_run_that_is_stopped_again_and_again_before_its_first_step_is_given_up(write, results):
+    sweep = load(write("def runs(): yield Run()"))
+    (folder,) = sweep.folders
+    store.make_folder(sweep.runs[0], folder)
+    for _ in range(worker.MAX_IDLE + 1):
+        with lease.own(folder, "launch"):
+            store.write_json(folder / "status.json", {"state": "stopped", "error_class": "preempted", "step": 0})
+    assert lease.deaths(folder, "launch") == 0
+    worker.drain(sweep.folders, {}, "launch", lambda: 0)
+    status = store.read_status(folder)
+    assert (status["state"], status["error_class"]) == ("failed", "timeout")
+    assert "raise timeout_min" in status["error"]
 
 
 # --- a launch in this process -----------------------------------------------------------------------------------------
@@ -282,7 +318,7 @@ def test_plan_and_status_from_any_folder_and_as_a_module(write, results, tmp_pat
         (("launch", "dmo"), "softmlp: unknown sweep 'dmo'; did you mean 'demo'?"),
         (("launch", "demo", "--slots", "0"), "'0' is not a whole number from 1"),
         (("launch", "demo", "--slot", "2"), "unknown flag '--slot'; did you mean --slots?"),
-        (("launch", "demo", "--cluster", "moon"), "invalid choice: 'moon'"),
+        (("launch", "demo", "--cluster", "moon"), "unknown cluster 'moon'; known: auto, local"),
         (("launch", "demo", "--device", "gpu"), "device 'gpu'"),
         (("status", "demo", "--state", "lost"), "invalid choice: 'lost'"),
         ((), "required"),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine import store
+from engine import lease, store
 from slurm import claims
 from slurm.sweep import Sweep, load
 
@@ -44,7 +44,8 @@ class Launches:
         self.watcher.start()
 
     def start(self) -> subprocess.Popen:
-        command = [sys.executable, ROOT / "scripts/sweep.py", "launch", self.path, "--slots", str(SLOTS)]
+        command = [sys.executable, ROOT / "scripts/sweep.py", "launch", self.path, "--cluster", "local"]
+        command += ["--slots", str(SLOTS)]
         command += ["--data-dir", self.data_dir]
         # A file and not a pipe: what outlives the launcher would keep a pipe open.
         with (self.folder / "out.txt").open("a") as out:
@@ -62,7 +63,7 @@ class Launches:
         return [store.read_status(folder)["state"] for folder in self.folders]
 
     def owners(self) -> set[int]:
-        return {pid for folder in self.folders if (pid := claims.holder(folder / ".lock"))}
+        return {record["pid"] for folder in self.folders if (record := lease.owner(folder))}
 
     def workers(self) -> set[int]:
         return set(claims.workers(self.jobs)) | self.owners()

@@ -13,6 +13,7 @@ import yaml
 
 from engine import checkpoint, store
 from engine.errors import CHECKPOINT, DIVERGED, OUTPUT, STOPPED, TERMINATED, USAGE, Refusal
+from engine.lease import own
 from engine.run import make_run
 from engine.train import preflight, train
 
@@ -203,7 +204,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_work(tiny, how, 
 
 def test_two_processes_cannot_train_one_run(tiny, how, tmp_path):
     store.make_folder(tiny, tmp_path)
-    with store.lock(tmp_path), pytest.raises(Refusal, match=f"process {os.getpid()}"):
+    with own(tmp_path), pytest.raises(Refusal, match=f"process {os.getpid()}"):
         train(tiny, tmp_path, how)
 
 
@@ -258,3 +259,14 @@ def test_args_yaml_makes_the_same_run(tiny, how, tmp_path, undisturbed):
     path = tmp_path / "undisturbed" / "args.yaml"
     assert make_run(yaml.safe_load(path.read_text())) == tiny
     assert store.read_run(path.parent).signature == tiny.signature
+
+
+@pytest.mark.parametrize("flag", ["torchcompile", "channels_last"])
+def test_resume_equals_uninterrupted_for_another_way_to_compute(tiny, how, tmp_path, flag):
+    run = tiny.but(model="convmixer_nano", model_kwargs={"depth": 1, "dim": 16}, drop_path=0.0)
+    how = how.model_copy(update={flag: True})
+    train(run, tmp_path / "a", how)
+    with pytest.raises(Refusal):
+        train(run, tmp_path / "b", how, stop_after(7))
+    train(run, tmp_path / "b", how)
+    assert_same(result(tmp_path / "a"), result(tmp_path / "b"))

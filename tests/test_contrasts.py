@@ -1,0 +1,236 @@
+"""Differences, ranks, equivalence and fairness between rungs; the script that prints them."""
+
+import io
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from analysis import compare, contrasts, fairness
+from engine.errors import Refusal
+from engine.run import make_run
+from engine.store import folder_of, write_json
+
+
+def nano(make, levels, fields=(), **more):
+    """Folders of runs by model: one accuracy per seed."""
+    return [
+        make(model, acc1, seed=seed, **dict(fields), **more)
+        for model, values in levels.items()
+        for seed, acc1 in enumerate(values)
+    ]
+
+
+LEVELS = {
+    "mlp_nano": [90.0, 92.0, 91.0, 93.0, 90.5],
+    "bmlp_nano": [90.1, 92.0, 91.1, 92.9, 90.5],
+    "mixer_nano": [94.0, 96.3, 95.2, 97.1, 94.4],
+    "deit_nano": [80.0, 99.0, 85.0, 97.0, 93.0],
+}
+
+
+def test_rungs_against_a_baseline(make):
+    frame = compare.load(nano(make, LEVELS))
+    table = contrasts.against(frame, "mlp_nano").set_index("rung")
+    assert table["verdict"].tolist() == ["baseline", "equal", "better", "undecided"]
+    assert table.loc["mixer_nano", "diff"] == pytest.approx(
+        np.subtract(LEVELS["mixer_nano"], LEVELS["mlp_nano"]).mean()
+    )
+    p = stats.ttest_rel(LEVELS["mixer_nano"], LEVELS["mlp_nano"]).pvalue
+    assert table.loc["mixer_nano", "diff_p"] == pytest.approx(p)
+    assert table.loc["mixer_nano", "diff_p_holm"] == pytest.approx(3 * p)
+    assert table[["rank_low", "rank_high"]].to_numpy().tolist() == [[2, 4], [2, 4], [1, 2], [1, 4]]
+    assert contrasts.against(frame).set_index("rung")["verdict"].tolist() == table["verdict"].tolist()
+    other = contrasts.against(frame, "mixer_nano").set_index("rung")
+    assert other["verdict"].tolist() == ["worse", "worse", "baseline", "undecided"]
+    with pytest.raises(Refusal, match=r"no rung 'mixr_nano' here; did you mean 'mixer_nano'\?"):
+        contrasts.against(frame, "mixr_nano")
+
+
+def test_a_small_sure_difference_is_both(make):
+    levels = {
+        "mlp_nano": LEVELS["mlp_nano"],
+        "bmlp_nano": [v + 0.2 + i / 100 for i, v in enumerate(LEVELS["mlp_nano"])],
+    }
+    assert contrasts.against(compare.load(nano(make, levels)))["verdict"].tolist()[1] == "better, but equal"
+
+
+def test_runs_of_other_images_or_order_make_no_pairs(make):
+    levels = {"mlp_nano": [90.0, 91.0, 92.0]}
+    folders = nano(make, levels) + nano(make, {"mixer_nano": [95.0, 96.0, 97.5]}, holdout=0.1)
+    frame = compare.load(folders)
+    assert frame["rung"].nunique() == 2 and frame["data"].nunique() == 2
+    table = contrasts.against(frame, "mlp_nano holdout=0")
+    assert table["verdict"].tolist() == ["baseline", "no pairs"]
+    assert table["rank_high"].tolist() == [1, 1]
+
+
+def test_baseline_is_the_one_of_the_same_condition(make):
+    folders = nano(make, {"mlp_nano": [90.0, 91.0], "mixer_nano": [92.0, 94.0]}, train_samples=100)
+    folders += nano(make, {"mlp_nano": [95.0, 96.0], "mixer_nano": [96.0, 98.0]})
+    table = contrasts.against(compare.load(folders), "mlp_nano")
+    assert table["baseline"].tolist() == ["mlp_nano train_samples=100"] * 2 + ["mlp_nano train_samples=default"] * 2
+    assert table["diff"].tolist()[1::2] == [2.5, 1.5]
+
+
+def test_interaction_is_a_contrast_of_four(make):
+    levels = {
+        "mlp_nano": [90.0, 91, 92],
+        "bmlp_nano": [91.0, 93, 92],
+        "mixer_nano": [90.5, 92, 93],
+        "deit_nano": [96.0, 97, 99, 50],
+    }
+    weights = {"deit_nano": 1, "bmlp_nano": -1, "mixer_nano": -1, "mlp_nano": 1}
+    found = compare.contrast(compare.load(nano(make, levels)), weights)
+    values = [4.5, 3.0, 6.0]
+    assert (found.mean, found.n) == (4.5, 3)
+    assert found.p == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
+
+
+def predict(folder, right):
+    np.savez(folder / "predictions.npz", label=np.zeros(len(right), int), prediction=1 - np.array(right, int))
+
+
+def test_predictions_add_the_test_images(make):
+    rng = np.random.default_rng(0)
+    folders, mlp, mixer = [], [], []
+    for seed in range(4):
+        for model, level, side in (("mlp_nano", 0.8, mlp), ("mixer_nano", 0.9, mixer)):
+            right = rng.random(200) < level
+            folders.append(make(model, 100 * right.mean(), seed=seed))
+            predict(folders[-1], right)
+            side.append(right)
+    row = contrasts.against(compare.load(folders)).iloc[1]
+    assert row.examples == 200 and row.low < row["diff"] < row.high
+    assert row["diff"] == pytest.approx(100 * (np.mean(mixer) - np.mean(mlp)))
+    pair = contrasts.against(compare.load(folders[:2])).iloc[1]
+    counts = int((mixer[0] & ~mlp[0]).sum()), int((~mixer[0] & mlp[0]).sum())
+    assert pair.mcnemar_p == pytest.approx(stats.binomtest(counts[0], sum(counts)).pvalue)
+    assert "McNemar p" in contrasts.sheet(contrasts.against(compare.load(folders[:2]))).markdown()
+    (folders[0] / "predictions.npz").unlink()
+    assert contrasts.against(compare.load(folders)).iloc[1].examples == 0
+
+
+def test_predictions_of_other_weights_are_refused(make):
+    folders = nano(make, {"mlp_nano": [90.0, 91.0], "mixer_nano": [92.0, 93.0]})
+    for folder in folders:
+        predict(folder, [True] * 50 + [False] * 50)
+    with pytest.raises(
+        Refusal, match=r"has an accuracy of 50.00 and its run 9[0-9].00; write it again: python scripts"
+    ):
+        contrasts.against(compare.load(folders))
+    folders = nano(make, {"mlp_nano": [90.0, 91.0], "mixer_nano": [92.0, 93.0]}, holdout=0.1)
+    for folder in folders:
+        predict(folder, [True] * 100)
+        path = folder / "predictions.npz"
+        path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(Refusal, match=r"predictions.npz cannot be read .* --split holdout"):
+        contrasts.against(compare.load(folders))
+
+
+def test_unfinished_runs_are_listed(make, tmp_path):
+    folders = [make(acc1=90.0), make(seed=1, state="failed", status={"error_class": "diverged", "error": "loss NaN"})]
+    folders.append(folder_of(make_run({"seed": 2}), tmp_path))
+    sheet = contrasts.unfinished(compare.load(folders))
+    assert [row[1:5] for row in sheet.rows] == [["1", "failed", "diverged", "loss NaN"], ["2", "planned", "–", "–"]]
+    assert contrasts.unfinished(compare.load(folders[:1])) is None
+
+
+def test_power_note_names_what_these_pairs_can_show(make):
+    frame = compare.load(nano(make, {"mlp_nano": [90.0, 91.0, 92.0], "mixer_nano": [91.0, 93.0, 95.0]}))
+    note = contrasts.power_note(frame, contrasts.against(frame))
+    assert "3 pairs" in note and "deviation of 1.00 points" in note and "difference of 3.3 points" in note
+    assert "take 10 seeds" in note
+    single = compare.load(nano(make, {"mlp_nano": [90.0], "mixer_nano": [91.0]}))
+    assert "nothing can be told" in contrasts.power_note(single, contrasts.against(single))
+
+
+def test_budgets_hold_what_lies_within_the_tolerance():
+    costs = pd.Series({"a": 100.0, "b": 108.0, "c": 92.0, "d": 130.0, "e": 1000.0, "f": 950.0, "g": math.nan, "h": 9.0})
+    names = pd.Series({rung: rung for rung in costs.index})
+    found, missed = fairness.budgets(costs, names, 0.1)
+    assert [(budget.amount, budget.rungs) for budget in found] == [(100.0, ["a", "b", "c"]), (950.0, ["e", "f"])]
+    assert missed["rung"].tolist() == ["d", "g", "h"]
+    assert missed["ratio"].tolist()[::2] == [1.3, 0.09]
+    assert missed["budget"].tolist()[0] == 100 and math.isnan(missed["ratio"][1])
+
+
+def test_one_rung_in_two_conditions_is_no_budget():
+    costs = pd.Series({"a lr=1": 10.0, "a lr=2": 10.0, "b": 20.0})
+    found, missed = fairness.budgets(costs, pd.Series({"a lr=1": "a", "a lr=2": "a", "b": "b"}), 0.1)
+    assert found == [] and len(missed) == 3 and missed["ratio"].isna().all()
+
+
+def test_each_budget_is_a_ladder_of_its_own(make):
+    folders = nano(make, {"mlp_nano": [90.0, 91.0], "mixer_nano": [95.0, 94.0], "deit_nano": [80.0, 82.0]})
+    for folder, macs in zip(folders, [100, 100, 2000, 2000, 105, 105], strict=True):
+        write_json(folder / "profile.json", {"params": 1000, "macs": macs})
+    parts, missed = fairness.fair(compare.load(folders), "macs", 0.1)
+    assert [(title, list(dict.fromkeys(part["rung"]))) for title, part in parts] == [
+        ("At 100 MACs per image ± 10%", ["mlp_nano", "deit_nano"])
+    ]
+    assert missed.rows == [["mixer_nano", "2.00 k", "100", "20×"]]
+    tables = contrasts.tables([part for _, part in parts], "mlp_nano")
+    assert tables[0]["diff"].tolist()[1] == -9.5
+    assert contrasts.tables([part for _, part in parts], None)[0]["diff"].tolist()[1] == -9.5
+    every, _ = fairness.fair(compare.load(folders), "params", 0.1)
+    assert len(every) == 1 and every[0][1]["rung"].nunique() == 3
+
+
+def test_equal_time_is_of_one_machine(make, tmp_path):
+    folders = nano(make, {"mlp_nano": [90.0, 91.0], "mixer_nano": [95.0, 94.0]})
+    frame = compare.load(folders)
+    with pytest.raises(Refusal, match="no record of its machine"):
+        fairness.costs(frame, "time")
+    for folder in folders:
+        write_json(
+            folder / "env.json", {"processor": "P", "cores": 2, "threads": 1, "device": "cpu", "host": folder.name}
+        )
+    assert fairness.costs(compare.load(folders), "time").tolist() == [0.01, 0.01]
+    write_json(folders[0] / "env.json", {"processor": "Q", "cores": 2, "threads": 1, "device": "cpu"})
+    with pytest.raises(Refusal, match=r"timed on 2 machines \(P, 2, 1, cpu \| Q, 2, 1, cpu\).*profile_model.py"):
+        fairness.costs(compare.load(folders), "time")
+    speeds = tmp_path / "speeds.csv"
+    speeds.write_text("model,device,latency_ms\nmlp_nano,cpu,2.0\n")
+    costs = fairness.costs(compare.load(folders), "time", speeds)
+    assert costs["mlp_nano"] == 0.002 and math.isnan(costs["mixer_nano"])
+    speeds.write_text("model,device,latency_ms\nmlp_nano,cpu,2.0\nmixer_nano,gpu,1.0\n")
+    with pytest.raises(Refusal, match="times of 2 devices"):
+        fairness.costs(compare.load(folders), "time", speeds)
+
+
+def script(*args):
+    command = [sys.executable, "-m", "scripts.compare", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_command_line(make, tmp_path):
+    folders = nano(make, LEVELS)
+    done = script(tmp_path / "runs", "--baseline", "mlp_nano", "--csv")
+    assert done.returncode == 0, done.stderr
+    rows = pd.read_csv(io.StringIO(done.stdout)).set_index("rung")
+    assert rows.loc["mixer_nano", "diff_n"] == 5 and rows.loc["bmlp_nano", "verdict"] == "equal"
+    done = script(*folders[:2], folders[5], make("mixer_nano", state="failed", seed=9), "--markdown", "--published")
+    assert "| `mlp_nano` |" in done.stdout and "**Runs without a result**" in done.stdout
+    latex = script(tmp_path / "runs", "--fair", "params", "--latex")
+    assert r"\begin{tabular}" in latex.stdout and "1.00 k parameters" in latex.stdout
+    plain = script(tmp_path / "runs")
+    assert "With 5 pairs" in plain.stdout and plain.stdout.count("runs") <= 1
+
+
+@pytest.mark.parametrize(
+    "args, words",
+    [
+        (["nosuch"], "unknown sweep 'nosuch'"),
+        (["results"], "is no run's folder and holds none"),
+        (["demo", "--speeds", "x.csv"], "--speeds is for --fair time"),
+        (["demo", "--margin", "x"], "not a number above 0"),
+    ],
+)
+def test_command_line_refuses_in_one_line(args, words):
+    done = script(*args)
+    assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1

@@ -1,0 +1,140 @@
+"""Several processes train one run as one process would; whatever kills one of them, all leave and the run goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from engine import store
+from engine.errors import STOPPED, TERMINATED, USAGE
+from engine.run import make_run
+from engine.train import train
+from tests.test_train import assert_same, result
+
+# Not Adam: where a gradient is 0 but for rounding, it takes whole steps into the direction of the rounding.
+RUN = {"model": "mixer_nano", "train_samples": 650, "batch_size": 64, "epochs": 3, "hflip": 0.5}
+RUN |= {"opt": "momentum", "lr": 0.2}
+CODE = (
+    "import os, pathlib, sys\nfrom engine import distributed, store\nfrom engine.errors import Refusal\n"
+    "from engine.run import make_how\nfrom engine.signals import CODES, Stop\nfrom engine.train import train\n"
+    "distributed.start()\nfolder = pathlib.Path(sys.argv[1])\n"
+    "how = make_how({'data_dir': sys.argv[2], 'threads': 1, 'log_interval': 1, 'checkpoint_interval': 5})\n"
+    "(folder / f'pid-{distributed.rank()}').write_text(str(os.getpid()))\n"
+    "try:\n"
+    "    with Stop().on(CODES) as stop: train(store.read_run(folder), folder, how, stop)\n"
+    "except Refusal as refusal: print(refusal, file=sys.stderr, flush=True); os._exit(refusal.code)\n"
+    "distributed.finish()"
+)
+
+
+def start(folder, data, world=2):
+    """The processes of a run, as torchrun would start them."""
+    port = str(20_000 + os.getpid() % 20_000 + int(time.monotonic() * 100) % 9_000)
+    env = {**os.environ, "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    env |= {"GLOO_SOCKET_IFNAME": "lo", "SOFTMLP_DISTRIBUTED_TIMEOUT": "10"}
+    command = [sys.executable, "-c", CODE, str(folder), str(data)]
+    return [
+        subprocess.Popen(command, env={**env, "RANK": str(r), "LOCAL_RANK": str(r)}, stderr=subprocess.PIPE, text=True)
+        for r in range(world)
+    ]
+
+
+def finish(processes):
+    return [(process.communicate(timeout=120)[1], process.returncode) for process in processes]
+
+
+def wait_for_step(folder, step, processes):
+    while not (path := folder / "metrics.jsonl").exists() or path.read_text().count("\n") < step:
+        assert all(process.poll() is None for process in processes), finish(processes)
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory, digits):
+    """A run of two processes that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("together")
+    store.make_folder(make_run(RUN), folder)
+    assert [code for _, code in finish(start(folder, digits))] == [0, 0]
+    return folder
+
+
+def test_two_processes_learn_what_one_learns(together, how, tmp_path):
+    """Same global batch, same order, same pixels: equal up to the order of sums in float32."""
+    train(make_run(RUN), tmp_path, how)
+    alone, both = (torch.load(f / "last.pth.tar", weights_only=True)["state_dict"] for f in (tmp_path, together))
+    for name, weight in alone.items():
+        assert torch.allclose(weight, both[name], atol=2e-6), (name, (weight - both[name]).abs().max())
+    rows = [store.read_summary(folder) for folder in (tmp_path, together)]
+    for a, b in zip(*rows, strict=True):
+        assert a == pytest.approx(b, abs=1e-4)
+    assert store.read_json(together / "env.json")["world_size"] == 2
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_one_process_killed_ends_all_and_the_next_attempt_ends_the_same(together, digits, tmp_path, victim):
+    store.make_folder(make_run(RUN), tmp_path)
+    processes = start(tmp_path, digits)
+    wait_for_step(tmp_path, 7, processes)
+    processes[victim].send_signal(signal.SIGKILL)
+    (words, code) = finish(processes)[1 - victim]
+    assert code == STOPPED and "another of its processes died" in words
+    assert store.read_status(tmp_path)["state"] == store.STOPPED
+    assert [code for _, code in finish(start(tmp_path, digits))] == [0, 0]
+    assert_same(result(tmp_path), result(together))
+
+
+def test_a_signal_to_one_process_stops_all_at_the_same_step(together, digits, tmp_path):
+    store.make_folder(make_run(RUN), tmp_path)
+    processes = start(tmp_path, digits)
+    wait_for_step(tmp_path, 7, processes)
+    processes[1].send_signal(signal.SIGTERM)
+    words = finish(processes)
+    assert [code for _, code in words] == [TERMINATED, TERMINATED]
+    assert words[0][0].splitlines()[-1] == words[1][0].splitlines()[-1]  # "stopped at step N of M, saved"
+    assert [code for _, code in finish(start(tmp_path, digits))] == [0, 0]
+    assert_same(result(tmp_path), result(together))
+
+
+def test_a_process_that_hangs_is_noticed(digits, tmp_path):
+    store.make_folder(make_run(RUN | {"epochs": 400}), tmp_path)
+    processes = start(tmp_path, digits)
+    wait_for_step(tmp_path, 3, processes)
+    processes[1].send_signal(signal.SIGSTOP)
+    try:
+        _, code = finish(processes[:1])[0]
+        assert code == STOPPED
+    finally:
+        processes[1].kill()
+        processes[1].communicate()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"batch_size": 65}, "batch_size 65 is of all processes"),
+        ({"model": "convmixer_nano"}, "convmixer_nano has BatchNorm"),
+        ({"lr": 1e30}, "loss became"),
+    ],
+)
+def test_all_processes_refuse_alike(digits, tmp_path, change, words):
+    store.make_folder(make_run(RUN | change), tmp_path)
+    said = finish(start(tmp_path, digits))
+    assert len({code for _, code in said}) == 1 and said[0][1] in (USAGE, 5)
+    assert all(words in text for text, _ in said)
+    assert store.read_status(tmp_path)["state"] == store.FAILED
+
+
+def test_torchrun_trains_and_prints_once(digits, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1"]
+    command += ["--master-port", str(30_000 + os.getpid() % 9_000), "-m", "scripts.train", "--model", "mixer_nano"]
+    command += ["--epochs", "1", "--data-dir", str(digits), "--output", str(tmp_path), "--device", "cpu"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("done: acc1") == 1 and done.stderr.count("epoch 1/1") == 1
+    assert len(store.read_summary(next((tmp_path / "runs").iterdir()))) == 1

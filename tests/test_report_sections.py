@@ -1,0 +1,249 @@
+"""The sections of the report: what is built in, probes, costs, recipes, published numbers, health."""
+
+import csv
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import archs
+from analysis import compare, report, report_bias, report_cost, report_tables, symmetry
+from engine.errors import USAGE, Refusal
+from engine.run import make_run
+from engine.store import csv_text, folder_of, make_folder, write_bytes, write_json
+from tests.reports import page_of, result_of, write_run
+
+ROOT = Path(__file__).parent.parent
+
+
+def symmetry_rows(text):
+    """Rung -> marks, of the table on the page."""
+    table = text[text.index('<table class="data" id="symmetry"') :]
+    rows = re.findall(r"<tr>\n<th scope=\"row\".*?</tr>", table[: table.index("</table>")], re.DOTALL)
+    return {re.findall(r"(\w+/?\w+)</span></span></th>", row)[0]: re.findall(r">([●○?–])</td>", row) for row in rows}
+
+
+def test_the_page_opens_with_what_is_built_in(folders, tmp_path):
+    text = page_of(folders, tmp_path)
+    marks = symmetry_rows(text)
+    groups = list(symmetry.GROUPS)
+    for model in ("mlp_nano", "mixer_nano", "convmixer_nano"):
+        passing = {group for group, mark in zip(groups, marks[model], strict=False) if mark == "●"}
+        assert symmetry.expected(model, "adamw") <= passing, model
+    assert "●" not in marks["timm/resnet18"]
+    assert "results/symmetry.csv" in text
+    assert text.index("Built in") < text.index("Accuracy</dt>")
+    assert "Trained with adamw, <code>mlp_nano</code> cannot see the order of the pixels at all" in text
+    assert "<code>mixer_nano</code> cannot see the order of the patches;" in text
+
+
+def test_a_signature_that_is_not_kept_is_measured_once_and_kept(tmp_path):
+    run = make_run({"model": "mlp_nano", "opt": "momentum", "epochs": 2})
+    folder = write_run(tmp_path, run, 90.0)
+    first = page_of([folder], tmp_path)
+    row = next(csv.DictReader((tmp_path / "ladder/symmetry.csv").open()))
+    assert (row["model"], row["opt"]) == ("mlp_nano", "momentum")
+    assert symmetry_rows(first)["mlp_nano"][:8] == ["●"] * 8, "a rotation, too: the step is linear in the gradient"
+    assert "(results/ladder/symmetry.csv)" in first
+    assert page_of([folder], tmp_path) == first
+
+
+@pytest.mark.parametrize(
+    "model, nano",
+    [
+        ("mixer_s16", "mixer_nano"),
+        ("patchmlp_1m_unshared", "patchmlp_nano_unshared"),
+        ("cyclemlp_1m_isotropic", "cyclemlp_nano_isotropic"),
+        ("cyclemlp_b1", None),  # its overlapping patches claim less than any nano member
+        ("timm/resnet18", None),
+    ],
+)
+def test_a_small_member_with_the_same_claims_stands_in(model, nano):
+    assert report_bias.stand_in(model) == nano
+
+
+def test_only_a_variant_with_claims_of_its_own_lacks_a_stand_in():
+    for name in archs.list_archs():
+        family, _, variant = name.partition("_")
+        own = getattr(importlib.import_module(f"archs.{family}"), "VARIANT_SYMMETRY", {})
+        assert variant in own or report_bias.stand_in(name), name
+
+
+def test_probes_are_drawn_with_interval_and_chance(folders, tmp_path):
+    for place, folder in enumerate(folders):
+        values = {
+            key: {"value": 50.0 + place, "low": 48.0, "high": 52.0, "null": 10.0} for key in ("acc", "acc_1", "peak")
+        }
+        (folder / "probes").mkdir()
+        write_json(folder / "probes" / "shift.json", {"probe": "shift", "values": values})
+    text = page_of(folders, tmp_path)
+    assert text.count("<svg") == 5
+    assert "mixer_nano\nacc_1: 54.00 ± 2.48 %, n = 3\nby chance 10.00" in text
+    assert "Moved by one pixel, images are still recognised in 60 % (<code>timm/resnet18</code>) to 51" in text.replace(
+        "\u00a0", " "
+    )
+    assert ">54.0 ± 2.5 (10.0)<" in text
+
+
+def test_a_failed_self_test_is_said_first(folders, tmp_path):
+    passed = page_of(folders, tmp_path)
+    assert "The self-test passed" in passed and "Do not trust" not in passed
+    verdict = json.loads((ROOT / "results/dsd.json").read_text()) | {"passed": False}
+    (tmp_path / "dsd.json").write_text(json.dumps(verdict))
+    failed = page_of(folders, tmp_path)
+    assert failed.index("Do not trust this page") < failed.index("<dt>")
+    assert "The self-test passed" not in failed
+
+
+def test_fair_tables_hold_those_of_equal_cost(folders, tmp_path):
+    for folder in folders[3:]:
+        write_json(folder / "profile.json", {"params": 9000, "macs": 500 if "resnet" in folder.name else 16000})
+    text = page_of(folders, tmp_path)
+    fair = text[text.index("At equal MACs") : text.index("Learning curves</h2>")]
+    assert "At 16.0 k MACs per image ± 10%: 3 rungs" in fair
+    assert "At 9.00 k parameters ± 10%: 3 rungs" in fair
+    assert "a run has no record of its machine" in fair, "so its time compares with nothing"
+
+
+def test_latencies_are_drawn_where_they_were_measured(folders, tmp_path):
+    speeds = tmp_path / "s.csv"
+    speeds.write_text(
+        "model,device,latency_ms,images_per_s,images_per_s_with_copy\n"
+        "mlp_nano,cuda,0.1,9000,8000\nmixer_nano,cuda,0.4,4000,3900\n"
+    )
+    text = page_of(folders, tmp_path, speeds=speeds)
+    drawn = {path.stem for path in (tmp_path / "ladder/figures").iterdir()}
+    assert {"latency_ms", "images_per_s_inference", "images_per_s_with_copy"} <= drawn
+    assert "images/s in inference, copied from the host" in text
+    assert "At 400 µs time per image" not in text, "no two rungs share a budget"
+    with pytest.raises(Refusal, match=r"there is no .*x\.csv"):
+        page_of(folders, tmp_path, speeds=tmp_path / "x.csv")
+
+
+def test_recipes_have_a_heat_map_and_a_warning_at_the_edge(tmp_path):
+    folders = []
+    for lr in (1e-3, 2e-3, 4e-3):
+        for decay in (0.0, 0.05):
+            run = make_run({"model": "mlp_nano", "lr": lr, "weight_decay": decay, "epochs": 2})
+            folders.append(write_run(tmp_path, run, 80 + 1000 * lr + 10 * decay))
+    text = page_of(folders, tmp_path)
+    tried = text[text.index("Recipes that were tried") :]
+    assert "lr 0.004 is at the upper edge: try higher" in tried
+    assert "<title>mlp_nano\nlr 0.004, weight_decay 0.05\n84.50 %</title>" in tried
+    assert (tmp_path / "ladder/figures/tuning-0.svg").exists()
+
+
+def test_what_others_report_is_shown_apart(tmp_path):
+    runs = [make_run({"model": "mixer_1m", "dataset": "cifar10", "epochs": 2, "seed": seed}) for seed in range(2)]
+    folders = []
+    for run in runs:
+        folder = folder_of(run, tmp_path)
+        make_folder(run, folder)
+        write_json(folder / "status.json", {"state": "done", "seconds": 1.0})
+        write_bytes(folder / "summary.csv", csv_text([{"epoch": 0, "eval_top1": 80.0 + run.seed}]).encode())
+        folders.append(folder)
+    text = page_of(folders, tmp_path)
+    others = text[text.index("What others report") : text.index("How the sweep went")]
+    assert "Mixer-nano" in others and "B-MLP" not in others and "mixer_1m" not in others
+    assert result_of(folders)["Best rung"].startswith("The most accurate rung is `mixer_1m` with 80.50")
+
+
+@pytest.mark.parametrize(
+    "name, family",
+    [("Mixer-B/16", "mixer"), ("MLP-Mixer", "mixer"), ("B-MLP", "bmlp"), ("S2-MLP", "s2mlp"), ("gMLP-Ti", "gmlp")],
+)
+def test_published_names_find_their_family(name, family):
+    assert report_cost.family_of(name) == family
+
+
+@pytest.mark.parametrize(
+    "text, key",
+    [
+        *(("18.5 M", "18500000"), ("−0.73 ± 1.2", "-0.73"), ("< 0.001", "0.001"), ("–", ""), ("9 of 27", "9")),
+        *(("mixer_nano", "mixer_nano"), ("10^22.0", "22"), ("1,467", "1467"), ("107 µs", "0.000107"), ("3x3", "3x3")),
+    ],
+)
+def test_cells_sort_by_their_number(text, key):
+    assert report_tables.sort_key(text) == key
+
+
+def test_a_large_sweep_is_cut_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(report_tables, "ROWS", 5)
+    monkeypatch.setattr(report, "BEST", 4)
+    runs = [make_run({"model": "mlp_nano", "model_kwargs": {"dim": 8 * n}, "epochs": 2}) for n in range(1, 9)]
+    text = page_of([write_run(tmp_path, run, 90 + place) for place, run in enumerate(runs)], tmp_path)
+    assert "The first 5 rows; 3 more are left out here" in text
+    assert "Figures show 4 of 8 rungs: the most accurate" in text
+    drawn = text[text.index("<figure>") :]
+    assert drawn.count("accuracy 97.00") >= 1 and "accuracy 90.00" not in drawn[: drawn.index("</figure>")]
+
+
+def test_accuracies_on_different_data_are_not_compared(tmp_path):
+    folders = []
+    for permute, level in (("none", 95.0), ("pixels", 94.0)):
+        for model, lead in (("mlp_nano", 0.0), ("mixer_nano", 2.0)):
+            for seed in range(3):
+                run = make_run({"model": model, "permute": permute, "seed": seed, "epochs": 2})
+                folders.append(write_run(tmp_path, run, level + lead + seed * lead / 10))
+    said = result_of(folders)["Best rung"]
+    assert "`mixer_nano permute=none` with 97.20" in said and "ahead of `mlp_nano permute=none`" in said
+    text = page_of(folders, tmp_path)
+    assert "Figures show 2 of 4 rungs" in text
+    points = re.findall("<title>(.*)\n", (tmp_path / "ladder/figures/macs.svg").read_text())
+    assert points == ["mlp_nano permute=none", "mixer_nano permute=none"]
+    gaps = (tmp_path / "ladder/figures/gaps.svg").read_text()
+    assert "mixer_nano, shuffled pixels\n97.20 % on whole images, 96.20 % on shuffled ones\ngap +1.00" in gaps
+
+
+def test_health_counts_hours_and_attempts(runs, tmp_path):
+    folders = [write_run(tmp_path, run, 90.0, seconds=1800.0, attempt=1 + (run.seed == 2)) for run in runs[:6]]
+    facts = report_tables.health(compare.load(folders))
+    assert facts["hours of training"] == "3.00; of a run 0.50"
+    assert facts["attempts"] == "8; 2 runs needed more than one; most in one: 2"
+
+
+def test_a_launch_measures_the_probes_that_the_sweep_names_and_shows_them(tmp_path, digits):
+    sweep = tmp_path / "tried.py"
+    sweep.write_text(
+        '"""What?"""\nfrom engine.run import Run\nPROBES = ("shift",)\n'
+        'def runs():\n    yield Run(model="mlp_nano", epochs=1, batch_size=64)\n'
+    )
+
+    def launch():
+        command = [sys.executable, "-m", "scripts.sweep", "launch", str(sweep), "--cluster", "local", "--slots", "1"]
+        environment = {**os.environ, "SOFTMLP_RESULTS": str(tmp_path), "SOFTMLP_DATA": str(digits)}
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+    first = launch()
+    assert first.returncode == 0, first.stderr
+    assert "probes: shift of 1 runs" in first.stdout
+    page = tmp_path / "tried/report.html"
+    assert 'id="probe-shift"' in page.read_text() and (tmp_path / "tried/figures/probe-shift.svg").exists()
+    written = page.stat().st_mtime_ns
+    again = launch()
+    assert again.returncode == 0 and "probes:" not in again.stdout and page.stat().st_mtime_ns == written
+    sweep.write_text(sweep.read_text().replace('"shift"', '"shfit"'))
+    wrong = launch()
+    assert wrong.returncode == USAGE and "unknown probe 'shfit'; did you mean 'shift'?" in wrong.stderr
+
+
+def test_a_family_has_one_colour_on_the_page_whatever_a_figure_leaves_out(tmp_path):
+    folders = [write_run(tmp_path, make_run({"model": "mlp_nano", "train_samples": 100, "epochs": 2}), 70.0)]
+    for permute, level in (("none", 95.0), ("pixels", 94.0)):
+        for seed in range(2):
+            run = make_run({"model": "mixer_nano", "permute": permute, "seed": seed, "epochs": 2})
+            folders.append(write_run(tmp_path, run, level + seed / 10))
+            if permute == "none":
+                values = {"acc": {"value": 90.0, "low": 88.0, "high": 92.0, "null": 10.0}}
+                (folders[-1] / "probes").mkdir()
+                write_json(folders[-1] / "probes" / "shift.json", {"probe": "shift", "values": values})
+    text = page_of(folders, tmp_path)
+    assert re.search(r"var\(--family-1, #\w+\)\"></span><span>mixer_nano", text)
+    for figure in ("ladder", "gaps", "probe-shift", "macs", "curves"):
+        used = re.findall(r"var\(--family-(\d+)", (tmp_path / f"ladder/figures/{figure}.svg").read_text())
+        assert set(used) == {"1"}, figure

@@ -1,0 +1,58 @@
+"""Every way in which SLURM tells a job to leave: four settings of preemption, and the time limit. All at once."""
+
+from engine import store
+from slurm import states
+from tests.lab import Lab
+from tests.trial import Trial, assert_same
+
+# Whether a job hears SIGUSR2 or SIGTERM first, how long it then has, and what the run says of it. Where it has no time
+# SLURM requeues it; with time it must do that itself.
+WORLDS = {
+    "notice and time": ({"notice": True, "grace_s": 5}, "preempted"),
+    "notice, no time": ({"notice": True, "grace_s": 0}, "preempted"),
+    "no notice, but time": ({"notice": False, "grace_s": 5}, "preempted"),
+    "neither": ({"notice": False, "grace_s": 0}, "terminated"),
+}
+
+
+def test_preemption_in_four_worlds_and_the_time_limit(make_lab, make_trial, whole):
+    """A run is saved, says why, and goes on by itself; it is never taken for failed."""
+    trials: list[tuple[Trial, str]] = []
+    for seed, (options, why) in enumerate(WORLDS.values()):
+        trials.append((make_trial(seed, name=f"world{seed}", on=make_lab(**options)), why))
+        trials[-1][0].launch()
+    timed = make_trial(4, name="timed", on=make_lab())
+    timed.launch(timeout_min=1, signal_delay_s=5)
+    trials.append((timed, "timeout"))
+    for trial, _ in trials:
+        trial.freeze(0)
+    for trial, _ in trials[:-1]:
+        trial.lab.preempt(trial.owner(0)["node"])
+    for trial, _ in trials[:-1]:
+        trial.until_told(0)
+        trial.thaw(0)
+    for trial, why in trials[:-1]:
+        assert_said(trial, why)
+    timed.until_told(0, 90)
+    timed.thaw(0)
+    assert_said(timed, "timeout")
+    timed.lab.run("scontrol", "update", f"jobid={timed.job(0)}", "timelimit=10")
+    for trial, _ in trials:
+        trial.finish(120)
+        assert trial.attempts(0) == 2 and "from step" in trial.log(0), trial.story()
+        assert_same(trial, whole)
+        assert restarts(trial.lab) == 1
+
+
+def assert_said(trial: Trial, why: str) -> None:
+    """The run's own record, and what the user is shown, until it goes on some seconds later."""
+    record = trial.folders[0] / "status.json"
+    trial.lab.wait_for(lambda: store.read_json(record).get("error_class") == why, 30, trial.story)
+    shown = "queued" if why == "terminated" else why
+    with trial.here():
+        trial.lab.wait_for(lambda: states.standing(trial.sweep)[0]["state"] == shown, 10, trial.story)
+
+
+def restarts(lab: Lab) -> int:
+    job = next(job for job in lab.jobs() if job.name.startswith("softmlp"))
+    return int(lab.run("scontrol", "show", "job", job.id).partition("Restarts=")[2].split()[0])
