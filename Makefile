@@ -3,8 +3,9 @@ PYTHON ?= python3
 .PHONY: demo test setup lint
 
 demo: setup
-	.venv/bin/python scripts/sweep.py launch demo
+	.venv/bin/python scripts/sweep.py launch demo --cluster local
 
+test: NEEDS = slurm browser
 test: setup lint
 	.venv/bin/python -m pytest -n 2 tests
 
@@ -13,4 +14,4 @@ lint: setup
 	.venv/bin/ruff format --check .
 
 setup:
-	@PYTHON=$(PYTHON) bash scripts/setup.sh
+	@PYTHON=$(PYTHON) bash scripts/setup.sh $(NEEDS)
