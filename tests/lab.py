@@ -56,7 +56,8 @@ JobRequeue=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 {notice}SlurmctldParameters=preempt_send_user_signal
-KillWait=5
+KillWait=20
+MinJobAge=3600
 SlurmdTimeout=10
 MaxArraySize={max_array_size}
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=10000,bf_interval=1
@@ -207,11 +208,21 @@ class Lab:
 
     # --- faults -------------------------------------------------------------------------------------------------------
 
-    def preempt(self, *nodes: str, seconds: float = 1) -> None:
-        """Take nodes for a job of the partition that preempts."""
+    def close_to_jobs(self, *nodes: str) -> None:
+        """Let what runs on nodes end there, and start nothing new, so that what was sent away stays away."""
         for node in nodes:
-            job = ["-p", "high", "-w", node, "--exclusive", "-J", "preemptor", "-o", "/dev/null"]
-            self.run("sbatch", *job, "--wrap", f"sleep {seconds}")
+            self.run("scontrol", "update", f"nodename={node}", "state=drain", "reason=test")
+
+    def open_to_jobs(self) -> None:
+        """Undo `close_to_jobs` and `preempt`."""
+        self.run("scancel", "--name=preemptor")
+        for node in NODES:
+            self.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)
+
+    def preempt(self, node: str) -> None:
+        """Take a node for a job of the partition that preempts, which keeps it until `open_to_jobs`."""
+        job = ["-p", "high", "-w", node, "--exclusive", "-J", "preemptor", "-o", "/dev/null"]
+        self.run("sbatch", *job, "--wrap", "sleep 3600")
 
     def node_down(self, node: str) -> None:
         """The node's daemon dies and the scheduler takes the node for lost, but its processes live on."""
@@ -228,7 +239,7 @@ class Lab:
         self._kill_node(node)
         self._start_node(node)
         self.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)
-        self.wait_for(lambda: "idle" in self.run("sinfo", "-h", "-n", node, "-o", "%T"), 30)
+        self.wait_for(lambda: self.run("sinfo", "-h", "-n", node, "-o", "%T").strip() in ("idle", "mixed"), 30)
 
     def controller_stop(self) -> None:
         """As for an upgrade: it saves its state first (after a crash, what it learnt in the last 5 s would be lost)."""

@@ -30,9 +30,10 @@ def test_an_array_with_a_throttle(make_trial, make_lab, whole):
         most = max(most, len(trial.lab.jobs("RUNNING")))
         return set(trial.states()) == {"done"}
 
-    trial.lab.wait_for(lambda: trial.states().count("running") == 2, 60, trial.story)
+    trial.freeze(0, 1)
     table = trial.script("status")  # without sacct
     assert "2 queued" in table and "2 running" in table, table
+    trial.thaw(0, 1)
     trial.lab.wait_for(ended, 120, trial.story)
     assert most == 2
     assert_same(trial, whole)
