@@ -5,7 +5,6 @@ silently; `zipfile` looks. Files are `checkpoint-STEP.pth.tar`; the two newest a
 number in the name, never of the clock.
 """
 
-import io
 import logging
 import re
 import zipfile
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 
 from engine.errors import CHECKPOINT, Refusal
-from engine.store import write_bytes
+from engine.store import replacing
 
 KEEP = 2
 _NAME = re.compile(r"checkpoint-(\d+)\.pth\.tar")
@@ -31,9 +30,14 @@ def save(folder: Path, state: dict[str, Any]) -> None:
 
 def write(path: Path, state: dict[str, Any]) -> None:
     """torch.save, atomic and durable. Raises Refusal (OUTPUT) where it cannot be written; the old file is intact."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write_bytes(path, buffer.getbuffer())
+    with replacing(path) as file:
+        try:
+            torch.save(state, file)
+        except Exception as error:
+            # torch closes its archive after a failed write, which fails too, with an error of its own that says less.
+            if cause := _first_os_error(error):
+                raise cause from None
+            raise
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -75,6 +79,12 @@ def clear(folder: Path) -> None:
     """Drop the resumable states of a finished run; its weights are in last.pth.tar."""
     for path in _newest_first(folder):
         path.unlink(missing_ok=True)
+
+
+def _first_os_error(error: BaseException | None) -> OSError | None:
+    while error and not isinstance(error, OSError):
+        error = error.__context__
+    return error
 
 
 def _newest_first(folder: Path) -> list[Path]:

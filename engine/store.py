@@ -13,13 +13,15 @@ A run's folder, `RESULTS/runs/SIGNATURE-MODEL-sSEED/`, is the only truth about i
     checkpoint-STEP.pth.tar, model_best.pth.tar, last.pth.tar
 """
 
+import contextlib
 import csv
 import io
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -41,15 +43,17 @@ def folder_of(run: Run, results: Path | None = None) -> Path:
     return (results or results_dir()) / "runs" / run.name
 
 
-def write_bytes(path: Path, data: bytes | memoryview, durable: bool = True) -> None:
-    """Replace a file atomically: a reader sees the old bytes or the new ones; if `durable`, also after a power cut.
+@contextlib.contextmanager
+def replacing(path: Path, durable: bool = True) -> Iterator[IO[bytes]]:
+    """A file to write to that takes the place of another at the end of the block, or not at all.
 
-    Raises Refusal (OUTPUT) where the disk is full or the folder cannot be written; the old file is then intact.
+    A reader sees the old bytes or the new ones; if `durable`, also after a power cut. Raises Refusal (OUTPUT) where the
+    disk is full or the folder cannot be written; the old file is then intact.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
-            file.write(data)
+            yield file
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
@@ -65,6 +69,15 @@ def write_bytes(path: Path, data: bytes | memoryview, durable: bool = True) -> N
         raise Refusal(
             f"cannot write {path}: {error.strerror}; free space or set SOFTMLP_RESULTS, then repeat", OUTPUT
         ) from None
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(path: Path, data: bytes, durable: bool = True) -> None:
+    """Replace a file as `replacing` does."""
+    with replacing(path, durable) as file:
+        file.write(data)
 
 
 def write_json(path: Path, value: Any, durable: bool = True) -> None:
