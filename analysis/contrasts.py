@@ -9,12 +9,15 @@ better, to the number of rungs - those surely worse (the construction of Mogstad
 
 Where the runs' folders hold a predictions.npz (scripts/validate.py RUN --predictions RUN/predictions.npz), a difference
 also has a bootstrap interval over seeds and test images; a single pair has McNemar's test.
+
+The few comparisons that a sweep was made for (CONTRASTS of its file) are tested apart, and corrected among themselves:
+against one baseline, with all rungs and few seeds, hardly anything passes.
 """
 
 import itertools
 import math
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,10 @@ IMAGES = 3  # test images that may change sides between two evaluations of the s
 HEADER = ("rung", "parameters", "MACs", "images/s", "n", "accuracy, %", "rank", "difference", "pairs", "p", "p equal")
 NOTE = "difference: to the baseline, points, paired by seed and data order; p: two-sided, p equal: within ± {margin:g} "
 NOTE += "points (TOST), both after Holm; rank: 95 % interval"
+REGISTERED = (
+    "difference: weighted sum of accuracies, points, over the seeds that all its rungs have finished; p, p equal: "
+)
+REGISTERED += "as above, after Holm over this table"
 SAMPLED = "; over images, too: bootstrap over seeds and test images, too narrow where seeds are few"
 
 
@@ -221,6 +228,51 @@ def unfinished(frame: pd.DataFrame) -> Sheet | None:
         for row in missing.itertuples()
     ]
     return Sheet("Runs without a result", tuple(columns), rows, missing[columns], align="llllll") if rows else None
+
+
+def registered(
+    frame: pd.DataFrame, wanted: Mapping[str, Mapping[str, float]], margin: float = stats.MARGIN
+) -> pd.DataFrame:
+    """The contrasts that a sweep was made for: one row each, corrected by Holm over these rows.
+
+    Columns: `contrast`, `weights`, `diff`, `diff_half`, `diff_n`, `diff_p`, `diff_p_holm`, `equal_p`, `equal_p_holm`,
+    `verdict` (as of `against`). One whose rungs share no finished seed has diff_n 0 and NaN.
+
+    Args:
+        frame: of `compare.load`.
+        wanted: per contrast, weights by the name of a rung; where it was trained under several conditions, the first.
+    """
+    first = frame.drop_duplicates("name").set_index("name")["rung"]
+    wide, rows = compare.accuracies(frame), []
+    for name, weights in wanted.items():
+        values = sum(weight * wide[first[rung]] for rung, weight in weights.items()).dropna().to_numpy()
+        found = stats.interval(values)
+        rows.append(
+            {
+                **{"contrast": name, "weights": dict(weights), "diff": found.mean, "diff_half": found.half},
+                **{"diff_n": found.n, "diff_p": found.p, "equal_p": stats.equivalence(values, margin)},
+            }
+        )
+    table = pd.DataFrame(rows)
+    for test in ("diff_p", "equal_p"):
+        table[f"{test}_holm"] = stats.holm(table[test])
+    table["verdict"] = [_verdict(row) for row in table.assign(rung=table["contrast"], baseline="").itertuples()]
+    return table
+
+
+def registered_sheet(table: pd.DataFrame, title: str = "") -> Sheet:
+    """The table of `registered`, to be shown."""
+    rows = [
+        [
+            row.contrast,
+            plus_minus(row.diff, row.diff_half, row.diff_n, "+"),
+            str(row.diff_n or MISSING),
+            *(probability(row.diff_p_holm), probability(row.equal_p_holm), row.verdict),
+        ]
+        for row in table.itertuples()
+    ]
+    header = ("contrast", "difference", "n", "p", "p equal", "verdict")
+    return Sheet(title, header, rows, table.drop(columns="weights"), REGISTERED, "lrrrrl")
 
 
 def tables(parts: Sequence[pd.DataFrame], baseline: str | None, margin: float = stats.MARGIN) -> list[pd.DataFrame]:

@@ -7,7 +7,7 @@ Of very large sweeps it shows a part, and says which.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ def write_report(
     question: str = "",
     runs: Sequence[Run] | None = None,
     speeds: Path | None = None,
+    planned: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Path:
     """Write RESULTS/NAME/report.html from the runs' folders, its figures beside it, and return its path.
 
@@ -43,6 +44,7 @@ def write_report(
         question: what the sweep asks; the page's title.
         runs: the runs of these folders, where known; see `compare.load`.
         speeds: latencies, of scripts/profile_model.py --results-file; without, RESULTS/NAME/speeds.csv if it is there.
+        planned: the contrasts that the sweep was made for (`contrasts.registered`).
 
     Raises:
         Refusal: there are no runs, or the page cannot be written.
@@ -59,7 +61,7 @@ def write_report(
     if speeds and not speeds.is_file():
         raise Refusal(f"there is no {speeds}; python scripts/profile_model.py MODEL... --results-file writes it", DATA)
     frame = compare.load(folders, runs)
-    page = _page(frame, ladder.table(compare.rungs(frame)), results, name, speeds)
+    page = _page(frame, ladder.table(compare.rungs(frame)), results, name, speeds, planned or {})
     drawn = page.pop("drawn")
     text = _template().render(name=name, question=question, figures=_marked(drawn), **page)
     for old in (path.parent / "figures").glob("*.svg"):
@@ -70,7 +72,14 @@ def write_report(
     return path
 
 
-def _page(frame: pd.DataFrame, table: pd.DataFrame, results: Path, name: str, speeds: Path | None) -> dict[str, Any]:
+def _page(
+    frame: pd.DataFrame,
+    table: pd.DataFrame,
+    results: Path,
+    name: str,
+    speeds: Path | None,
+    planned: Mapping[str, Mapping[str, float]],
+) -> dict[str, Any]:
     """All that the template shows; `drawn` has the figures by name."""
     finished = bool((table["n"] > 0).any())
     best = _best(frame, table)
@@ -104,6 +113,7 @@ def _page(frame: pd.DataFrame, table: pd.DataFrame, results: Path, name: str, sp
         "gaps": gaps[1] if gaps else None,
         "rungs": shown("rungs", compare.sheet(table)),
         "drawn_of": (len(best), len(table)),
+        "planned": report_cost.planned(frame, planned) if finished and planned else None,
         "differences": against,
         "power": power,
         "compared_out": compared_out,

@@ -1,6 +1,7 @@
 """What the report says of cost and of certainty: fair budgets, paired differences, cost, recipes, publications."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +35,11 @@ def differences(frame: pd.DataFrame, table: pd.DataFrame) -> tuple[Shown, str, i
     against = contrasts.against(part)
     sheet = contrasts.sheet(against)
     return shown("differences", sheet), contrasts.power_note(part, against), max(over, 0)
+
+
+def planned(frame: pd.DataFrame, wanted: Mapping[str, Mapping[str, float]]) -> Shown:
+    """The contrasts that the sweep was made for."""
+    return shown("planned", contrasts.registered_sheet(contrasts.registered(frame, wanted)))
 
 
 def fair(frame: pd.DataFrame, speeds: Path | None) -> tuple[dict[str, list[Shown]], list[str]]:

@@ -12,12 +12,13 @@ from engine.cli import Parser, run_main, show
 from engine.errors import Refusal
 from engine.run import Run
 
+PLANNED = "What the sweep was made to compare"
 FORMS = ("markdown", "latex", "csv")
 
 
 def main() -> None:
     given = parse()
-    folders, runs = find(given.what)
+    folders, runs, planned = find(given.what)
 
     # Imported late: pandas and SciPy take most of a second, which --help and a misspelt name need not wait for.
     from analysis import compare, contrasts, fairness, published, samples, scaling
@@ -31,6 +32,8 @@ def main() -> None:
     tables = contrasts.tables([part for _, part in parts], given.baseline, given.margin)
     pairs = list(zip(tables, parts, strict=True))
     sheets: list[Any] = [contrasts.sheet(table, title, given.margin) for table, (title, _) in pairs]
+    if planned and not given.fair:
+        sheets.append(contrasts.registered_sheet(contrasts.registered(frame, planned, given.margin), PLANNED))
     sheets += [missed, contrasts.unfinished(frame)]
     notes = [contrasts.power_note(part, table) for table, (_, part) in pairs]
     if given.samples is not None:
@@ -74,32 +77,31 @@ def parse() -> argparse.Namespace:
     return given
 
 
-def find(what: list[str]) -> tuple[list[Path], list[Run | None]]:
-    """Folders of runs, each once, with their runs where a sweep tells them."""
+def find(what: list[str]) -> tuple[list[Path], list[Run | None], dict[str, dict[str, float]]]:
+    """Folders of runs, each once, with their runs where a sweep tells them; and the contrasts that sweeps name."""
     from slurm import sweep
 
     found: dict[str, tuple[Path, Run | None]] = {}
+    planned: dict[str, dict[str, float]] = {}
     for word in what:
-        is_folder = Path(word).is_dir() and word not in sweep.names()
-        for folder, run in _of_folder(Path(word)) if is_folder else _of_sweep(word):
+        if Path(word).is_dir() and word not in sweep.names():
+            pairs = _of_folder(Path(word))
+        else:
+            named = sweep.load(word)
+            planned |= named.contrasts
+            pairs = list(zip(named.folders, named.runs, strict=True))
+        for folder, run in pairs:
             found.setdefault(folder.name, (folder, run))
-    return [folder for folder, _ in found.values()], [run for _, run in found.values()]
+    return [folder for folder, _ in found.values()], [run for _, run in found.values()], planned
 
 
-def _of_folder(folder: Path) -> list[tuple[Path, None]]:
+def _of_folder(folder: Path) -> list[tuple[Path, Run | None]]:
     if (folder / "args.yaml").exists():
         return [(folder, None)]
     inside = [path.parent for path in folder.glob("*/args.yaml")]
     if inside:  # by model and seed: a folder begins with a hash
         return [(path, None) for path in sorted(inside, key=lambda path: path.name.partition("-")[::-1])]
     raise Refusal(f"{folder} is no run's folder and holds none; runs lie in {store.results_dir() / 'runs'}")
-
-
-def _of_sweep(name: str) -> list[tuple[Path, Run | None]]:
-    from slurm import sweep
-
-    found = sweep.load(name)
-    return list(zip(found.folders, found.runs, strict=True))
 
 
 def _positive(text: str) -> float:

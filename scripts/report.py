@@ -35,7 +35,7 @@ def main() -> None:
         else:
             write = {"markdown": compare.markdown, "latex": compare.latex, "csv": compare.table_csv}[given.table]
             print(write(table))
-    print(write_report(found.name, folders, results, found.question, found.runs, given.speeds))
+    print(write_report(found.name, folders, results, found.question, found.runs, given.speeds, found.contrasts))
 
 
 if __name__ == "__main__":

@@ -178,7 +178,9 @@ def _compare(sweep: Sweep, how: How) -> None:
     if not report.exists() or report.stat().st_mtime <= changed:
         from analysis.report import write_report
 
-        report = write_report(sweep.name, sweep.folders, sweep.folder.parent, sweep.question, sweep.runs)
+        report = write_report(
+            sweep.name, sweep.folders, sweep.folder.parent, sweep.question, sweep.runs, planned=sweep.contrasts
+        )
     print(f"report: {report}")
 
 

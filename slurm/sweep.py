@@ -1,8 +1,9 @@
 """A sweep is a list of runs with a question. The name is the address: `demo` is slurm/sweeps/demo.py.
 
 A sweep's file is plain Python with a docstring (the question) and `runs()`, which yields engine.run.Run; it may have
-`resources(run)`, which says what a run needs on a cluster, and PROBES, what is measured on its finished runs. Reading
-one imports neither torch nor timm, so that planning and status answer at once.
+`resources(run)`, which says what a run needs on a cluster, PROBES, what is measured on its finished runs, and
+CONTRASTS, the few comparisons that it was made for. Reading one imports neither torch nor timm, so that planning and
+status answer at once.
 """
 
 import contextlib
@@ -11,7 +12,8 @@ import itertools
 import re
 import traceback
 import types
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from functools import cached_property
 from inspect import cleandoc
 from pathlib import Path
@@ -49,6 +51,9 @@ class Sweep:
     """Of a sweep that has no file (slurm/grid.py)."""
     probes: tuple[str, ...] = ()
     """PROBES of the file: what is measured on its finished runs before the report is written (analysis/probes/)."""
+    contrasts: dict[str, dict[str, float]] = field(default_factory=dict)
+    """CONTRASTS of the file: per name the weights of rungs (Run.rung), whose sum is 0. Written down before the runs are
+    there, they are tested with a correction among themselves alone (analysis/contrasts.py)."""
 
     @property
     def folder(self) -> Path:
@@ -117,12 +122,13 @@ def load(name: str) -> Sweep:
                 dropped += 1
         needs = tuple(_needs(module, run) for run in found.values()) if hasattr(module, "resources") else ()
         probes = tuple(getattr(module, "PROBES", ()))
+        contrasts = _contrasts(getattr(module, "CONTRASTS", {}), found.values())
     if not found:
         raise Refusal(f"sweep {path.stem}: runs() gave no run ({path})")
     if len(found) + dropped > MAX_RUNS:
         raise Refusal(f"sweep {path.stem}: runs() gave more than {MAX_RUNS:,} runs ({path})")
     question = " ".join(cleandoc(module.__doc__ or "").partition("\n\n")[0].split())
-    return Sweep(path.stem, question, tuple(found.values()), dropped, needs, probes=probes)
+    return Sweep(path.stem, question, tuple(found.values()), dropped, needs, probes=probes, contrasts=contrasts)
 
 
 def _find(name: str) -> Path:
@@ -152,6 +158,21 @@ def _needs(module: types.ModuleType, run: Run) -> dict[str, Any]:
             raise Refusal(f"resources(): {unknown('resource', str(key), clusters.OF_A_RUN)}")
     clusters.make(given, "resources()")
     return given
+
+
+def _contrasts(given: Any, runs: Iterable[Run]) -> dict[str, dict[str, float]]:
+    """CONTRASTS, checked. Raises Refusal for a rung that the sweep lacks, and for weights that compare nothing."""
+    rungs = list(dict.fromkeys(run.rung for run in runs))
+    if not isinstance(given, dict) or not all(isinstance(weights, dict) for weights in given.values()):
+        raise Refusal("CONTRASTS must map names to {rung: weight}")
+    for name, weights in given.items():
+        for rung in weights:
+            if rung not in rungs:
+                raise Refusal(f"CONTRASTS {name!r}: {unknown('rung', str(rung), rungs)}")
+        numbers = [weight for weight in weights.values() if isinstance(weight, int | float)]
+        if not weights or len(numbers) < len(weights) or abs(sum(numbers)) > 1e-9:
+            raise Refusal(f"CONTRASTS {name!r}: the weights must have the sum 0, as in {{better: 1, worse: -1}}")
+    return {str(name): {rung: float(weight) for rung, weight in weights.items()} for name, weights in given.items()}
 
 
 @contextlib.contextmanager

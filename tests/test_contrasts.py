@@ -51,6 +51,34 @@ def test_rungs_against_a_baseline(make):
         contrasts.against(frame, "mixr_nano")
 
 
+def test_what_a_sweep_was_made_for_is_corrected_among_itself(make):
+    frame = compare.load(nano(make, LEVELS))
+    wanted = {
+        "gain": {"mixer_nano": 1, "mlp_nano": -1},
+        "none": {"bmlp_nano": 1, "mlp_nano": -1},
+        "interaction": {"deit_nano": 1, "mixer_nano": -1, "bmlp_nano": -1, "mlp_nano": 1},
+    }
+    table = contrasts.registered(frame, wanted).set_index("contrast")
+    assert table["verdict"].tolist() == ["better", "equal", "undecided"]
+    sums = np.array([LEVELS[name] for name in ("deit_nano", "mixer_nano", "bmlp_nano", "mlp_nano")])
+    assert table.loc["interaction", "diff"] == pytest.approx((sums[0] - sums[1] - sums[2] + sums[3]).mean())
+    p = stats.ttest_rel(LEVELS["mixer_nano"], LEVELS["mlp_nano"]).pvalue
+    assert table.loc["gain", "diff_p_holm"] == pytest.approx(3 * p)
+    assert table.loc["none", "equal_p_holm"] == pytest.approx(3 * table.loc["none", "equal_p"])
+    text = contrasts.registered_sheet(table.reset_index(), "Planned").markdown()
+    assert "| `gain` | +4.10 ± 0.20 | 5 |" in text, text
+
+
+def test_a_contrast_takes_the_first_condition_and_the_seeds_that_are_done(make):
+    folders = nano(make, {"mlp_nano": [90.0, 92.0, 91.0], "mixer_nano": [94.0, 95.5, None]})
+    shuffled = nano(make, {"mlp_nano": [10.0, 11.0], "mixer_nano": [50.0, 51.0]}, {"permute": "pixels"})
+    wanted = {"gain": {"mixer_nano": 1, "mlp_nano": -1}}
+    row = contrasts.registered(compare.load(folders + shuffled), wanted).iloc[0]
+    assert (row["diff"], row["diff_n"]) == (pytest.approx(3.75), 2)
+    nothing = contrasts.registered(compare.load(folders[:3] + folders[5:]), wanted).iloc[0]
+    assert nothing["diff_n"] == 0 and nothing["verdict"] == "no pairs" and math.isnan(nothing["diff"])
+
+
 def test_a_small_sure_difference_is_both(make):
     levels = {
         "mlp_nano": LEVELS["mlp_nano"],

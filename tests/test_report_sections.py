@@ -90,6 +90,14 @@ def test_probes_are_drawn_with_interval_and_chance(folders, tmp_path):
     assert ">54.0 ± 2.5 (10.0)<" in text
 
 
+def test_what_the_sweep_was_made_for_comes_before_all_against_the_first(folders, tmp_path):
+    wanted = {"a kernel: mixer to convmixer": {"convmixer_nano": 1, "mixer_nano": -1}}
+    text = page_of(folders, tmp_path, planned=wanted)
+    section = text[text.index("What this sweep was made to compare") : text.index("Differences to the first rung")]
+    assert "a kernel: mixer to convmixer" in section and ">better<" in section
+    assert "made to compare" not in page_of(folders, tmp_path)
+
+
 def test_a_failed_self_test_is_said_first(folders, tmp_path):
     passed = page_of(folders, tmp_path)
     assert "The self-test passed" in passed and "Do not trust" not in passed

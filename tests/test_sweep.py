@@ -68,6 +68,9 @@ def test_two_runs_of_one_signature_are_refused(write, monkeypatch):
         load(write("def runs():\n yield Run(seed=0)\n yield Run(seed=1)\n"))
 
 
+ONE = "def runs(): yield Run(model='mixer_nano')\n"
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [
@@ -80,6 +83,13 @@ def test_two_runs_of_one_signature_are_refused(write, monkeypatch):
         ("def runs(): yield Run(model='mixer_nan')", r"unknown model 'mixer_nan'; close: mixer_nano"),
         ("def runs():\n    yield 1 / 0", r"ZeroDivisionError: division by zero .*line 6"),
         ("def runs() yield", r"SyntaxError: .*line 5"),
+        (
+            ONE + "CONTRASTS = {'a': {'mixer_nan': 1}}",
+            r"CONTRASTS 'a': unknown rung 'mixer_nan'; did you mean 'mixer_n",
+        ),
+        (ONE + "CONTRASTS = {'a': {'mixer_nano': 1}}", r"CONTRASTS 'a': the weights must have the sum 0"),
+        (ONE + "CONTRASTS = {'a': {'mixer_nano': 'x'}}", r"CONTRASTS 'a': the weights must have the sum 0"),
+        (ONE + "CONTRASTS = ['a']", r"CONTRASTS must map names to \{rung: weight\}"),
         ("def runs():\n    seed = 0\n    while True: yield Run(seed=seed)", r"more than"),
     ],
 )

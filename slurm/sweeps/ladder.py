@@ -45,7 +45,8 @@ PARAMS = (
     ("patchmlp_1m", FRAME | {"dim": 80, "expansion": 6.0}),
 )
 RUNGS = MACS + PARAMS
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1, 2, 3, 4)
+GAP_SEEDS = (0, 1, 2)
 PROBES = ("shift", "patch_shuffle")
 BASE = {
     "dataset": "cifar10",
@@ -65,10 +66,31 @@ BASE = {
 LR = (3e-4, 1e-3, 1e-3, 1e-3, 1e-2, 3e-2, 1e-2, 3e-2, 3e-2, 1e-2, 1e-2, 1e-2, 3e-2, 3e-2, 3e-2, 1e-2, 1e-2, 3e-3)
 LR += (3e-3, 1e-2, 3e-3, 1e-2)
 
+FLAT, BMLP, UNSHARED, SHARED, _, _, _, RESMLP, MIXER, GMLP, VIP, _, BANDED, TOEPLITZ, BOTH, _, CONV, DEIT = (
+    Run(model=model, model_kwargs=kwargs).rung for model, kwargs in MACS
+)
+# Fixed before the first run. The difference is always the second name less the first.
+CONTRASTS = {
+    "bottleneck blocks: mlp to bmlp": {BMLP: 1, FLAT: -1},
+    "patches: bmlp to unshared patchmlp": {UNSHARED: 1, BMLP: -1},
+    "the same weights for all patches: unshared to shared patchmlp": {SHARED: 1, UNSHARED: -1},
+    "mixing tokens and channels in turn: patchmlp to resmlp": {RESMLP: 1, SHARED: -1},
+    "an MLP across tokens: resmlp to mixer": {MIXER: 1, RESMLP: -1},
+    "gating: resmlp to gmlp": {GMLP: 1, RESMLP: -1},
+    "rows and columns: resmlp to vip": {VIP: 1, RESMLP: -1},
+    "locality alone: resmlp to banded": {BANDED: 1, RESMLP: -1},
+    "sharing alone: resmlp to toeplitz": {TOEPLITZ: 1, RESMLP: -1},
+    "sharing where there is locality: banded to bandedtoeplitz": {BOTH: 1, BANDED: -1},
+    "locality where there is sharing: toeplitz to bandedtoeplitz": {BOTH: 1, TOEPLITZ: -1},
+    "a kernel per channel: bandedtoeplitz to convmixer": {CONV: 1, BOTH: -1},
+    "weights from the image: resmlp to deit": {DEIT: 1, RESMLP: -1},
+    "locality x sharing": {BOTH: 1, BANDED: -1, TOEPLITZ: -1, RESMLP: 1},
+}
+
 
 def runs() -> Iterator[Run]:
     tuned = list(zip(RUNGS, LR, strict=True))
     for seed, ((model, kwargs), lr) in product(SEEDS, tuned):
         yield Run(**BASE, model=model, model_kwargs=kwargs, lr=lr, seed=seed)
-    for seed, ((model, kwargs), lr) in product(SEEDS, tuned[: len(MACS)]):
+    for seed, ((model, kwargs), lr) in product(GAP_SEEDS, tuned[: len(MACS)]):
         yield Run(**BASE, model=model, model_kwargs=kwargs, lr=lr, seed=seed, permute="pixels")
