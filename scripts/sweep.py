@@ -7,7 +7,7 @@ python scripts/sweep.py status NAME          how every run stands
 python scripts/sweep.py logs NAME SIGNATURE  what a run said
 python scripts/sweep.py resume NAME          go on with what is left, or --failed, --timeout, --cancelled
 python scripts/sweep.py cancel NAME          give up runs; nothing is deleted
-python scripts/sweep.py collect NAME         runs.csv and epochs.csv
+python scripts/sweep.py collect NAME         runs.csv, epochs.csv and probes.csv
 python scripts/sweep.py repro NAME SIGNATURE the exact command of a run
 python scripts/sweep.py doctor               what is there, and what to mend
 """
@@ -31,7 +31,7 @@ HELP = {
     "logs": "show what a run said and, if it died, the end of its job's log",
     "resume": "train what is left; with flags, only what failed, timed out, was cancelled or has not ended",
     "cancel": "give up runs that have not ended; what was saved is kept",
-    "collect": "write runs.csv and epochs.csv, also half-way",
+    "collect": "write runs.csv, epochs.csv and probes.csv, also half-way",
     "repro": "print the exact command of a run",
     "doctor": "show what is there for sweeps, and what to mend",
 }

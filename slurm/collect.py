@@ -1,4 +1,4 @@
-"""A sweep as two tables for pandas or a spreadsheet: one row per run, and one per epoch of a run."""
+"""A sweep as tables for pandas or a spreadsheet: one row per run, one per epoch of a run, one per number of a probe."""
 
 import csv
 import io
@@ -24,11 +24,15 @@ STATUS = (
     "attempt",
 )
 STATUS += ("host", "error_class", "error")
+ESTIMATE = ("value", "low", "high", "null")
 PROFILE = ("params", "macs", "flops")
 
 
 def collect(sweep: Sweep) -> list[Path]:
-    """Write runs.csv and epochs.csv into the sweep's folder; also for one half done, whose missing cells are empty."""
+    """Write runs.csv, epochs.csv and, where runs were probed, probes.csv into the sweep's folder.
+
+    Also for a sweep half done: missing cells are empty.
+    """
     rows = []
     for run, folder, status in zip(sweep.runs, sweep.folders, Watch(sweep).look(), strict=True):
         profile = store.read_json(folder / "profile.json")
@@ -47,6 +51,7 @@ def collect(sweep: Sweep) -> list[Path]:
     for name, text in (
         ("runs.csv", store.csv_text(rows)),
         ("epochs.csv", _epochs(sweep)),
+        ("probes.csv", _probes(sweep)),
     ):
         if text:
             store.write_bytes(sweep.folder / name, text.encode())
@@ -76,6 +81,18 @@ def _epochs(sweep: Sweep) -> str:
             lines = [[dict(zip(header, line, strict=False)).get(name, "") for name in names] for line in lines]
         writer.writerows(identity + line for line in lines)
     return text.getvalue()
+
+
+def _probes(sweep: Sweep) -> str:
+    """Every number in every probes/NAME.json, with the interval over test images and the null; "" without any."""
+    rows = [
+        {"signature": run.signature, "folder": run.name, "rung": run.rung, "seed": run.seed, "permute": run.permute}
+        | {"probe": path.stem, "key": key, **{name: estimate.get(name) for name in ESTIMATE}}
+        for run, folder in zip(sweep.runs, sweep.folders, strict=True)
+        for path in sorted((folder / "probes").glob("*.json"))
+        for key, estimate in store.read_json(path).get("values", {}).items()
+    ]
+    return store.csv_text(rows) if rows else ""
 
 
 def _fields(run: Run) -> dict[str, Any]:

@@ -277,6 +277,14 @@ def test_a_failed_run_does_not_end_the_others(launched, digits, capsys):
     rows = list(csv.DictReader(epochs.open()))
     assert [(row["seed"], row["epoch"]) for row in rows] == [("0", "0"), ("0", "1"), ("2", "0"), ("2", "1")]
 
+    numbers = {"value": 61.5, "low": 60.0, "high": 63.0, "null": None}
+    (sweep.folders[2] / "probes").mkdir()
+    store.write_json(sweep.folders[2] / "probes" / "shift.json", {"values": {"acc_1": numbers}})
+    *_, probes = collect(sweep)
+    (row,) = csv.DictReader(probes.open())
+    assert (row["signature"], row["probe"], row["key"]) == (sweep.runs[2].signature, "shift", "acc_1")
+    assert [row[key] for key in numbers] == ["61.5", "60.0", "63.0", ""]
+
 
 def test_a_second_launcher_is_refused(write, results, digits):
     sweep = load(write(THREE))
