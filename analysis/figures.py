@@ -233,7 +233,10 @@ def _title(row: Any) -> str:
 
 
 def labels(rungs: Sequence[str], length: int) -> dict[str, str]:
-    """What each rung is called in a figure: without the words that most share, where that confuses none, and cut."""
+    """What each rung is called in a figure: without the words that most share, where that confuses none.
+
+    One that is still too long is its model alone where no other rung has that model, and otherwise cut.
+    """
     names = {rung: rung.split(" ") for rung in rungs}
     counts = Counter(word for words in names.values() for word in words[1:])
     for word in [word for word, count in counts.items() if len(names) > 1 and 2 * count >= len(names)]:
@@ -241,7 +244,11 @@ def labels(rungs: Sequence[str], length: int) -> dict[str, str]:
         if len(set(map(tuple, fewer.values()))) == len(names):
             names = fewer
     texts = {rung: " ".join(words) for rung, words in names.items()}
-    return {rung: text if len(text) <= length else text[: length - 1] + "…" for rung, text in texts.items()}
+    models = Counter(words[0] for words in names.values())
+    for rung, (model, *_) in names.items():
+        if len(texts[rung]) > length:
+            texts[rung] = model if models[model] == 1 else texts[rung][: length - 1] + "…"
+    return texts
 
 
 def _log_ticks(axes: Axes, values: pd.Series) -> None:

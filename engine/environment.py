@@ -19,7 +19,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in PACKAGES},
         "machine": platform.machine(),
-        "processor": _processor(),
+        "processor": processor(),
         "host": platform.node(),
         "cores": os.cpu_count(),
         "commit": commit(),
@@ -50,7 +50,8 @@ def commit() -> str:
     return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name that the processor gives itself."""
     try:
         with Path("/proc/cpuinfo").open() as file:
             return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))

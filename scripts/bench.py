@@ -43,6 +43,8 @@ def main() -> None:
     import pandas as pd
     from rich.table import Table
 
+    from engine.environment import processor
+
     rows = []
     for what in given.what:
         if what == "bare":
@@ -54,6 +56,7 @@ def main() -> None:
             low, middle, high = _quartiles(ratios)
             rows.append(
                 {"what": what, "model": model, "ratio": middle, "q1": low, "q3": high, "n": len(ratios), "note": note}
+                | {"processor": processor()}
             )
             print(
                 " ".join(

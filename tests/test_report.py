@@ -158,7 +158,7 @@ def test_labels_leave_out_what_all_share_and_stay_apart():
     both = ["mlp_1m permute=none", "mlp_1m permute=pixels", "deit_1m permute=none"]
     assert list(figures.labels(both, 30).values()) == ["mlp_1m", "mlp_1m permute=pixels", "deit_1m"]
     clash = ["mlp_1m a=1", "mlp_1m", "deit_1m a=1"]
-    assert list(figures.labels(clash, 9).values()) == ["mlp_1m a…", "mlp_1m", "deit_1m …"]
+    assert list(figures.labels(clash, 9).values()) == ["mlp_1m a…", "mlp_1m", "deit_1m"]
 
 
 def test_colours_are_one_per_family_and_stay():
