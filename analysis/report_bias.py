@@ -33,7 +33,7 @@ WORDS = {  # what a probe's key is called in its figure; other keys keep their n
         "acc": "accuracy",
         r"acc_(\d+)": r"accuracy at \1 px",
         r"consistency_(\d+)": r"agreement at \1 px",
-        "peak": "peak at a patch",
+        "peak": "patch peak",
     },
     "patch_shuffle": {
         "acc": "accuracy",
