@@ -25,6 +25,7 @@ from engine.run import DATA_DIR, Run, make_how, make_run
 
 MODELS = ("bmlp_b6_w512", "mixer_1m", "convmixer_1m")
 WIDE = "bmlp_b12_w1024"
+PEAKS = r"VmHWM:\s+(\d+).*RssAnon:\s+(\d+)"  # of /proc/PID/status, kB
 BATCH = {"bmlp_b12_w1024": 4096, "bmlp_b6_w512": 1024}
 
 
@@ -299,7 +300,7 @@ def _peak(command: list[str]) -> tuple[int, int]:
     """Peak bytes of a process: all that is resident, and without mapped files, which processes share."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     status, own = Path("/proc", str(process.pid), "status"), 0
-    while process.poll() is None and (found := re.search(r"VmHWM:\s+(\d+)[^$]*RssAnon:\s+(\d+)", status.read_text())):
+    while process.poll() is None and (found := re.search(PEAKS, status.read_text(), re.DOTALL)):
         resident, own = int(found[1]), max(own, int(found[2]))
         time.sleep(0.01)
     if process.wait():

@@ -74,7 +74,8 @@ LR += (3e-3, 1e-2, 3e-3, 1e-2)
 FLAT, BMLP, UNSHARED, SHARED, _, _, _, RESMLP, MIXER, GMLP, VIP, _, BANDED, TOEPLITZ, BOTH, _, CONV, DEIT = (
     Run(model=model, model_kwargs=kwargs).rung for model, kwargs in MACS
 )
-# Fixed before the first run. The difference is always the second name less the first.
+# Of the plan that was there before the first run (results/LOG.md says what was changed). The difference is always the
+# second name less the first.
 CONTRASTS = {
     "bottleneck blocks: mlp to bmlp": {BMLP: 1, FLAT: -1},
     "patches: bmlp to unshared patchmlp": {UNSHARED: 1, BMLP: -1},
