@@ -64,7 +64,7 @@ def write_report(
     page = _page(frame, ladder.table(compare.rungs(frame)), results, name, speeds, planned or {})
     drawn = page.pop("drawn")
     text = _template().render(name=name, question=question, figures=_marked(drawn), **page)
-    for old in (path.parent / "figures").glob("*.svg"):
+    for old in (path.parent / "figures").glob("*.svg") if drawn else ():  # or they are what somebody published
         old.unlink()
     for key, svg in drawn.items():
         write_bytes(path.parent / "figures" / f"{key}.svg", figures.standalone(svg).encode())

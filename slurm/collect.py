@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import store
+from engine.errors import Refusal
 from engine.run import Run
 from slurm.progress import Watch
 from slurm.sweep import Sweep
@@ -31,8 +32,11 @@ PROFILE = ("params", "macs", "flops")
 def collect(sweep: Sweep) -> list[Path]:
     """Write runs.csv, epochs.csv and, where runs were probed, probes.csv into the sweep's folder.
 
-    Also for a sweep half done: missing cells are empty.
+    Also for a sweep half done: missing cells are empty. Raises Refusal where tables are there and no run is: they are
+    what somebody published.
     """
+    if (sweep.folder / "runs.csv").exists() and not any(folder.exists() for folder in sweep.folders):
+        raise Refusal(f"no run of {sweep.name} is here, so the tables in {sweep.folder} stay as they are")
     rows = []
     for run, folder, status in zip(sweep.runs, sweep.folders, Watch(sweep).look(), strict=True):
         profile = store.read_json(folder / "profile.json")

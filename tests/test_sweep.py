@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from analysis.report import write_report
 from engine import lease, store
 from engine.errors import BUSY, DIVERGED, USAGE, Refusal
 from engine.run import Run
@@ -284,6 +285,18 @@ def test_a_failed_run_does_not_end_the_others(launched, digits, capsys):
     (row,) = csv.DictReader(probes.open())
     assert (row["signature"], row["probe"], row["key"]) == (sweep.runs[2].signature, "shift", "acc_1")
     assert [row[key] for key in numbers] == ["61.5", "60.0", "63.0", ""]
+
+
+def test_published_tables_and_figures_outlive_a_checkout_without_runs(write, results):
+    sweep = load(write(THREE))
+    (sweep.folder / "figures").mkdir(parents=True)
+    kept = [sweep.folder / "runs.csv", sweep.folder / "figures" / "gaps.svg"]
+    for path in kept:
+        path.write_text("published")
+    with pytest.raises(Refusal, match="no run of mine is here"):
+        collect(sweep)
+    write_report(sweep.name, sweep.folders, results, sweep.question, sweep.runs)
+    assert [path.read_text() for path in kept] == ["published"] * 2
 
 
 def test_a_second_launcher_is_refused(write, results, digits):
