@@ -5,6 +5,10 @@ and head everything is BHWC, and a layer that wants another layout permutes insi
 
 A block is any module x_BHWC -> x_BHWC made by `block(dim, grid, drop_path, ...)`. What a paper invented stays in the
 family's file; nothing here knows a family.
+
+What goes from block to block, the residual stream, has the dtype of the image, so under autocast it is float32 in every
+family: autocast would leave it bfloat16 or not according to the last operation of a stem or block, a difference
+between architectures that no paper means.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,6 +17,15 @@ from typing import Any
 from torch import Tensor, nn
 
 Grid = tuple[int, int]
+
+
+class Stream(nn.Sequential):
+    """Modules in a row, the output of each cast to the dtype of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for module in self:
+            x = module(x).to(x.dtype)
+        return x
 
 
 class Backbone(nn.Module):
@@ -28,7 +41,7 @@ class Backbone(nn.Module):
     def __init__(self, stem: nn.Module, stages: Sequence[nn.Module], norm: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.stem = stem
-        self.stages = nn.Sequential(*stages)
+        self.stages = Stream(*(Stream(*run) if isinstance(run, nn.Sequential) else run for run in stages))
         self.norm = norm
         self.head = head
 
@@ -36,9 +49,13 @@ class Backbone(nn.Module):
         """Every block in order; a transition between two grids counts as one."""
         return [each for run in self.stages for each in (run if isinstance(run, nn.Sequential) else [run])]
 
+    def tokens(self, x_BCHW: Tensor) -> Tensor:
+        """What the stem makes of the image, BHWC, in the image's dtype: where the residual stream starts."""
+        return self.stem(x_BCHW).to(x_BCHW.dtype)
+
     def features(self, x_BCHW: Tensor) -> Tensor:
         """Map of the last stage after the norm, BHWC, for dense use and probes."""
-        return self.norm(self.stages(self.stem(x_BCHW)))
+        return self.norm(self.stages(self.tokens(x_BCHW)))
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Depth of each parameter, as timm's layer decay asks for it: the stem, each block (or stage), the head."""

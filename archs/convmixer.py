@@ -1,6 +1,7 @@
 """ConvMixer: a depthwise convolution mixes places, a 1 x 1 convolution mixes channels, at one resolution throughout.
 
-The activation stands before BatchNorm, and the residual closes after the depthwise BatchNorm.
+The activation stands before BatchNorm, and the residual closes after the depthwise BatchNorm. So nothing is carried
+past a pointwise convolution: from block to block goes the output of its BatchNorm, to which the next branch is added.
 
 Deviations: none in the function. The authors have no stochastic depth; `drop_path` here (a linear ramp) drops the
 depthwise branch, the only residual one. Their file says GELU for `w768_d32`, whose weights need ReLU (their README).

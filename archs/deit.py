@@ -204,17 +204,17 @@ class Deit(Backbone):
         return {"cls_token", "pos_embed"}
 
     def features(self, x_BCHW: Tensor) -> Tensor:
-        x_BHWC = self.stem(x_BCHW)
+        x_BHWC = self.tokens(x_BCHW)
         return self._mixed(x_BHWC)[:, self.cls_token is not None :].reshape(x_BHWC.shape)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        x_BNC = self._mixed(self.stem(x_BCHW))
+        x_BNC = self._mixed(self.tokens(x_BCHW))
         return self.head(x_BNC.mean(1) if self.cls_token is None else x_BNC[:, 0])
 
     def _mixed(self, x_BHWC: Tensor) -> Tensor:
         x_BNC = x_BHWC.flatten(1, 2)
         if self.cls_token is not None:
-            x_BNC = torch.cat([self.cls_token.expand(len(x_BNC), 1, -1).to(x_BNC.dtype), x_BNC], dim=1)
+            x_BNC = torch.cat([self.cls_token.expand(len(x_BNC), 1, -1), x_BNC], dim=1)
         return self.norm(self.stages(x_BNC if self.pos_embed is None else x_BNC + self.pos_embed))
 
 

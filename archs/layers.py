@@ -91,7 +91,10 @@ class OverMap(nn.Module):
 
 
 class Residual(nn.Module):
-    """x + drop_path(scale(branch(norm(x))))."""
+    """x + drop_path(scale(branch(norm(x)))), in the dtype of x.
+
+    Under autocast x is float32 and the branch may be bfloat16; the sum then casts the branch, and not x.
+    """
 
     def __init__(
         self, norm: nn.Module, branch: nn.Module, drop_path: float = 0.0, scale: nn.Module | None = None

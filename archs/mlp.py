@@ -7,6 +7,8 @@ Two published kinds, which differ only in what stands around the linear layers, 
   or BN(ReLU(W x)), and there is ONE BatchNorm per width, its weights and running statistics shared by all layers of
   that width. Their `state_dict` therefore lists each shared tensor once per layer. `six` has skips around two layers.
 
+There is no residual stream but for those skips: from layer to layer goes what the layer before put out.
+
 Deviations: the rank-pruning `six` and `twelve` were trained with CIFAR images of ImageNet statistics, a matter of the
 data pipeline here; Scaling MLPs' pixels are standardised in 0..255 units. No stochastic depth, as in both sources.
 `nano`, `1m` and `5m` are ours.

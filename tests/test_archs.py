@@ -163,6 +163,24 @@ def test_bfloat16_autocast_runs_and_is_finite(name):
 
 
 @pytest.mark.parametrize("name", SMALL)
+def test_the_residual_stream_keeps_the_images_dtype_under_autocast(name):
+    """At the entrance of each block and of the norm behind the last one, and at both ends of each residual."""
+    model, seen = archs.create(name), []
+    for block in [*model.blocks(), model.norm]:
+        block.register_forward_pre_hook(lambda _, given: seen.append(given[0].dtype))
+    for module in model.modules():
+        if isinstance(module, Residual):
+            module.register_forward_hook(lambda _, given, out: seen.extend((given[0].dtype, out.dtype)))
+    for dtype in (torch.float32, torch.float64):
+        seen.clear()
+        x = images_of(name).to(dtype)
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.float32):
+            logits = model.to(dtype)(x)
+        assert set(seen) == {dtype} and len(seen) > len(model.blocks())
+        assert logits.dtype == (torch.bfloat16 if dtype == torch.float32 else dtype), "autocast did its work"
+
+
+@pytest.mark.parametrize("name", SMALL)
 def test_batches_of_any_size_and_layout_give_the_same_logits(name):
     model, x = randomise(archs.create(name)).eval(), images_of(name, batch=5)
     logits = model(x)
