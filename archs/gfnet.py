@@ -74,7 +74,8 @@ class GlobalFilter(nn.Module):
             raise ValueError(f"the filter is as large as its grid, {self.grid}, not {tuple(x_BHWC.shape[1:3])}")
         wide = torch.promote_types(x_BHWC.dtype, torch.float32)
         spectrum = torch.fft.rfft2(x_BHWC.to(wide), dim=(1, 2), norm="ortho")
-        spectrum = spectrum * torch.view_as_complex(self.complex_weight.to(wide))
+        # `model.to(memory_format=torch.channels_last)` restrides all that has four axes; a pair must stay together.
+        spectrum = spectrum * torch.view_as_complex(self.complex_weight.to(wide).contiguous())
         return torch.fft.irfft2(spectrum, s=self.grid, dim=(1, 2), norm="ortho").to(x_BHWC.dtype)
 
 

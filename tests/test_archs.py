@@ -1,5 +1,6 @@
 """The contract that every name of the zoo keeps. Exceptions are declared in the family, never here."""
 
+import copy
 import fnmatch
 import importlib
 import inspect
@@ -10,6 +11,7 @@ from functools import partial
 import pytest
 import torch
 from timm.layers import DropPath
+from timm.optim import create_optimizer_v2
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -178,6 +180,24 @@ def test_the_residual_stream_keeps_the_images_dtype_under_autocast(name):
             logits = model.to(dtype)(x)
         assert set(seen) == {dtype} and len(seen) > len(model.blocks())
         assert logits.dtype == (torch.bfloat16 if dtype == torch.float32 else dtype), "autocast did its work"
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("opt", ["sgd", "adamw"])
+def test_a_step_in_channels_last_is_the_same_step(name, opt):
+    """`to(memory_format=torch.channels_last)` restrides every weight of four axes, not those of convolutions only."""
+    plain = randomise(archs.create(name)).double()
+    converted = copy.deepcopy(plain).to(memory_format=torch.channels_last)
+    x = images_of(name).double()
+    for model in (plain, converted):
+        optimizer = create_optimizer_v2(model, opt, lr=0.01)
+        for _ in range(2):
+            loss = model(x.contiguous(memory_format=torch.channels_last)).square().sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    for key, weight in plain.state_dict().items():
+        torch.testing.assert_close(converted.state_dict()[key], weight, rtol=1e-6, atol=1e-9, msg=key)
 
 
 @pytest.mark.parametrize("name", SMALL)
