@@ -58,8 +58,14 @@ class Backbone(nn.Module):
         return self.norm(self.stages(self.tokens(x_BCHW)))
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Depth of each parameter, as timm's layer decay asks for it: the stem, each block (or stage), the head."""
-        return {"stem": r"^stem|^cls_token|^pos_embed", "blocks": r"^stages\.(\d+)" + ("" if coarse else r"\.(\d+)")}
+        """Depth of each parameter, as timm's layer decay asks for it: the stem, each block (or stage), the head.
+
+        A transition between two grids is a stage of its own, and so a depth between those of its neighbours.
+        """
+        stages = (r"^stages\.(\d+)", None)
+        # A block's parameters match the first pattern; those of a transition, which has no number in it, the second.
+        blocks = [stages] if coarse else [(r"^stages\.(\d+)\.(\d+)\.", None), stages]
+        return {"stem": r"^stem|^cls_token|^pos_embed", "blocks": blocks}
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Logits, (B, num_classes)."""

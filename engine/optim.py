@@ -1,5 +1,6 @@
 """Optimizer, schedule, loss and label mixing of a run, all through timm's own factories."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +8,8 @@ import numpy as np
 import torch
 from timm.data import Mixup
 from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
-from timm.optim import create_optimizer_v2, param_groups_weight_decay
+from timm.models import group_parameters
+from timm.optim import auto_group_layers, create_optimizer_v2, param_groups_weight_decay
 from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, PolyLRScheduler, StepLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
@@ -34,27 +36,43 @@ def make_optimizer(run: Run, model: nn.Module) -> torch.optim.Optimizer:
 
     With `mode` linear only the head is in it. With `body_lr_scale` everything else learns at that share of the rate,
     as in the fine-tuning of Scaling MLPs (its code, finetune.py); with `layer_decay` at that share per layer from the
-    head downwards.
+    head downwards. What is decayed is the same with and without either.
     """
-    given: dict[str, Any] = {"betas": run.opt_betas, "eps": run.opt_eps, "layer_decay": run.layer_decay}
+    given: dict[str, Any] = {"betas": run.opt_betas, "eps": run.opt_eps}
     given = {key: value for key, value in given.items() if value is not None}
-    if run.body_lr_scale != 1.0:
-        head = {id(weight) for weight in head_of(model).parameters()}
-
-        def groups(model: nn.Module) -> list[dict[str, Any]]:
-            spared = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
-            result = []
-            for group in param_groups_weight_decay(model, run.weight_decay, spared):
-                for scale, inside in ((1.0, True), (run.body_lr_scale, False)):
-                    chosen = [weight for weight in group["params"] if (id(weight) in head) is inside]
-                    if chosen:
-                        result.append({**group, "params": chosen, "lr_scale": scale})
-            return result
-
-        given["param_group_fn"] = groups
+    if run.body_lr_scale != 1.0 or run.layer_decay is not None:
+        given["param_group_fn"] = functools.partial(_scaled_groups, run)
     return create_optimizer_v2(
         model, opt=run.opt, lr=run.lr, weight_decay=run.weight_decay, momentum=run.momentum, **given
     )
+
+def _scaled_groups(run: Run, model: nn.Module) -> list[dict[str, Any]]:
+    """timm's groups by weight decay, each divided by learning rate.
+
+    Not timm's own groups for layer decay: those decay a bias of more than one axis, such as that of an unshared stem.
+    """
+    scales = _lr_scales(run, model)
+    spared = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
+    groups = []
+    for group in param_groups_weight_decay(model, weight_decay=run.weight_decay, no_weight_decay_list=spared):
+        for scale in sorted({scales[weight] for weight in group["params"]}):
+            chosen = [weight for weight in group["params"] if scales[weight] == scale]
+            groups.append({**group, "params": chosen, "lr_scale": scale})
+    return groups
+
+
+def _lr_scales(run: Run, model: nn.Module) -> dict[nn.Parameter, float]:
+    """The share of the learning rate that each parameter has."""
+    if run.layer_decay is None:
+        head = {id(weight) for weight in head_of(model).parameters()}
+        return {weight: 1.0 if id(weight) in head else run.body_lr_scale for weight in model.parameters()}
+    if hasattr(model, "group_matcher"):
+        depth = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+    else:
+        depth = auto_group_layers(model)
+    last = max(depth.values())
+    return {weight: run.layer_decay ** (last - depth[name]) for name, weight in model.named_parameters()}
+
 
 
 class TriangularLRScheduler(Scheduler):

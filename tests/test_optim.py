@@ -72,6 +72,76 @@ def test_body_lr_scale_spares_the_head():
     }
 
 
+NANO = [f"{family}_nano" for family in archs.families()] + ["patchmlp_nano_unshared", "mlp_six", "timm/test_vit"]
+
+
+def decayed(model, **fields):
+    """Names of the parameters that weight decay shrinks, of those that are trained."""
+    run = make_run({"weight_decay": 0.05, **fields})
+    if run.mode == "linear":
+        optim.freeze_body(model)
+    decay = {
+        id(weight): group["weight_decay"]
+        for group in optim.make_optimizer(run, model).param_groups
+        for weight in group["params"]
+    }
+    trained = {name: decay[id(weight)] for name, weight in model.named_parameters() if id(weight) in decay}
+    assert trained.keys() == {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert set(trained.values()) <= {0, 0.05}
+    return {name for name, value in trained.items() if value}
+
+
+@pytest.mark.parametrize("name", [*NANO, "gfnet_nano_positions"])
+def test_the_same_tensors_decay_whatever_the_rates_are(name):
+    """All but what has one axis, is a bias or is named by the model; in a linear probe those of the head."""
+    given = {"pos_embed": True} if name.endswith("_positions") else {}
+    model = archs.create(name.removesuffix("_positions"), **given)
+    spared = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
+    expected = {
+        key
+        for key, weight in model.named_parameters()
+        if weight.ndim > 1 and not key.endswith("bias") and key not in spared
+    }
+    assert expected
+    for fields in ({}, {"body_lr_scale": 0.1}, {"layer_decay": 0.5}):
+        assert decayed(model, **fields) == expected, fields
+    head = {key for key, weight in model.named_parameters() if weight is optim.head_of(model).weight}
+    assert decayed(model, mode="linear") == head and len(head) == 1
+
+
+PYRAMIDS = {"vip_nano pyramid": {"dim": [16, 32, 32, 48], "depth": [1, 2, 1, 2], "img_size": 16}}
+PYRAMIDS |= {
+    f"cyclemlp_nano {skeleton}": {"dim": [8, 16, 24], "depth": [1, 2, 1], "skeleton": skeleton, "img_size": 16}
+    for skeleton in ("overlap", "patch", "swin")
+}
+
+
+@pytest.mark.parametrize("name", [*NANO, *PYRAMIDS])
+def test_layer_decay_grows_along_the_way_of_an_image(name):
+    """By one factor from the stem to each block or transition in turn, and to the norm and head, whose rate is 1."""
+    model = archs.create(name.split()[0], **PYRAMIDS.get(name, {})).eval()
+    optimizer = optim.make_optimizer(make_run({"layer_decay": 0.5}), model)
+    scale = {id(weight): group["lr_scale"] for group in optimizer.param_groups for weight in group["params"]}
+    met = []
+    for module in model.modules():
+        own = [scale[id(weight)] for weight in module.parameters(recurse=False)]
+        module.register_forward_pre_hook(lambda module, given, own=own: met.extend(own))
+    own = {} if name.startswith("timm/") else archs.arguments(name.split()[0]) | PYRAMIDS.get(name, {})
+    size = own.get("img_size", 160)
+    model(torch.zeros(1, own.get("in_chans", 3), size, size))
+    assert len(met) >= len(scale)
+    if name == "mlp_six":  # each of its norms has a place in several layers, and the rate of the first
+        assert set(met) == set(scale.values())
+        return
+    assert met == sorted(met)
+    assert met[0] == min(scale.values()) and met[-1] == 1
+    levels = sorted(set(met), reverse=True)
+    assert levels == [0.5**i for i in range(len(levels))]
+    if not name.startswith("timm/"):
+        with_weights = [block for block in model.blocks() if any(True for _ in block.parameters())]
+        assert len(levels) == len(with_weights) + 2
+
+
 @pytest.mark.parametrize("name", ["mixer_nano", "deit_nano", "timm/test_vit"])
 def test_layer_decay_falls_from_the_head_to_the_stem(name):
     model = archs.create(name)
