@@ -76,14 +76,18 @@ def _lr_scales(run: Run, model: nn.Module) -> dict[nn.Parameter, float]:
 
 
 class TriangularLRScheduler(Scheduler):
-    """0 -> lr at 2/5 of the steps -> lr/20 at 4/5 -> 0, piecewise linear: ConvMixer's (its code, train.py)."""
+    """0 -> lr at 2/5 of the steps -> lr/20 at 4/5 -> 0, piecewise linear: ConvMixer's (its code, train.py).
+
+    A step has the rate of its end, as there: the first one trains, the last one does not. The authors round the two
+    corners down to whole epochs, which is the same where five divides the number of epochs.
+    """
 
     def __init__(self, optimizer: torch.optim.Optimizer, t_initial: int) -> None:
         super().__init__(optimizer, param_group_field="lr", t_in_epochs=False)
         self.t_initial = t_initial
 
     def _get_lr(self, t: int) -> list[float]:
-        share = float(np.interp(t / self.t_initial, [0, 0.4, 0.8, 1], [0, 1, 0.05, 0]))
+        share = float(np.interp((t + 1) / self.t_initial, [0, 0.4, 0.8, 1], [0, 1, 0.05, 0]))
         return [share * value for value in self.base_values]
 
 

@@ -45,8 +45,18 @@ def test_schedules_equal_their_closed_form(sched):
 
 
 def test_triangle_is_convmixers():
-    got = rates(make_run({"epochs": 10, "lr": 1.0, "sched": "triangular"}))
-    assert [got[t] for t in (0, 20, 40, 60, 80, 90)] == pytest.approx([0, 0.5, 1, 0.525, 0.05, 0.025])
+    """`lr_schedule(epoch + (i + 1) / len(trainloader))` of their train.py, its three lines written out by hand."""
+
+    def theirs(t, epochs=10, lr_max=0.8):
+        if t <= 4:
+            return lr_max * t / 4
+        if t <= 8:
+            return lr_max + (lr_max / 20 - lr_max) * (t - 4) / 4
+        return lr_max / 20 * (epochs - t) / (epochs - 8)
+
+    got = rates(make_run({"epochs": 10, "lr": 0.8, "sched": "triangular"}), steps_per_epoch=7)
+    assert got == pytest.approx([theirs(epoch + (i + 1) / 7) for epoch in range(10) for i in range(7)], abs=1e-12)
+    assert got[0] == pytest.approx(0.8 / 28) and max(got) == got[27] == pytest.approx(0.8)
 
 
 def test_cooldown_stays_at_min_lr():
