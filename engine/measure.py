@@ -49,8 +49,8 @@ class Subject:
     def train(self, x_BCHW: Tensor) -> None:
         """One step's forward, loss and backward; the gradients stay."""
         with self._autocast():
-            loss = nn.functional.cross_entropy(self.model(x_BCHW), torch.zeros(len(x_BCHW), dtype=int).to(self.device))
-        loss.backward()
+            logits = self.model(x_BCHW)
+        nn.functional.cross_entropy(logits.float(), torch.zeros(len(x_BCHW), dtype=int).to(self.device)).backward()
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp)

@@ -222,7 +222,9 @@ def _train(
                 rng.seed_everything(run.seed, "rank", step, part, distributed.rank())
             with contextlib.nullcontext() if last or world == 1 else forward.no_sync():
                 with autocast():
-                    loss = loss_of(forward(x_BCHW), labels) / run.grad_accum_steps
+                    logits = forward(x_BCHW)
+                # Outside autocast: under it a CPU takes the logarithm and the mean in bfloat16.
+                loss = loss_of(logits.float(), labels) / run.grad_accum_steps
                 if part == 0:  # not before the forward pass, which would take the memory that the gradients want again
                     optimizer.zero_grad()
                 scaler.scale(loss).backward()

@@ -202,7 +202,8 @@ class _BareLoop:
             if step == 1:
                 began = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16):
-                loss = self.loss(self.model(self.x_BCHW), self.labels)
+                logits = self.model(self.x_BCHW)
+            loss = self.loss(logits.float(), self.labels)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()

@@ -170,9 +170,11 @@ def test_predictions_are_of_every_sample_once_and_agree_with_evaluate(run, how, 
     with torch.inference_mode():
         alone = model(prepare(torch.cat(images))).double().log_softmax(1)
     np.testing.assert_allclose(logp, alone, atol=1e-4)
-    figures = evaluate.evaluate(model, loader, prepare, AUTOCAST)
-    judged = metrics.judge(logp, labels)
-    assert {key: judged[key] for key in figures} == pytest.approx(figures, rel=1e-6)
+    for enabled in (False, True):  # under autocast the logits are bfloat16, and what is made of them is not
+        autocast = functools.partial(torch.autocast, "cpu", torch.bfloat16, enabled=enabled)
+        figures = evaluate.evaluate(model, loader, prepare, autocast)
+        judged = metrics.judge(*evaluate.predict(model, loader, prepare, autocast))
+        assert {key: judged[key] for key in figures} == pytest.approx(figures, rel=1e-6)
 
 
 def test_views_of_one_kind_are_that_kind_of_image(run, how, model, prepare):

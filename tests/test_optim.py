@@ -1,5 +1,6 @@
 """Schedules and parameter groups against what they claim, accumulation against one big batch."""
 
+import json
 import math
 
 import pytest
@@ -219,6 +220,57 @@ def test_a_linear_probe_leaves_the_body_alone(how, tmp_path):
     after = torch.load(tmp_path / "last.pth.tar", weights_only=True)["state_dict"]
     changed = {key for key in fresh if not torch.equal(fresh[key], after[key])}
     assert changed == {"head.weight", "head.bias"}
+
+
+LOSSES = {
+    "plain": {},
+    "smoothed": {"smoothing": 0.1},
+    "mixed": {"mixup": 0.8, "smoothing": 0.1},
+    "binary": {"bce_loss": True, "smoothing": 0.1},
+    "binary and mixed": {"bce_loss": True, "cutmix": 1.0},
+}
+
+
+@pytest.mark.parametrize("fields", LOSSES.values(), ids=LOSSES)
+def test_the_loss_of_a_bfloat16_run_is_float32(how, tmp_path, monkeypatch, fields):
+    """It and the gradient of its logits are what float64 makes of the same logits, and so is what is logged of it."""
+    seen = []
+    make_loss = optim.make_loss
+
+    def make_listening(run):
+        loss_of = make_loss(run)
+
+        def listening(logits, labels):
+            logits.retain_grad()
+            seen.append((logits, labels, loss_of(logits, labels)))
+            return seen[-1][-1]
+
+        return listening
+
+    monkeypatch.setattr(optim, "make_loss", make_listening)
+    base = {"train_samples": 128, "batch_size": 64, "epochs": 2, "lr": 1e-2, "amp": True}
+    run = make_run(base | {"model": "mixer_nano", "model_kwargs": {"depth": 1, "dim": 16}} | fields)
+    train(run, tmp_path, how)
+    logged = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert len(seen) == len(logged) == 4
+    for (logits, labels, loss), number in zip(seen, logged, strict=True):
+        assert logits.dtype == torch.float32 and (logits == logits.bfloat16()).all(), "autocast made them"
+        expected, gradient = closed_form(run, logits.detach().double(), labels)
+        assert loss.item() == pytest.approx(expected, rel=1e-6) == number
+        torch.testing.assert_close(logits.grad.double(), gradient, rtol=1e-5, atol=1e-9)
+
+
+def closed_form(run, z_BC, labels):
+    """The loss and its gradient, in float64."""
+    soft_BC = labels.double()
+    if labels.ndim == 1:
+        soft_BC = (1 - run.smoothing) * torch.eye(10, dtype=torch.float64)[labels] + run.smoothing / 10
+    if run.bce_loss:
+        p_BC = 1 / (1 + torch.exp(-z_BC))
+        loss = -(soft_BC * p_BC.log() + (1 - soft_BC) * (1 - p_BC).log()).mean()
+        return loss.item(), (p_BC - soft_BC) / z_BC.numel()
+    logp_BC = z_BC - z_BC.exp().sum(1, keepdim=True).log()
+    return -(soft_BC * logp_BC).sum(1).mean().item(), (logp_BC.exp() - soft_BC) / len(z_BC)
 
 
 @pytest.mark.parametrize(
