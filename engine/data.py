@@ -59,6 +59,7 @@ class Normalize:
         self._rows = (self.mean, self.scale)
         self._buffer = torch.empty(0)
 
+    @torch.inference_mode(False)  # the buffer outlives an evaluation, and training may not write what inference made
     def __call__(self, images: Tensor) -> Tensor:
         count, height, width, chans = images.shape
         # A whole image as one row: with rows of three channels torch is seven times slower.

@@ -14,7 +14,7 @@ import yaml
 from engine import checkpoint, store
 from engine.errors import CHECKPOINT, DIVERGED, OUTPUT, STOPPED, TERMINATED, USAGE, Refusal
 from engine.lease import own
-from engine.run import make_run
+from engine.run import make_how, make_run
 from engine.train import preflight, train
 
 DETERMINISTIC = ("summary.csv", "metrics.jsonl", "args.yaml")
@@ -56,6 +56,25 @@ def test_resume_equals_uninterrupted(tiny, how, tmp_path, undisturbed, steps):
     train(tiny, folder, how)
     assert_same(result(folder), undisturbed)
     assert store.read_status(folder)["attempt"] == 2
+
+
+@pytest.fixture(scope="module")
+def whole_batches(digits, tmp_path_factory):
+    """A run whose 500 validation images are whole batches, so that training and evaluation share a buffer."""
+    fields = {"model_kwargs": {"depth": 1, "dim": 16}, "train_samples": 750, "batch_size": 250, "epochs": 2}
+    run, folder = make_run({"model": "mixer_nano", **fields}), tmp_path_factory.mktemp("whole")
+    train(run, folder, make_how({"data_dir": digits, "threads": 1, "log_interval": 1}))
+    return run, folder
+
+
+@pytest.mark.parametrize("steps", range(1, 7))
+def test_resume_at_every_step_of_an_epoch(whole_batches, how, tmp_path, steps):
+    """At the last one too, where evaluation comes before any training."""
+    run, undisturbed = whole_batches
+    with pytest.raises(Refusal):
+        train(run, tmp_path, how, stop_after(steps))
+    train(run, tmp_path, how)
+    assert_same(result(tmp_path), result(undisturbed))
 
 
 @pytest.mark.parametrize("opt", ["sgd", "lamb", "lion"])
