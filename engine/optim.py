@@ -14,7 +14,6 @@ from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, PolyLRSchedu
 from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 
-from engine.errors import Refusal
 from engine.run import Run
 
 Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -46,6 +45,7 @@ def make_optimizer(run: Run, model: nn.Module) -> torch.optim.Optimizer:
         model, opt=run.opt, lr=run.lr, weight_decay=run.weight_decay, momentum=run.momentum, **given
     )
 
+
 def _scaled_groups(run: Run, model: nn.Module) -> list[dict[str, Any]]:
     """timm's groups by weight decay, each divided by learning rate.
 
@@ -72,7 +72,6 @@ def _lr_scales(run: Run, model: nn.Module) -> dict[nn.Parameter, float]:
         depth = auto_group_layers(model)
     last = max(depth.values())
     return {weight: run.layer_decay ** (last - depth[name]) for name, weight in model.named_parameters()}
-
 
 
 class TriangularLRScheduler(Scheduler):
@@ -123,12 +122,7 @@ def make_loss(run: Run) -> nn.Module:
 
 
 def make_mix(run: Run, num_classes: int) -> Mix | None:
-    """timm's mixup and cutmix over a batch. It draws from NumPy's global generator, which the engine seeds per step.
-
-    Raises Refusal for an odd batch, of which one image would have no partner.
-    """
+    """timm's mixup and cutmix over an even batch. It draws from NumPy's global generator, which the engine seeds."""
     if not (run.mixup or run.cutmix):
         return None
-    if run.batch_size % 2:
-        raise Refusal(f"mixup and cutmix pair the images of a batch: batch_size {run.batch_size} must be even")
     return Mixup(mixup_alpha=run.mixup, cutmix_alpha=run.cutmix, label_smoothing=run.smoothing, num_classes=num_classes)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import archs
 from engine import checkpoint, distributed, optim, rng, store, transfer
-from engine.data import make_loaders, make_prepare
+from engine.data import channel_statistics, make_loaders, make_prepare
 from engine.datasets import lookup
 from engine.environment import environment
 from engine.errors import CLASSES, DIVERGED, STOPPED, USAGE, Refusal
@@ -109,6 +109,8 @@ def _train(
 
     # --- data, model, optimizer --------------------------------------------------------------------------------------
     train_loader, val_loader, facts = make_loaders(run, how)
+    in_chans = len(channel_statistics(run, facts)[0])
+    check_batch(run, facts["num_classes"], in_chans)
     steps_per_epoch = len(train_loader) // run.grad_accum_steps
     if not steps_per_epoch:
         raise Refusal(
@@ -123,7 +125,6 @@ def _train(
         store.write_json(folder / "env.json", env)
 
     rng.seed_everything(run.seed, "init")
-    in_chans = len(prepare.mean)
     model = create(run, facts["num_classes"], in_chans).to(device)
     state = distributed.from_first(lambda: checkpoint.latest(folder))
     if run.initial_checkpoint and state is None:
@@ -319,8 +320,42 @@ def preflight(run: Run, folder: Path | None = None) -> None:
     """
     transfer.check(run, folder or store.folder_of(run))
     entry = lookup(run.dataset)
+    num_classes, in_chans = (entry.num_classes, entry.in_chans) if entry else (1000, 3)
     with torch.device("meta"):
-        create(run, entry.num_classes if entry else 1000, entry.in_chans if entry else 3)
+        create(run, num_classes, in_chans)
+    check_batch(run, num_classes, in_chans)
+
+
+def check_batch(run: Run, num_classes: int, in_chans: int) -> None:
+    """Refuse a batch whose images mixup cannot pair in each process, or whose statistics BatchNorm cannot take.
+
+    The batches of an epoch are all of one size, so that no last one is smaller. One image is tried on the model itself,
+    without memory: whether a layer then sees a single value per channel depends on the size of its map.
+    """
+    world = distributed.world()
+    if (run.mixup or run.cutmix) and run.batch_size // world % 2:
+        share = f" for each of {world} processes, it is {run.batch_size // world}" if world > 1 else ""
+        raise Refusal(f"mixup and cutmix pair the images of a batch: batch_size {run.batch_size} must be even{share}")
+    if run.batch_size > 1:
+        return
+    entered: list[tuple[str, nn.Module]] = []
+    with torch.device("meta"):
+        model = create(run, num_classes, in_chans)
+        set_train(run, model)
+        for name, module in model.named_modules():
+            module.register_forward_pre_hook(lambda module, given, name=name: entered.append((name, module)))
+        try:
+            model(torch.empty(1, in_chans, run.img_size, run.img_size))
+        except NotImplementedError:  # an operation without a meta kernel: the first step will tell
+            return
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            name, module = entered[-1]
+            raise Refusal(
+                f"{run.rung} at {run.img_size} px cannot train on batch_size 1: its layer {name} "
+                f"({type(module).__name__}) sees one value per channel; give a batch_size of 2 or more"
+            ) from None
 
 
 def _export(path: Path, run: Run, model: nn.Module, row: dict[str, Any], facts: dict[str, Any]) -> None:

@@ -221,7 +221,17 @@ def _prepare(left: list[Run], how: dict[str, Any]) -> None:
         from engine.train import preflight
 
         for run in {
-            (run.rung, run.dataset, run.img_size, run.drop_path, run.initial_checkpoint): run for run in new
+            (
+                run.rung,
+                run.dataset,
+                run.img_size,
+                run.drop_path,
+                run.initial_checkpoint,
+                run.batch_size,
+                run.mode,
+                bool(run.mixup or run.cutmix),
+            ): run
+            for run in new
         }.values():
             preflight(run, store.folder_of(run, results))
     from engine import beton

@@ -62,6 +62,16 @@ def together(tmp_path_factory, digits):
     return folder
 
 
+def test_mixup_of_an_odd_share_is_refused_by_all(digits, tmp_path):
+    """An even batch does not do: each process pairs the images of its share."""
+    store.make_folder(make_run(RUN | {"batch_size": 6, "train_samples": 60, "mixup": 0.2}), tmp_path)
+    for words, code in finish(start(tmp_path, digits)):
+        assert code == USAGE and words.splitlines()[-1] == (
+            "mixup and cutmix pair the images of a batch: batch_size 6 must be even for each of 2 processes, it is 3"
+        )
+    assert store.read_status(tmp_path)["exit_code"] == USAGE
+
+
 def test_two_processes_learn_what_one_learns(together, how, tmp_path):
     """Same global batch, same order, same pixels: equal up to the order of sums in float32."""
     train(make_run(RUN), tmp_path, how)

@@ -9,9 +9,9 @@ from torch import nn
 
 import archs
 from engine import optim, store
-from engine.errors import Refusal
+from engine.errors import USAGE, Refusal
 from engine.run import make_run
-from engine.train import train
+from engine.train import preflight, train
 
 
 def rates(run, steps_per_epoch=10):
@@ -271,6 +271,47 @@ def closed_form(run, z_BC, labels):
         return loss.item(), (p_BC - soft_BC) / z_BC.numel()
     logp_BC = z_BC - z_BC.exp().sum(1, keepdim=True).log()
     return -(soft_BC * logp_BC).sum(1).mean().item(), (logp_BC.exp() - soft_BC) / len(z_BC)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (
+            {"model": "mlp_six"},
+            r"mlp_six at 8 px cannot train on batch_size 1: its layer stem\.2\.layer \(BatchNorm2d\)",
+        ),
+        ({"model": "timm/resnet10t", "img_size": 32}, r"its layer layer4\.0\.bn1 \(BatchNorm\w*\) sees one value per"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value["model"],
+)
+def test_one_value_per_channel_is_refused_before_training(how, tmp_path, fields, words):
+    run = make_run({"batch_size": 1, "train_samples": 2, "epochs": 1, **fields})
+    with pytest.raises(Refusal, match=words) as caught:
+        preflight(run)
+    assert caught.value.code == USAGE and "give a batch_size of 2 or more" in str(caught.value)
+
+
+def test_train_itself_refuses_one_value_per_channel(how, tmp_path):
+    with pytest.raises(Refusal, match="mlp_six at 8 px cannot train on batch_size 1"):
+        train(make_run({"model": "mlp_six", "batch_size": 1, "train_samples": 2, "epochs": 1}), tmp_path, how)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model": "mixer_nano", "model_kwargs": {"depth": 1}, "batch_size": 1},  # no BatchNorm
+        {"model": "convmixer_nano", "batch_size": 1},  # many places of one image
+        {"model": "mlp_six", "mode": "linear", "batch_size": 1},  # its norms stay as they are
+        {"model": "mlp_six", "batch_size": 2, "train_samples": 5},  # the fifth image is no batch of its own
+        {"model": "mlp_six", "batch_size": 2, "train_samples": 6, "grad_accum_steps": 3},
+    ],
+    ids=str,
+)
+def test_small_batches_that_can_be_trained_are(how, tmp_path, fields):
+    run = make_run({"train_samples": 2, "epochs": 1, **fields})
+    preflight(run)
+    train(run, tmp_path, how)
+    assert store.read_status(tmp_path)["state"] == store.DONE
 
 
 @pytest.mark.parametrize(
