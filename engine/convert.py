@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from engine import beton
+from engine import beton, resample
 from engine.beton import JPG, RAW
 from engine.datasets import Samples, lookup, read_raw
 from engine.errors import DATA, OUTPUT, USAGE, Refusal
@@ -91,7 +91,7 @@ def write(
     workers: int = 2,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Convert one split to `data_dir`; by default centre squares of raw pixels, resized (INTER_AREA) to img_size.
+    """Convert one split to `data_dir`; by default centre squares of raw pixels, resized (resample.py) to img_size.
 
     Two processes that write the same file wait for each other; the second finds it done. Raises Refusal: the raw files
     cannot be had or read (DATA), the folder cannot be written or the disk is full (OUTPUT), the file is there with
@@ -280,24 +280,22 @@ class _Images:
         return _statistics(self.sums)
 
     def _prepare(self, index: int) -> tuple[Encoded, int, np.ndarray]:
-        import cv2
-
         image, label = self.samples[index]
         image = np.asarray(image.convert("RGB") if hasattr(image, "convert") else image, dtype=np.uint8)
         height, width = image.shape[:2]
         if self.settings.keep_aspect:
             share = min(1.0, self.img_size / max(height, width))
-            target = max(1, int(width * share)), max(1, int(height * share))
+            target = max(1, int(height * share)), max(1, int(width * share))
         else:
             side = min(height, width)
             top, left = (height - side) // 2, (width - side) // 2
             image = image[top : top + side, left : left + side]
             target = self.img_size, self.img_size
-        if target != (image.shape[1], image.shape[0]):
-            image = cv2.resize(image, target, interpolation=cv2.INTER_AREA)
-        image = np.ascontiguousarray(image)
+        image = np.ascontiguousarray(resample.resized(image, *target))
         mode, data = RAW, image.reshape(-1)
         if self._as_jpg(index, image.nbytes):
+            import cv2
+
             done, jpg = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, self.settings.quality])
             assert done, "OpenCV could not encode an image"
             mode, data = JPG, jpg.reshape(-1)

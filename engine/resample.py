@@ -1,8 +1,11 @@
-"""Crop and resize of RGB images, compiled: area weights where an axis shrinks, bilinear weights where it grows.
+"""Crop and resize of RGB images: area weights along an axis that shrinks, bilinear weights along one that grows.
 
-Shrinking both axes is OpenCV's INTER_AREA, growing both its INTER_LINEAR. (Its INTER_AREA repeats pixels when growing;
-timm's bilinear is this here up to how Pillow widens its triangle when shrinking.) Like photometric.py, this file
-imports no compiled function.
+The one rule of this project, compiled for the loaders (`resize`) and by OpenCV for what is stored (`resized`), equal
+within one level. It is OpenCV's INTER_AREA where an axis shrinks and its INTER_LINEAR where it grows; timm's and
+torchvision's bilinear is the same where it grows, and where it shrinks up to how Pillow widens its triangle. FFCV has
+INTER_AREA for both, which repeats pixels where it grows: a crop of 20 pixels shown at 32 would be a mosaic.
+
+Like photometric.py, this file imports no compiled function.
 """
 
 import math
@@ -55,6 +58,18 @@ def resize(file, addresses, widths, boxes, out):
                 out[i, y, x, 0] = np.uint8(min(red, np.float32(255)))
                 out[i, y, x, 1] = np.uint8(min(green, np.float32(255)))
                 out[i, y, x, 2] = np.uint8(min(blue, np.float32(255)))
+
+
+def resized(image, height, width):
+    """An image (H, W, 3) uint8 as (height, width, 3): what `resize` makes of it, by OpenCV."""
+    import cv2
+
+    smaller = min(height, image.shape[0]), min(width, image.shape[1])
+    if smaller != image.shape[:2]:
+        image = cv2.resize(image, smaller[::-1], interpolation=cv2.INTER_AREA)
+    if smaller != (height, width):
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    return image
 
 
 @njit(nogil=True)

@@ -311,7 +311,7 @@ def test_a_file_of_scaling_mlps_is_adopted_and_read(foreign, tmp_path):
         side = original.shape[1]
         crop = original[(32 - side) // 2 :][:side]
         assert label.item() == index % 10
-        # Wider than high or higher than wide, one axis never shrinks here: bilinear.
+        # Both axes grow, or stay: bilinear.
         wanted = cv2.resize(crop, (32, 32), interpolation=cv2.INTER_LINEAR)
         assert abs(image[0].numpy().astype(int) - wanted).max() <= 1
 
