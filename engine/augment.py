@@ -2,7 +2,7 @@
 
 FFCV's own random transforms draw from generators that cannot be seeded. Here each draw is a hash of the epoch's key,
 the sample's index and the operation, hence independent of workers, batch size and of where a run was interrupted.
-All kernels are compiled once per machine (numba keeps them on disk).
+All kernels are compiled once per machine (engine/kernels.py).
 
 The order is timm's: crop (and resize), flip, then a policy or colour jitter, then erasing. timm erases after the
 normalisation; here pixels are still uint8: the constant is the mean colour rounded, so within 0.5 / std of timm's 0,
@@ -17,6 +17,7 @@ import numpy as np
 from numba import njit
 
 from engine import photometric
+from engine.kernels import kernel
 from engine.policy import parse, table
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -89,7 +90,7 @@ class Augmentation:
         return np.round(self.mean).astype(np.uint8)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def _mix(x):
     """The finaliser of splitmix64 (Steele, Lea and Flood 2014)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -97,7 +98,7 @@ def _mix(x):
     return x ^ (x >> np.uint64(31))
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def _draw(key, sample, operation):
     """53 random bits."""
     return _mix(key ^ _mix(np.uint64(sample) * GOLDEN + np.uint64(operation))) >> np.uint64(11)
@@ -121,7 +122,7 @@ def _normal(key, sample, operation):
     return math.sqrt(-2.0 * math.log(first)) * math.cos(_uniform(key, sample, operation + 1, 0.0, 2.0 * math.pi))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def read(file, addresses, samples, out, key, crop_pad, hflip):
     """Copy images out of the bytes of a file, with a random crop after zero padding and a random horizontal flip.
 
@@ -173,7 +174,7 @@ def read(file, addresses, samples, out, key, crop_pad, hflip):
                     flat[place + k] = file[address + k * np.uint64(3)]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def boxes(samples, heights, widths, key, scale, ratio, out):
     """What to cut out of each image: the area and aspect of a random resized crop as timm draws them, or the centre.
 
@@ -212,7 +213,7 @@ def boxes(samples, heights, widths, key, scale, ratio, out):
         out[i, 2], out[i, 3] = box_height, box_width
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def choose(samples, key, rows, weights, std, level_max, ops, args):
     """Draw the operations of a policy and their arguments, (B, L) each, from a table as policy.py writes it."""
     shared = rows.shape[1] > 1
@@ -252,7 +253,7 @@ def choose(samples, key, rows, weights, std, level_max, ops, args):
             args[i, layer] = max(entry[7], min(entry[3] + step, entry[8]))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def jitter(samples, key, amount, jittered, ops, args):
     """torchvision's ColorJitter: the three operations in random order, by factors of 1 - amount to 1 + amount."""
     for i in range(len(samples)):
@@ -264,7 +265,7 @@ def jitter(samples, key, amount, jittered, ops, args):
             args[i, layer] = _uniform(key, samples[i], JITTER + 2 + layer, max(0.0, 1.0 - amount), 1.0 + amount)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def erase(images, samples, key, probability, pixel, mean, std):
     """timm's RandomErasing in place: 2 % to 33 % of the area, aspect 0.3 to 3.3, ten attempts, uint8 (see the top)."""
     _, height, width, chans = images.shape

@@ -4,14 +4,16 @@ Each operation is a pure function of (image, argument), equal to what timm calls
 test says otherwise (tests/test_augment.py). Geometric ones interpolate bilinearly, truncate like Pillow and fill with
 a given colour. Images are (H, W, C) with C = 3 or 1; a grey image has no colour to change.
 
-This file imports no compiled function: numba's cache on disk notices a change of the file that a function stands in,
-not of those it calls from elsewhere.
+This file imports no compiled function, only how to compile one: numba's cache on disk notices a change of the file
+that a function stands in, not of those it calls from elsewhere.
 """
 
 import math
 
 import numpy as np
 from numba import njit
+
+from engine.kernels import kernel
 
 OPS = (
     "Identity",
@@ -51,7 +53,7 @@ OPS = (
 ) = range(len(OPS))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def apply(images, ops, args, fill):
     """Change images in place.
 

@@ -13,8 +13,10 @@ import math
 import numpy as np
 from numba import njit
 
+from engine.kernels import kernel
 
-@njit(cache=True, nogil=True)
+
+@kernel
 def resize(file, addresses, widths, boxes, out):
     """Cut boxes out of images in the bytes of a file and resize them to squares.
 
