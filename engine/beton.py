@@ -6,6 +6,8 @@ checksum and settings, and `check` reads the structure before FFCV does.
 """
 
 import hashlib
+import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,6 @@ import numpy as np
 
 from engine.datasets import SPLITS, lookup
 from engine.errors import DATA, Refusal
-from engine.store import read_json
 
 # The checksum of a file up to this size is compared at every opening (0.1 s per 150 MB); of a larger one its size.
 ALWAYS_HASH_BYTES = 1 << 30
@@ -30,6 +31,44 @@ _TABLE = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 _IMAGE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
 _SAMPLE = np.dtype([("", _IMAGE), ("", np.dtype("<i8"))], align=True)
 JPG, RAW = 0, 1
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _numbers(value: Any) -> bool:
+    whole = isinstance(value, list) and len(value) == 3
+    return whole and all(isinstance(each, int | float) and math.isfinite(each) for each in value)
+
+
+def _names(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and all(map(_text, value)) and len({*value}) == len(value))
+
+
+# What stands in the JSON beside a file: for each key whether a value fits, and in words what would.
+FACTS = {
+    "dataset": (_text, "a name"),
+    "split": (lambda value: value in SPLITS, " or ".join(SPLITS)),
+    "img_size": (_whole, "a whole number above 0"),
+    "write_mode": (_text, "a name"),
+    "samples": (_whole, "a whole number above 0"),
+    "num_classes": (_whole, "a whole number above 0"),
+    "mean": (_numbers, "three numbers"),
+    "std": (_numbers, "three numbers"),
+    "size": (_whole, "a whole number above 0"),
+    "sha256": (_text, "a checksum"),
+    "classes": (_names, "a list of different names, or null where they are not known"),
+    "raw": (lambda value: value is None or isinstance(value, dict), "an object, or null where there was no folder"),
+    "subset": (lambda value: value is None or _whole(value), "a whole number above 0, or null"),
+    "keep_aspect": (lambda value: isinstance(value, bool), "true or false"),
+}
+# Older files lack them; foreign ones have no subset.
+OPTIONAL = ("classes", "raw", "subset", "keep_aspect")
 
 
 @dataclass(frozen=True)
@@ -121,7 +160,7 @@ def check(path: Path, dataset: str, img_size: int, *, always_hash: bool = False)
     if not path.exists():
         raise _missing(path, dataset, img_size)
     again = f"write it again: rm {path}; {_command(dataset, img_size, path.parent)}"
-    facts = read_json(sidecar(path))
+    facts = read_facts(path)
     if not facts:
         raise Refusal(
             f"{path} has no {sidecar(path).name} beside it, so it was not finished or not ours; {again}", DATA
@@ -132,11 +171,81 @@ def check(path: Path, dataset: str, img_size: int, *, always_hash: bool = False)
     fault = structure_fault(path)
     if not fault and path.stat().st_size != facts["size"]:
         fault = f"it has {path.stat().st_size} bytes instead of {facts['size']}"
+    if not fault and path.name != path_of(dataset, facts["split"], img_size, path.parent).name:
+        fault = f"it holds the images of {facts['split']}"
     if not fault and (always_hash or facts["size"] <= ALWAYS_HASH_BYTES) and digest(path) != facts["sha256"]:
         fault = "its checksum is wrong"
     if fault:
         raise Refusal(f"{path} is damaged ({fault}); {again}", DATA)
     return facts
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """What the JSON beside a .beton says; {} where there is none.
+
+    Raises Refusal (DATA) for one that lacks a key, as those of other versions do, or holds another type of value.
+    """
+    side = sidecar(path)
+    try:
+        facts = json.loads(side.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise Refusal(f"cannot read {side}: {error.strerror}", DATA) from None
+    except ValueError:
+        facts = None
+    if fault := _facts_fault(facts):
+        name, split, img_size = path.stem.rsplit("_", 2)
+        dataset = name.replace("imagefolder-", "imagefolder/", 1)
+        again = f"{_command(dataset, img_size, path.parent)} --split {split}"
+        raise Refusal(f"{side}: {fault}; write both files again: rm {path} {side}; {again}", DATA)
+    return facts
+
+
+def _facts_fault(facts: Any) -> str | None:
+    if not isinstance(facts, dict):
+        return "it is no JSON object"
+    for key, (fits, kind) in FACTS.items():
+        if key not in facts and key not in OPTIONAL:
+            return f"'{key}' is missing"
+        if key in facts and not fits(facts[key]):
+            return f"'{key}' is {json.dumps(facts[key])[:40]} and not {kind}"
+    classes = facts.get("classes")
+    if classes is not None and len(classes) != facts["num_classes"]:
+        return f"'classes' names {len(classes)} of {facts['num_classes']} classes"
+    return None
+
+
+def require_same_classes(train: Path, val: Path) -> None:
+    """Raise Refusal (DATA) where label i of one file is another class than label i of the other, or may be.
+
+    Files that were taken over have no names; there the number of classes is all that can be compared. Nor have older
+    files; they are accepted for the data sets of the table, whose classes are always the same.
+    """
+    facts, other = read_facts(train), read_facts(val)
+    again = _command(facts["dataset"], facts["img_size"], val.parent)
+    named = [said.keys() & {"classes", "adopted"} for said in (facts, other)]
+    if not all(named) and lookup(facts["dataset"]) is None:
+        old = [str(path) for path, known in zip((train, val), named, strict=True) if not known]
+        raise Refusal(
+            f"{sidecar(Path(old[0]))} does not name its classes, as older ones do not, so that labels of train and val "
+            f"may mean different ones; write it again: rm {' '.join(old)}; {again}",
+            DATA,
+        )
+    names, others = facts.get("classes"), other.get("classes")
+    if names is None or others is None:
+        if other["num_classes"] > facts["num_classes"]:
+            raise Refusal(
+                f"{val} has {other['num_classes']} classes and {train} {facts['num_classes']}; take over two files of "
+                "one data set",
+                DATA,
+            )
+    elif names != others:
+        i = next((i for i, pair in enumerate(zip(names, others, strict=False)) if pair[0] != pair[1]), None)
+        differ = (
+            f"{len(others)} classes, not {len(names)}" if i is None else f"class {i} '{others[i]}', not '{names[i]}'"
+        )
+        raise Refusal(f"{val} has {differ} as {train.name}; write it again: rm {val}; {again}", DATA)
 
 
 def structure_fault(path: Path) -> str | None:
@@ -195,7 +304,7 @@ def _require(holds: bool, fault: str) -> None:
         raise ValueError(fault)
 
 
-def _command(dataset: str, img_size: int, data_dir: Path) -> str:
+def _command(dataset: str, img_size: int | str, data_dir: Path) -> str:
     raw = "" if dataset == "digits" else " --raw-dir FOLDER"
     return f"python scripts/make_beton.py --dataset {dataset} --img-size {img_size} --data-dir {data_dir}{raw}"
 

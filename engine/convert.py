@@ -21,10 +21,11 @@ import numpy as np
 
 from engine import beton, resample
 from engine.beton import JPG, RAW
-from engine.datasets import Samples, lookup, read_raw
+from engine.datasets import SPLITS, Samples, check_folders, lookup, names_of_classes, raw_folder, read_raw
 from engine.errors import DATA, OUTPUT, USAGE, Refusal
+from engine.rgb import to_rgb8
 from engine.rng import derive, permutation
-from engine.store import read_json, write_json
+from engine.store import write_json
 
 WRITE_MODES = ("raw", "jpg", "smart", "proportion")
 SAY_SECONDS = 5.0
@@ -95,24 +96,38 @@ def write(
 
     Two processes that write the same file wait for each other; the second finds it done. Raises Refusal: the raw files
     cannot be had or read (DATA), the folder cannot be written or the disk is full (OUTPUT), the file is there with
-    other settings (USAGE).
+    other settings, or from other raw files (USAGE).
     """
     settings = settings or Settings()
     path = beton.path_of(dataset, split, img_size, data_dir)
+    train = beton.path_of(dataset, SPLITS[0], img_size, data_dir)
     with _writing(path):
-        if path.exists() and (facts := read_json(beton.sidecar(path))):
+        facts = beton.read_facts(path) if path.exists() else {}
+        folder = raw_folder(dataset, split, raw_dir)
+        if facts and not (folder and folder.is_dir()):
             _same_settings(path, facts, settings)
+            say(f"{path} is there already" + (f"; there is no {folder} to compare it with" if facts.get("raw") else ""))
             return path
         try:
-            samples = read_raw(dataset, split, raw_dir)
+            known = beton.read_facts(train).get("classes") if split != SPLITS[0] and train.exists() else None
+            check_folders(dataset, (split,), raw_dir)
+            samples = read_raw(dataset, split, raw_dir, known)
         except ValueError as error:
             raise Refusal(str(error), DATA) from None
+        classes = names_of_classes(dataset, samples)
+        if facts:
+            _same_settings(path, facts, settings)
+            _same_raw(path, facts, folder, samples, classes)
+            say(f"{path} is there already, of these raw files")
+            return path
+        for line in getattr(samples, "words", ()):
+            say(line)
         from engine.mended_ffcv import Writer  # not at the top: FFCV takes 3 s to import
 
         partial = _partial(path)
         with ThreadPoolExecutor(workers) as pool:
             ahead = max(2 * workers, min(256, (1 << 26) // (3 * img_size**2)))  # within 64 MB
-            images = _Images(samples, img_size, settings, pool, ahead, _num_classes(dataset, samples), say)
+            images = _Images(samples, img_size, settings, pool, ahead, len(classes), say)
             say(f"writing {path}: {len(images):,} images of {img_size} px, {settings.write_mode}")
             try:
                 Writer(partial, page_size=_page_size(img_size)).write(images)
@@ -124,7 +139,9 @@ def write(
             "img_size": img_size,
             **settings.record(),
             "samples": len(images),
-            "num_classes": _num_classes(dataset, samples),
+            "num_classes": len(classes),
+            "classes": classes,
+            "raw": getattr(samples, "raw", None),
             **images.statistics(),
         }
         _publish(path, facts)
@@ -178,6 +195,8 @@ def adopt(file: Path, dataset: str, split: str, img_size: int, data_dir: Path) -
             "adopted": file.name,
             "samples": len(layout.modes),
             "num_classes": num_classes,
+            "classes": None,
+            "raw": None,
             **_statistics(sums),
         }
         _publish(path, facts)
@@ -224,6 +243,27 @@ def _same_settings(path: Path, facts: dict[str, Any], settings: Settings) -> Non
             raise Refusal(
                 f"{path} is there with {key} {before.get(key)}, not {wanted}; to replace it: rm {path}", USAGE
             )
+
+
+def _same_raw(path: Path, facts: dict[str, Any], folder: Path, samples: Any, classes: list[str]) -> None:
+    """Refuse to pass a file off as the answer for raw files that it was not written from."""
+    replace = f"to replace it: rm {path}; then repeat"
+    if "classes" not in facts and lookup(facts["dataset"]) is None:
+        raise Refusal(f"{path} was written before class names were kept; {replace}", USAGE)
+    if facts.get("classes", classes) != classes:
+        raise Refusal(f"{path} was written for other classes than {folder} has now; {replace}", USAGE)
+    raw, now = facts.get("raw", samples.raw), samples.raw
+    if raw != now:
+        before = f"from {raw.get('files')} files of {raw.get('bytes')} bytes" if raw else "not from a folder"
+        raise Refusal(
+            f"{path} is not of what {folder} holds now, {now['files']} files of {now['bytes']} bytes: it was written "
+            f"{before}, or before one of them changed; {replace}",
+            USAGE,
+        )
+    if "raw" not in facts and not facts.get("subset") and facts["samples"] != len(samples):
+        raise Refusal(
+            f"{path} has {facts['samples']:,} images, and {folder} has {len(samples):,} now; {replace}", USAGE
+        )
 
 
 def _page_size(img_size: int) -> int:
@@ -281,7 +321,7 @@ class _Images:
 
     def _prepare(self, index: int) -> tuple[Encoded, int, np.ndarray]:
         image, label = self.samples[index]
-        image = np.asarray(image.convert("RGB") if hasattr(image, "convert") else image, dtype=np.uint8)
+        image = to_rgb8(image)
         height, width = image.shape[:2]
         if self.settings.keep_aspect:
             share = min(1.0, self.img_size / max(height, width))
@@ -328,11 +368,6 @@ def _statistics(sums: np.ndarray) -> dict[str, list[float]]:
     mean = sums[1] / sums[0]
     std = np.sqrt(np.maximum(sums[2] / sums[0] - mean**2, 0))
     return {"mean": [round(float(v), 3) for v in mean], "std": [round(float(v), 3) for v in std]}
-
-
-def _num_classes(dataset: str, samples: Samples) -> int:
-    entry = lookup(dataset)
-    return entry.num_classes if entry else len(samples.classes)
 
 
 def _partial(path: Path) -> Path:

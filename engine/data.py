@@ -119,6 +119,8 @@ def make_loaders(run: Run, how: How) -> tuple[Loader, Loader, dict[str, Any]]:
     facts, *others = (beton.check(path, run.dataset, size) for path in files)
     if any(facts["write_mode"] != other["write_mode"] for other in others):
         raise Refusal(f"{files[0].name} and {files[1].name} differ in write_mode; write both alike", DATA)
+    if others:
+        beton.require_same_classes(*files)
     facts = {**facts, "file": files[0].name}
     indices = np.arange(facts["samples"])
     held_out = None

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine import folders
+
 Samples = Sequence[tuple[Any, int]]  # (H, W, 3) uint8 array or PIL image, label
 
 
@@ -153,19 +155,25 @@ def lookup(name: str) -> Dataset | None:
     raise ValueError(f"unknown dataset '{name}'; {hint}known: {', '.join(DATASETS)}, imagefolder/NAME")
 
 
-def read_raw(name: str, split: str, data_dir: Path) -> Samples:
+def read_raw(name: str, split: str, data_dir: Path, classes: Sequence[str] | None = None) -> Samples:
     """All samples of a split from its raw files, as (image, label).
 
     An image folder under `data_dir` (train/CLASS/*.png ...) is used where there is one; otherwise the data set is
-    downloaded by torchvision, if it can be. Raises ValueError, saying what to do, where neither can be had.
+    downloaded by torchvision, if it can be. Classes are numbered by the folders of train, for val too; where train is
+    not there by `classes`, and without these by the folders of val. Raises ValueError, saying what to do, where the raw
+    files cannot be had or the folders of val are not those of train.
     """
     dataset = lookup(name)
-    folder = data_dir / (dataset.folders if dataset else ("train", "val"))[SPLITS.index(split)]
-    if dataset is not None and dataset.source == "tiny_imagenet" and (data_dir / "tiny-imagenet-200").is_dir():
-        folder = data_dir / "tiny-imagenet-200" / split
-    if folder.is_dir():
+    folder = raw_folder(name, split, data_dir)
+    if folder is not None and folder.is_dir():
         annotations = folder / "val_annotations.txt"
-        samples = _annotated(annotations) if annotations.exists() else _image_folder(folder)
+        train = raw_folder(name, SPLITS[0], data_dir)
+        if annotations.exists():
+            samples = _annotated(annotations)
+        elif split == SPLITS[0]:
+            samples = folders.read(folder, complete=True)
+        else:
+            samples = folders.read(folder, folders.class_names(train) if train and train.is_dir() else classes)
         if dataset is not None and dataset.source == "folders_by_name" and split == "val":
             samples.samples.sort(key=lambda sample: Path(sample[0]).name)
         return samples
@@ -190,46 +198,57 @@ def read_raw(name: str, split: str, data_dir: Path) -> Samples:
         ) from error
 
 
-def _image_folder(folder: Path) -> Samples:
-    from torchvision.datasets import ImageFolder
+def raw_folder(name: str, split: str, data_dir: Path) -> Path | None:
+    """Where an image folder of a split is, if there is one; None for a data set that comes with a package."""
+    dataset = lookup(name)
+    if dataset is not None and dataset.source == "sklearn_digits":
+        return None
+    if dataset is not None and dataset.source == "tiny_imagenet" and (data_dir / "tiny-imagenet-200").is_dir():
+        return data_dir / "tiny-imagenet-200" / split
+    return data_dir / (dataset.folders if dataset else SPLITS)[SPLITS.index(split)]
 
-    try:
-        return ImageFolder(str(folder))
-    except (FileNotFoundError, RuntimeError) as error:
-        line = " ".join(str(error).split())
-        raise ValueError(f"{folder} is no image folder, CLASS/*.png ({line})") from None
+
+def check_folders(name: str, splits: Sequence[str], data_dir: Path) -> None:
+    """Look at the class folders of raw image folders, before the first of them is read, which may take hours.
+
+    Raises ValueError: a class of val that train has not, another number of classes than the data set has.
+    """
+    dataset, known = lookup(name), None
+    for split in SPLITS:
+        folder = raw_folder(name, split, data_dir)
+        if folder is None or not folder.is_dir() or (folder / "val_annotations.txt").exists():
+            continue
+        own = folders.class_names(folder)
+        if split in splits and known is not None:
+            folders.require_known(folder, own, known)
+        elif split in splits and dataset is not None and len(own) != dataset.num_classes:
+            raise ValueError(
+                f"{folder} has {len(own)} classes and {name} {dataset.num_classes}, so that labels would be other "
+                "classes; name it as a data set of its own, --dataset imagefolder/NAME"
+            )
+        known = own if known is None else known
 
 
-def _annotated(annotations: Path) -> Samples:
+def names_of_classes(name: str, samples: Samples) -> list[str]:
+    """The classes by name, in the order of their labels; numbers where they have no names."""
+    dataset = lookup(name)
+    names = getattr(samples, "classes", None) or range(dataset.num_classes if dataset else 0)
+    return [str(each) for each in names]
+
+
+def _annotated(annotations: Path) -> folders.ImageFiles:
     """Tiny ImageNet's validation images: one folder, and a table of names and classes beside it."""
     train = annotations.parent.parent / "train"
     if not train.is_dir():
         raise ValueError(f"no folder {train}, from which the classes of {annotations} are numbered")
-    classes = sorted(path.name for path in train.iterdir() if path.is_dir())
+    classes = folders.class_names(train)
     rows = [line.split("\t") for line in annotations.read_text().splitlines()]
     try:
         samples = [(str(annotations.parent / "images" / row[0]), classes.index(row[1])) for row in rows]
     except (IndexError, ValueError) as error:
         raise ValueError(f"{annotations} does not name images and classes of {train} ({error})") from None
-    return _Files(samples, classes)
-
-
-@dataclass(frozen=True)
-class _Files:
-    """Image files and their labels, with the attributes of torchvision's ImageFolder."""
-
-    samples: list[tuple[str, int]]
-    classes: list[str]
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        from PIL import Image
-
-        path, label = self.samples[index]
-        with Image.open(path) as image:
-            return image.convert("RGB"), label
+    raw = folders.fingerprint(annotations.parent, [str(annotations), *(name for name, _ in samples)])
+    return folders.ImageFiles(samples=samples, classes=classes, raw=raw)
 
 
 def _sklearn_digits(split: str) -> Samples:

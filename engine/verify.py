@@ -8,9 +8,9 @@ import numpy as np
 from engine import beton
 from engine.datasets import SPLITS, lookup
 from engine.errors import DATA, OUTPUT, Refusal
-from engine.store import read_json
 
 COLUMNS, ROWS, LARGEST_TILE = 10, 100, 64
+SHOWN_OTHERWISE = ("dataset", "split", "img_size", "sha256", "size", "classes", "raw")
 
 
 def verify(path: Path) -> Iterator[str]:
@@ -20,13 +20,14 @@ def verify(path: Path) -> Iterator[str]:
     """
     if not path.exists():
         raise Refusal(f"{path}: no such file", DATA)
-    facts = read_json(beton.sidecar(path))
+    facts = beton.read_facts(path)
     if not facts:
         raise Refusal(f"{path} has no {beton.sidecar(path).name} beside it; take it over with --adopt {path}", DATA)
     dataset, split, img_size = facts["dataset"], facts["split"], facts["img_size"]
     beton.check(path, dataset, img_size, always_hash=True)
     layout = beton.read_layout(path)
-    kept = {key: value for key, value in facts.items() if key not in ("dataset", "split", "img_size", "sha256", "size")}
+    kept = {key: value for key, value in facts.items() if key not in SHOWN_OTHERWISE}
+    names = facts.get("classes") or range(facts["num_classes"])
     yield f"{path}: {dataset} {split}, {facts['size']:,} bytes, structure and checksum right"
     yield "  ".join(f"{key} {value}" for key, value in kept.items())
     count, entry = len(layout.labels), lookup(dataset)
@@ -37,8 +38,10 @@ def verify(path: Path) -> Iterator[str]:
         raise Refusal(f"{path} has labels up to {len(per_class) - 1}, but {facts['num_classes']} classes", DATA)
     empty = np.flatnonzero(per_class == 0)
     yield f"{len(per_class)} classes of {per_class.min():,} to {per_class.max():,} images" + (
-        f"; {len(empty)} without any, the first is {empty[0]}" if len(empty) else ""
+        f"; {len(empty)} without any, the first is {names[empty[0]]}" if len(empty) else ""
     )
+    if facts.get("classes"):
+        yield f"in the order of their labels: {', '.join(names[:ROWS])}" + (" ..." if len(names) > ROWS else "")
     sides = np.concatenate([layout.heights, layout.widths])
     jpgs = (layout.modes == beton.JPG).mean()
     stored = f"{100 * jpgs:.1f} % JPEG, {layout.sizes.mean():,.0f} bytes per image"

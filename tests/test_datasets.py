@@ -112,7 +112,7 @@ def test_tiny_imagenet_as_it_is_unzipped(tmp_path):
         train, val = (read_raw("tiny_imagenet", split, folder) for split in SPLITS)
         assert [train[i][1] for i in range(6)] == [0, 0, 0, 1, 1, 1]
         assert [val[i][1] for i in range(4)] == [1, 1, 0, 0]
-        assert val.samples[0][0].endswith("val_2.JPEG") and val[0][0].size == (64, 64)
+        assert val.samples[0][0].endswith("val_2.JPEG") and val[0][0].shape == (64, 64, 3)
     (root / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn99\n")
     with pytest.raises(ValueError, match="does not name images and classes"):
         read_raw("tiny_imagenet", "val", tmp_path)
@@ -138,7 +138,7 @@ def test_the_validation_images_of_imagenet_real_are_in_the_order_of_their_names(
             Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "val" / wnid / name, quality=100)
     samples = read_raw("imagenet_real", "val", tmp_path)
     assert [samples[i][1] for i in range(6)] == [0, 1, 0, 1, 0, 1]
-    assert [abs(samples[i][0].getpixel((0, 0))[0] - i - 1) <= 1 for i in range(6)] == [True] * 6
+    assert [abs(int(samples[i][0][0, 0, 0]) - i - 1) <= 1 for i in range(6)] == [True] * 6
     assert [read_raw("imagenet", "val", tmp_path)[i][1] for i in range(6)] == [0, 0, 0, 1, 1, 1]
 
 
@@ -166,12 +166,25 @@ def test_a_failed_download_says_what_to_do(tmp_path, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_a_label_beyond_the_classes_is_refused(tmp_path):
+def test_a_folder_with_other_classes_than_the_data_set_is_refused(tmp_path):
     from engine.errors import Refusal
 
     write_images(tmp_path / "raw" / "train", [f"class{i:02}" for i in range(11)], 1)
-    with pytest.raises(Refusal, match="image 10 has label 10, but there are 10 classes"):
+    with pytest.raises(Refusal, match=r"has 11 classes and cifar10 10, .*imagefolder/NAME"):
         convert.write("cifar10", "train", 8, tmp_path / "raw", tmp_path, say=lambda line: None)
+
+
+def test_a_label_beyond_the_classes_is_refused(tmp_path, monkeypatch):
+    """As a damaged download may hold it."""
+    from engine.errors import Refusal
+
+    truth = MAKERS["mnist"](tmp_path / "raw", "mnist")["train"][1]
+    monkeypatch.setattr(torchvision.datasets.MNIST, "download", lambda self: None)
+    path = tmp_path / "raw" / "MNIST" / "raw" / "train-labels-idx1-ubyte"
+    path.write_bytes(path.read_bytes()[:-1] + bytes([10]))
+    with pytest.raises(Refusal, match="image 5 has label 10, but there are 10 classes"):
+        convert.write("mnist", "train", 28, tmp_path / "raw", tmp_path, say=lambda line: None)
+    assert len(truth) == 6
 
 
 def test_every_entry_is_complete():
