@@ -1,20 +1,24 @@
 """Convert a data set to .beton files, both splits, with a JSON of settings and checksum beside each.
 
 The raw files are torchvision's download under --raw-dir or, where that folder holds train/CLASS/*.png and
-val/CLASS/*.png (CIFAR: test/), that image folder. digits needs neither.
+val/CLASS/*.png (CIFAR: test/), that image folder. digits needs neither. The folders of train name and number the
+classes, for val too. A file that is there already is kept; if the raw files have changed since, that is refused.
 
 Also: --verify FILE checks a .beton from end to end and draws a sheet of its images, and --adopt FILE takes over one
 that FFCV wrote elsewhere, such as those of Scaling MLPs, for one --split of --dataset.
 """
 
+import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from engine.cli import Parser, run_main
-from engine.datasets import DATASETS, SPLITS, lookup
-from engine.errors import Refusal
+from engine.datasets import DATASETS, SPLITS, check_folders, lookup
+from engine.errors import DATA, Refusal
 from engine.run import DATA_DIR
 
 WRITE_MODES = ("raw", "jpg", "smart", "proportion")
+LARGEST_SIZE, MOST_WORKERS = 4096, 1024
 
 
 def main() -> None:
@@ -33,9 +37,10 @@ def main() -> None:
         raise Refusal(str(error)) from None
     if given.img_size is not None and given.max_resolution is not None:
         raise Refusal("--img-size stores squares, --max-resolution keeps the aspect: give one of them")
-    img_size = given.max_resolution or given.img_size or (dataset.img_size if dataset else None)
-    if img_size is None or not 1 <= img_size <= 4096:
-        raise Refusal(f"--img-size {given.img_size}: an image folder needs the size of the squares to store, 1 to 4096")
+    sizes = (given.max_resolution, given.img_size, dataset.img_size if dataset else None)
+    img_size = next((size for size in sizes if size is not None), None)
+    if img_size is None:
+        raise Refusal("an image folder needs the size of the squares to store, --img-size N (or --max-resolution N)")
     from engine.convert import Settings, adopt, write
 
     if given.adopt:
@@ -54,29 +59,52 @@ def main() -> None:
         )
     except ValueError as error:
         raise Refusal(str(error)) from None
-    for split in given.splits:
+    try:
+        check_folders(given.dataset, given.splits, given.raw_dir)
+    except ValueError as error:
+        raise Refusal(str(error), DATA) from None
+    for split in dict.fromkeys(given.splits):
         print(write(given.dataset, split, img_size, given.raw_dir, given.data_dir, settings, workers=given.workers))
 
 
 def make_parser() -> Parser:
     parser = Parser(prog="scripts/make_beton.py", description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", help=f"{', '.join(DATASETS)}, or imagefolder/NAME")
-    parser.add_argument("--img-size", type=int, help="pixels of the stored squares (default: the data set's own)")
     parser.add_argument(
-        "--max-resolution", type=int, help="store the whole image instead, its longer side at most this"
+        "--img-size", type=whole(1, LARGEST_SIZE), help="pixels of the stored squares (default: the data set's own)"
+    )
+    parser.add_argument(
+        "--max-resolution",
+        type=whole(1, LARGEST_SIZE),
+        help="store the whole image instead, its longer side at most this",
     )
     parser.add_argument("--raw-dir", type=Path, default=DATA_DIR / "raw", help="image folder, or where to download to")
     parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="folder of the .beton files")
     parser.add_argument("--splits", "--split", nargs="+", default=SPLITS, choices=SPLITS, help="which to convert")
-    parser.add_argument("--subset", type=int, help="only so many images of each split, a fixed random choice")
+    parser.add_argument("--subset", type=whole(1), help="only so many images of each split, a fixed random choice")
     parser.add_argument("--write-mode", default="raw", choices=WRITE_MODES, help="pixels, JPEGs, or some of each")
-    parser.add_argument("--quality", type=int, default=90, help="of JPEGs")
-    parser.add_argument("--smart-threshold", type=int, help="for smart: JPEG where pixels take more bytes than this")
+    parser.add_argument("--quality", type=whole(1, 100), default=90, help="of JPEGs")
+    parser.add_argument(
+        "--smart-threshold", type=whole(0), help="for smart: JPEG where pixels take more bytes than this"
+    )
     parser.add_argument("--compress-probability", type=float, default=0.5, help="for proportion: share of JPEGs")
-    parser.add_argument("-j", "--workers", type=int, default=2, help="threads that decode images")
+    parser.add_argument("-j", "--workers", type=whole(1, MOST_WORKERS), default=2, help="threads that decode images")
     parser.add_argument("--verify", type=Path, metavar="FILE", help="check a .beton and draw a sheet of its images")
     parser.add_argument("--adopt", type=Path, metavar="FILE", help="take over a .beton that FFCV wrote elsewhere")
     return parser
+
+
+def whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Reader of a whole number in a range, for a flag."""
+    wanted = f"from {least}" + (f" to {most}" if most else " on")
+
+    def read(text: str) -> int:
+        digits = text.removeprefix("-")
+        if not (digits.isascii() and digits.isdecimal() and least <= int(text) <= (most or int(text))):
+            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number {wanted}")
+        return int(text)
+
+    return read
 
 
 if __name__ == "__main__":
