@@ -2,32 +2,60 @@
 
 Attempt n is `RUN/.attempt-00000n.json`, made under another name, locked, filled, and then linked into place, which
 fails on every file system, NFS too, if the number is taken. The highest number owns the run. Its owner keeps the
-kernel's lock on it, which tells processes of the same node whether it lives; other nodes go by the heartbeat of
-status.json. A process that was taken for dead and is not finds a higher number before it next writes, and leaves.
+kernel's lock on it, which tells processes of the same node whether it lives. Other nodes go by the heartbeat of
+status.json: not by its time, as clocks of two machines differ, but by whether it changes while they look. A process
+that was taken for dead and is not finds a higher number before it next writes, and leaves.
 
 Standard library only, so that a worker can claim a run before it imports anything heavy.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import platform
 import re
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from engine import locks
 from engine.errors import BUSY, OUTPUT, SUPERSEDED, Refusal
 
-# A run on another node is taken for dead if it has said nothing for so long: longer than any step or save.
+# A run on another node is dead once nothing it says has changed for so long: longer than any step or save.
 STALE_SECONDS = float(os.environ.get("SOFTMLP_STALE_SECONDS", "120"))
 KEEP = 20  # files of older attempts are removed
 _NAME = re.compile(r"\.attempt-(\d{6})\.json")
-_WATCH_SECONDS = 3.0
+_POLL_SECONDS = 0.5
+_PATIENT_SECONDS = 3.0  # of watching, before the user is told why nothing happens
 
 Record = dict[str, Any]
+
+
+@dataclass
+class _Heard:
+    """What this process has seen of an attempt on another node, by its own clock alone."""
+
+    number: int
+    said: tuple[Any, ...]
+    looked: float
+    silent: float = 0.0
+    """Seconds of looking during which nothing changed."""
+    spoke: bool = False
+    """Whether something did change, ever."""
+
+    @property
+    def dead(self) -> bool:
+        return self.silent >= STALE_SECONDS
+
+    @property
+    def unsure(self) -> bool:
+        return not self.dead and not self.spoke
+
+
+_heard: dict[Path, _Heard] = {}
 
 
 class Lease:
@@ -53,27 +81,31 @@ class Lease:
 
 
 @contextlib.contextmanager
-def own(folder: Path, launch: str = "") -> Iterator[Lease]:
+def own(folder: Path, launch: str = "", stop: Callable[[], int] | None = None) -> Iterator[Lease]:
     """Claim a run for a block."""
-    lease = claim(folder, launch)
+    lease = claim(folder, launch, stop=stop)
     try:
         yield lease
     finally:
         lease.release()
 
 
-def claim(folder: Path, launch: str = "", *, gone: str = "") -> Lease:
+def claim(folder: Path, launch: str = "", *, gone: str = "", stop: Callable[[], int] | None = None) -> Lease:
     """Become the owner of a run, over whoever is dead.
 
     Args:
         launch: tells attempts of one launch from those of the next (`deaths`).
         gone: a job that the scheduler no longer has; what it owns is free, however recently it was heard of.
+        stop: where it is given, an owner on another node that nothing is known of yet is watched, for STALE_SECONDS at
+            most or until this gives an exit code. Otherwise such an owner is alive.
 
     Raises Refusal: a live process has it (BUSY, naming it); the folder cannot be written (OUTPUT).
     """
     number, record = _latest(folder)
     there = record is not None and not (gone and record.get("job") == gone)
-    if there and _lives(folder, number, record, watch=True):
+    if there and stop:
+        _watch(folder, record, stop)
+    if there and _lives(folder, number, record):
         raise Refusal(f"{folder} is being trained by {_describe(record)}", BUSY)
     step = _status(folder).get("step") or 0
     record = {"attempt": number + 1, **_identity(), "launch": launch, "step": step, "time": round(time.time(), 3)}
@@ -82,7 +114,8 @@ def claim(folder: Path, launch: str = "", *, gone: str = "") -> Lease:
     try:
         file = partial.open("w+")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            if locks.lock(file) is None:
+                record["process"] = locks.name()
             file.write(json.dumps({**record, "ended": False}))
             file.flush()
             os.link(partial, path)
@@ -102,9 +135,14 @@ def claim(folder: Path, launch: str = "", *, gone: str = "") -> Lease:
 
 
 def owner(folder: Path) -> Record | None:
-    """The record of the live attempt that owns a run, or None."""
+    """The record of the live attempt that owns a run, or None.
+
+    `unsure` in it is True while an attempt on another node has not been looked at for long enough to tell.
+    """
     number, record = _latest(folder)
-    return record if record is not None and _lives(folder, number, record) else None
+    if record is None or not _lives(folder, number, record):
+        return None
+    return record | {"unsure": (heard := _heard.get(folder)) is not None and heard.unsure}
 
 
 def last(folder: Path) -> Record | None:
@@ -120,7 +158,7 @@ def deaths(folder: Path, launch: str) -> int:
     count, then = 0, _status(folder).get("step") or 0
     number, record = _latest(folder)
     while record and record.get("launch") == launch and not record.get("ended") and then <= record.get("step", 0):
-        if not _is_locked(_path(folder, number)):
+        if not _is_here(folder, number, record):
             count += 1
         then, number = record.get("step", 0), number - 1
         record = _read(_path(folder, number)) if number else None
@@ -138,8 +176,8 @@ def idle(folder: Path, launch: str) -> int:
 
 
 def node() -> str:
-    """This machine, as SLURM names it where it does: several of its nodes can share one host name."""
-    return os.environ.get("SLURMD_NODENAME") or platform.node()
+    """This machine, as SLURM names it where it does."""
+    return locks.node()
 
 
 def _identity() -> Record:
@@ -147,25 +185,50 @@ def _identity() -> Record:
     env = os.environ
     array = f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}" if "SLURM_ARRAY_JOB_ID" in env else ""
     job, restart = array or env.get("SLURM_JOB_ID", ""), int(env.get("SLURM_RESTART_COUNT") or 0)
-    return {"node": node(), "host": platform.node(), "pid": os.getpid(), "job": job, "restart": restart}
+    who = {"node": node(), "host": platform.node(), "pid": os.getpid(), "job": job, "restart": restart}
+    return who | {"uid": os.getuid(), "cluster": env.get("SLURM_CLUSTER_NAME", "")}
 
 
-def _lives(folder: Path, number: int, record: Record, watch: bool = False) -> bool:
-    """Whether an attempt goes on. With `watch`, a silent one on another node is looked at twice before it is dead."""
+def _lives(folder: Path, number: int, record: Record) -> bool:
+    """Whether an attempt goes on, as far as this process knows."""
     if record.get("ended"):
         return False
     own = _identity()
     if record.get("job") and record["job"] == own["job"] and own["restart"] > record.get("restart", 0):
         return False  # the scheduler has started this job anew; whatever is left of the old one must go
-    if record.get("node") == own["node"]:
-        return _is_locked(_path(folder, number))
-    heard = max(record.get("time", 0.0), _status(folder).get("heartbeat") or 0.0)
-    if abs(time.time() - heard) < STALE_SECONDS:
-        return True
-    if not watch:
-        return False
-    time.sleep(_WATCH_SECONDS)  # clocks differ and jump; one that still speaks is alive whatever they say
-    return (_status(folder).get("heartbeat") or 0.0) > heard
+    if record.get("node") == own["node"] and (lives := _is_here(folder, number, record)) is not None:
+        _heard.pop(folder, None)
+        return lives
+    return not _listen(folder, number).dead
+
+
+def _listen(folder: Path, number: int) -> _Heard:
+    """Look whether an attempt on another node has said something new, and keep that in mind."""
+    status, now = _status(folder), time.monotonic()
+    said = tuple(status.get(key) for key in ("attempt", "heartbeat", "step", "state"))
+    heard = _heard.get(folder)
+    if heard is None or heard.number != number:
+        heard = _heard[folder] = _Heard(number, said, now)
+    elif said != heard.said:
+        heard.said, heard.silent, heard.spoke = said, 0.0, True
+    else:
+        # One long look away is no long silence: a machine that slept wakes up before the others' words arrive.
+        heard.silent += min(now - heard.looked, STALE_SECONDS / 4)
+    heard.looked = now
+    return heard
+
+
+def _watch(folder: Path, record: Record, stop: Callable[[], int]) -> None:
+    """Wait until it is known whether the owner of a run, if it is on another node, is alive."""
+    began, told = time.monotonic(), False
+    while (known := owner(folder)) and known["unsure"]:
+        if code := stop():
+            raise Refusal(f"{folder} belongs to {_describe(record)}; stopped while it was watched", code)
+        if not told and time.monotonic() - began > _PATIENT_SECONDS:
+            words = f"watching for {STALE_SECONDS:.0f} s whether that still lives"
+            print(f"softmlp: {folder} belongs to {_describe(record)}; {words}", file=sys.stderr, flush=True)
+            told = True
+        time.sleep(_POLL_SECONDS)
 
 
 def _latest(folder: Path) -> tuple[int, Record | None]:
@@ -193,15 +256,16 @@ def _status(folder: Path) -> Record:
     return _read(folder / "status.json")
 
 
-def _is_locked(path: Path) -> bool:
+def _is_here(folder: Path, number: int, record: Record) -> bool | None:
+    """Whether the process of an attempt on this node lives; None where that cannot be seen."""
+    if "process" in record:  # its file system knows no locks
+        return locks.lives(record["process"])
     try:
-        with path.open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with _path(folder, number).open() as file:
+            free = locks.lock(file, shared=True)
     except FileNotFoundError:
         return False
-    except BlockingIOError:
-        return True
-    return False
+    return None if free is None else not free
 
 
 def _remove(path: Path) -> bool:

@@ -61,7 +61,7 @@ def train(
 
         def begin() -> Lease:
             store.make_folder(run, folder)
-            lease = stack.enter_context(own(folder, launch))
+            lease = stack.enter_context(own(folder, launch, stop))
             stack.enter_context(log_to(folder))
             return lease
 

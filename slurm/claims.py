@@ -1,10 +1,10 @@
 """Who has what: files held by flock, which the kernel lets go of however a process ends. No daemon, nothing to expire.
 
-Standard library only, so that a worker can claim its place before it imports anything heavy.
+Where the file system knows no locks, a second file beside it, `FILE.held`, names the process that has it. Standard
+library only, so that a worker can claim its place before it imports anything heavy.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import time
@@ -12,29 +12,35 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from engine import locks
+from engine.errors import OUTPUT, Refusal
+
 # A reader that looks who holds a file holds it for a moment itself, so one refusal does not mean that it is taken.
 _TRIES, _PAUSE = 5, 0.01
 
 
 @contextlib.contextmanager
 def hold(path: Path) -> Iterator[IO[str] | None]:
-    """Hold a file for as long as the block runs and this process lives; None where another has it."""
-    with path.open("a+") as file:
-        yield file if _take(file) else None
+    """Hold a file for as long as the block runs and this process lives; None where another has it.
+
+    Raises Refusal (OUTPUT): the file cannot be written.
+    """
+    try:
+        file = path.open("a+")
+    except OSError as error:
+        raise Refusal(f"cannot write {path}: {error.strerror}; free space, or set SOFTMLP_RESULTS", OUTPUT) from None
+    with file, contextlib.ExitStack() as stack:
+        yield file if _take(file, path, stack) else None
 
 
 def holder(path: Path) -> int | None:
     """The process on this machine that holds a file; 0 if it has not yet said its number; None if nobody has it."""
-    try:
-        with path.open("r") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                value = read(file)
-                pid = value.get("pid") if isinstance(value, dict) else value
-                return pid if isinstance(pid, int) else 0
-    except FileNotFoundError:
-        pass
+    with contextlib.suppress(FileNotFoundError), path.open("r") as file:
+        free = locks.lock(file, shared=True)
+        if not free and (free is False or locks.linked(_beside(path))):
+            value = read(file)
+            pid = value.get("pid") if isinstance(value, dict) else value
+            return pid if isinstance(pid, int) else 0
     return None
 
 
@@ -78,12 +84,19 @@ def workers(jobs: Path) -> dict[int, str]:
     return found
 
 
-def _take(file: IO[str]) -> bool:
+def _take(file: IO[str], path: Path, stack: contextlib.ExitStack) -> bool:
     for attempt in range(_TRIES):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        taken = locks.lock(file)
+        if taken is None:
+            if taken := locks.link(_beside(path)):
+                stack.callback(_beside(path).unlink, missing_ok=True)
+            return taken
+        if taken:
             return True
-        except BlockingIOError:
-            if attempt < _TRIES - 1:
-                time.sleep(_PAUSE)
+        if attempt < _TRIES - 1:
+            time.sleep(_PAUSE)
     return False
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.held")
