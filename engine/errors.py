@@ -11,6 +11,7 @@ CLUSTER = 9  # the scheduler is not there, or refuses
 STOPPED = 75  # stopped cleanly between two steps; run again
 # Why the scheduler or the user stopped a run, as its record tells it; the process that trained it exits with STOPPED.
 PREEMPTED, TIMED_OUT, CANCELLED = 76, 77, 78
+MACHINE = 79  # the machine's fault: a GPU, driver or disk; what was saved is kept, and another machine can go on
 TERMINATED = 143  # stopped by SIGTERM, saved; run again
 
 CLASSES = {
@@ -26,8 +27,11 @@ CLASSES = {
     PREEMPTED: "preempted",
     TIMED_OUT: "timeout",
     CANCELLED: "cancelled",
+    MACHINE: "machine",
     TERMINATED: "terminated",
 }
+# What is mended outside of a run, which can then go on; in its record it is stopped, not failed.
+OUTSIDE = (DATA, OUTPUT, MACHINE)
 
 
 class Refusal(Exception):  # noqa: N818 - it is an answer to the user, not a fault of the program

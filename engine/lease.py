@@ -59,7 +59,10 @@ _heard: dict[Path, _Heard] = {}
 
 
 class Lease:
-    """The right to write into a run's folder: for as long as this object lives and no higher attempt is seen."""
+    """The right to write into a run's folder: for as long as this object lives and no higher attempt is seen.
+
+    `record["fault"]` is to be set where the machine ended the attempt (`faults`).
+    """
 
     def __init__(self, folder: Path, number: int, file: IO[str], record: Record) -> None:
         self.folder, self.number, self.record = folder, number, record
@@ -150,6 +153,12 @@ def last(folder: Path) -> Record | None:
     return _latest(folder)[1]
 
 
+def heartbeat(folder: Path) -> float:
+    """When a run last said something, by the clock of its own machine; 0.0 if never."""
+    said = _status(folder).get("heartbeat")
+    return float(said) if isinstance(said, (int, float)) else 0.0
+
+
 def deaths(folder: Path, launch: str) -> int:
     """Attempts of this launch, the last ones in a row, that ended without a word and without a step gained.
 
@@ -173,6 +182,17 @@ def idle(folder: Path, launch: str) -> int:
         count, number = count + 1, number - 1
         record = _read(_path(folder, number)) if number else None
     return count
+
+
+def faults(folder: Path, launch: str) -> list[str]:
+    """Nodes of the last attempts of this launch in a row that the machine ended without a step gained (`fault`)."""
+    nodes, then = [], _status(folder).get("step") or 0
+    number, record = _latest(folder)
+    while record and record.get("launch") == launch and record.get("fault") and then <= record.get("step", 0):
+        nodes.append(record.get("node", ""))
+        number -= 1
+        record = _read(_path(folder, number)) if number else None
+    return nodes
 
 
 def node() -> str:

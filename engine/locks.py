@@ -92,7 +92,7 @@ def _namespace() -> str:
 
 
 def _started(pid: int) -> str:
-    """When a process was started, in ticks since this machine was, and of which start of the machine; "" if it is gone."""
+    """When a process was started, in ticks since its machine was, and which start of the machine; "" if it is gone."""
     try:
         words = Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import logging
 import math
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,9 +24,10 @@ from engine import checkpoint, distributed, optim, rng, store, transfer
 from engine.data import channel_statistics, make_loaders, make_prepare
 from engine.datasets import lookup
 from engine.environment import environment
-from engine.errors import CLASSES, DIVERGED, STOPPED, USAGE, Refusal
+from engine.errors import CLASSES, DIVERGED, MACHINE, OUTSIDE, STOPPED, USAGE, Refusal
 from engine.evaluate import evaluate
-from engine.lease import Lease, own
+from engine.faults import of_machine
+from engine.lease import Lease, node, own
 from engine.peak import matmul_flops
 from engine.profile import count_params, profile
 from engine.run import How, Run
@@ -76,7 +78,9 @@ def train(
             trackers = stack.enter_context(contextlib.closing(Trackers(run, folder, how)))
             _train(run, folder, how, stop, status, lease, trackers)
         except Refusal as refusal:
-            state = store.STOPPED if refusal.code >= STOPPED else store.FAILED
+            if lease and refusal.code == MACHINE:
+                lease.record["fault"] = True
+            state = store.STOPPED if refusal.code >= STOPPED or refusal.code in OUTSIDE else store.FAILED
             _record_end(status, state, CLASSES.get(refusal.code, "unknown"), str(refusal), refusal.code)
             raise
         except KeyboardInterrupt:
@@ -88,6 +92,12 @@ def train(
             if distributed.is_lost(error):
                 refusal = Refusal(f"{run.name}: another of its processes died or hangs ({line}); repeat", STOPPED)
                 _record_end(status, store.STOPPED, CLASSES[STOPPED], str(refusal), STOPPED)
+                raise refusal from error
+            if of_machine(error):
+                if lease:
+                    lease.record["fault"] = True
+                refusal = Refusal(f"{run.name}: fault of {node()}: {line}; what was saved is kept, repeat", MACHINE)
+                _record_end(status, store.STOPPED, CLASSES[MACHINE], str(refusal), MACHINE)
                 raise refusal from error
             memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
             _record_end(status, store.FAILED, "oom" if memory else "unknown", line, 1)
@@ -295,9 +305,13 @@ def set_train(run: Run, model: nn.Module) -> None:
 
 
 def pick_device(how: How) -> torch.device:
-    """The device asked for. Raises Refusal where it is not there."""
+    """The device asked for. Raises Refusal where it is not there: in a job of SLURM that is the machine's fault."""
     if how.device == "cuda" and not torch.cuda.is_available():
-        raise Refusal("--device cuda, but torch sees no GPU; leave --device out to use the CPU")
+        in_job = "SLURM_JOB_ID" in os.environ  # that got a GPU which does not work
+        line = f"--device cuda, but torch sees no GPU on {node()}; leave --device out to use the CPU"
+        raise Refusal(
+            f"a GPU was asked for, but torch sees none on {node()}" if in_job else line, MACHINE if in_job else USAGE
+        )
     cuda = how.device == "cuda" or (how.device == "auto" and torch.cuda.is_available())
     return torch.device("cuda" if cuda else "cpu")
 

@@ -16,6 +16,7 @@ import argparse
 import sys
 from typing import Any
 
+from analysis import probes
 from engine import store
 from engine.cli import Parser, add_fields, pairs, run_main, show
 from engine.errors import Refusal
@@ -151,7 +152,10 @@ def _train(sweep: Sweep, given: argparse.Namespace, kinds: set[str], overrides: 
         keep_code=not given.no_snapshot,
     )
     again = given.name or sweep.name
-    if any(status["state"] in (store.PLANNED, store.RUNNING, store.STOPPED) for status in statuses):
+    unprobed = sum(status.get("unprobed", False) for status in statuses)
+    if unprobed:
+        print(f"{unprobed} finished runs are probed by the jobs; repeat the command for the report")
+    if unprobed or any(status["state"] in (store.PLANNED, store.RUNNING, store.STOPPED) for status in statuses):
         print(f"next: python scripts/sweep.py status {again} --watch 30")
         print(f"      python scripts/sweep.py logs {again} {sweep.runs[0].signature} --follow")
         print(f"      python scripts/sweep.py resume {again}")
@@ -187,11 +191,7 @@ def _compare(sweep: Sweep, how: How) -> None:
 def _probe(sweep: Sweep, how: How) -> None:
     """Measure the probes that the sweep's file asks for, on the finished runs that lack them."""
     from analysis import probe_table
-    from analysis.probes import names
 
-    for name in sweep.probes:
-        if name not in names():
-            raise Refusal(f"PROBES of sweep {sweep.name}: {unknown('probe', str(name), names())}")
     lacking = [folder for folder in sweep.folders if probe_table.is_lacking(folder, sweep.probes)]
     if not lacking:
         return
@@ -222,7 +222,11 @@ def _sweep(given: argparse.Namespace) -> Sweep:
         raise Refusal(f"{flag} goes with --grid; what a sweep trains is said in its file")
     if not given.name:
         raise Refusal("name a sweep, or give --grid field=value,value; see python scripts/sweep.py --help")
-    return load(given.name)
+    sweep = load(given.name)
+    for name in sweep.probes:  # before anything is planned, let alone trained
+        if name not in (known := probes.names()):
+            raise Refusal(f"PROBES of sweep {sweep.name}: {unknown('probe', name, known)}")
+    return sweep
 
 
 def _add_where(part: argparse.ArgumentParser) -> None:

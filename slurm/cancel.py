@@ -57,7 +57,7 @@ def cancel(sweep: Sweep, indices: Iterable[int]) -> tuple[int, int]:
                 raise
             store.write_bytes(folder / worker.CANCEL, b"")
             later += 1
-    scheduler.cancel(_idle(sweep, scheduler.queue(submit.job_name(sweep)) or []))
+    scheduler.cancel(_idle(sweep, submit.live(sweep) or []))
     return now, later
 
 

@@ -70,12 +70,18 @@ OF_A_RUN = ("nodes", "tasks", "gpus", "cpus", "mem_gb", "timeout_min")
 
 
 def pick(name: str) -> str:
-    """local, debug, slurm or a profile's name; for `auto` slurm where a controller answers, otherwise local.
+    """local, debug, slurm or a profile's name; for `auto` slurm where its commands are installed, otherwise local.
 
-    Raises Refusal: no such cluster (USAGE), or no controller answers (CLUSTER).
+    Raises Refusal: no such cluster (USAGE), or no controller answers (CLUSTER): then `auto` is no reason to train on
+    what may be a login node.
     """
     if name == "auto":
-        return "slurm" if scheduler.answers() else "local"
+        if not scheduler.installed():
+            return "local"
+        if not scheduler.answers():
+            line = "SLURM is installed here (sinfo), but no controller answers"
+            raise Refusal(f"{line}; repeat when it does, or train on this machine: --cluster local", CLUSTER)
+        return "slurm"
     if name in ("local", "debug"):
         return name
     if name != "slurm" and name not in (known := profiles()):

@@ -51,8 +51,8 @@ def costs(runs: Sequence[Run], folders: Sequence[Path]) -> dict[Shape, Cost]:
     for shape, pairs in runs_of.items():
         run, key = pairs[0][0], _key(shape)
         cost = _expected(run, shape) or cache.get(key) or _measured(folder for _, folder in pairs)
-        if cost is None and 0 not in shape[1:]:
-            cost = counted[key] = _count(run, shape)
+        if cost is None and 0 not in shape[1:] and (cost := _count(run, shape)):
+            counted[key] = cost
         found[shape] = Cost(cost["params"], cost["macs"]) if cost else Cost()
     if counted:
         _remember(counted)
@@ -166,9 +166,14 @@ def _measured(folders: Iterable[Path]) -> dict[str, int] | None:
     return None
 
 
-def _count(run: Run, shape: Shape) -> dict[str, int]:
+def _count(run: Run, shape: Shape) -> dict[str, int] | None:
+    """Build the model and count; None where torch is not installed, as on a login node that only submits."""
     print(f"counting {run.rung} ...", file=sys.stderr, flush=True)
-    from engine.profile import profile
+    try:
+        from engine.profile import profile
+    except ImportError as error:
+        print(f"not counted: {error}", file=sys.stderr, flush=True)
+        return None
 
     _, img_size, in_chans, num_classes = shape
     try:

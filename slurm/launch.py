@@ -5,6 +5,8 @@ cluster. What they have in common is here. The local queue returns when every ru
 """
 
 import contextlib
+import importlib.util
+import math
 import shlex
 import sys
 from collections.abc import Collection, Mapping
@@ -13,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from engine import lease, store
-from engine.errors import CLASSES, CLUSTER, TIMED_OUT, Refusal
+from engine.errors import CLASSES, CLUSTER, DATA, MACHINE, TIMED_OUT, Refusal
 from engine.run import Run, make_how
 from engine.signals import CODES, Stop
-from slurm import clusters, local, progress, scheduler, snapshot, submit, worker
+from slurm import clusters, local, probing, progress, scheduler, snapshot, submit, worker
 from slurm.clusters import Resources
 from slurm.progress import Status
 from slurm.sweep import Sweep
@@ -40,6 +42,8 @@ def launch(
     keep_code: bool = True,
 ) -> list[Status]:
     """Train the runs of the given kinds; the statuses of all runs, in the order of the sweep, when it returns.
+
+    On a cluster `unprobed` in a status says that the jobs are still to measure the sweep's probes on that run.
 
     Args:
         how: fields of engine.run.How; the number of threads follows from the slots or cores where it is not given.
@@ -68,7 +72,8 @@ def launch(
     sweep.make_folder()
     with local.only_launcher(sweep, PATIENCE_SECONDS):
         _submit(sweep, how, cluster, shapes, kinds, bool(overrides), keep_code)
-    return [worker.look(folder) for folder in sweep.folders]
+    left = set(probing.left(sweep.folders, sweep.probes))
+    return [{**worker.look(folder), **({"unprobed": True} if folder in left else {})} for folder in sweep.folders]
 
 
 def _here(sweep: Sweep, how: dict[str, Any], cluster: str, slots: int | None, kinds: set[str]) -> list[Status]:
@@ -83,6 +88,8 @@ def _here(sweep: Sweep, how: dict[str, Any], cluster: str, slots: int | None, ki
         whole = progress.Watch(sweep)
         if not chosen:
             return whole.look()
+        if importlib.util.find_spec("torch") is None:
+            raise Refusal("training on this machine needs torch, which is not installed; make setup does it", MACHINE)
         _prepare([sweep.runs[index] for index in chosen], how)
         _release(sweep, chosen, renewed)
         # Only what was not asked for is left out; what is done already is shown as done.
@@ -112,23 +119,29 @@ def _submit(
     keep_code: bool,
 ) -> None:
     """Submit what the runs of the kinds lack, by shape, and say so; `alone`: no other element may take these runs."""
-    live = scheduler.queue(submit.job_name(sweep))
+    live = submit.live(sweep)
     if live is None:
         raise Refusal("squeue does not answer; what was submitted goes on; repeat the command", CLUSTER)
     submit.mend(sweep.jobs_folder, live)
-    _free(sweep.folders, {element.job for element in live})
+    _free(sweep.folders)
     name, there = local.new_launch_id(), {element.comment.partition("/")[0] for element in live}
     chosen, renewed = _choose(sweep, kinds)
+    # Elements that train also probe; where nothing is left to train, some come for the probes alone.
+    unprobed = set() if chosen else {str(folder) for folder in probing.left(sweep.folders, sweep.probes)}
     groups: dict[Resources, list[str]] = {}
-    for index in sorted(chosen):
-        groups.setdefault(shapes[index], []).append(str(sweep.folders[index]))
+    for index, folder in enumerate(map(str, sweep.folders)):
+        if index in chosen or folder in unprobed:
+            groups.setdefault(shapes[index], []).append(folder)
     left = [submit.Shape(resources, tuple(folders)) for resources, folders in groups.items()]
     those = [] if alone else live
     todo = [(shape, count) for shape in left if (count := submit.missing(shape, those, sweep.jobs_folder, renewed))]
+    if unprobed:
+        todo = [(shape, math.ceil(count / probing.BATCH)) for shape, count in todo]
     statuses = [worker.look(folder) for folder in sweep.folders]
-    print(f"{sweep.name}: {_count_done(statuses)} runs done, {len(chosen)} to train on {cluster}", flush=True)
+    what = f"{len(unprobed)} to probe" if unprobed else f"{len(chosen)} to train"
+    print(f"{sweep.name}: {_count_done(statuses)} runs done, {what} on {cluster}", flush=True)
     if not todo:
-        if chosen:
+        if chosen or unprobed:
             _release(sweep, chosen, renewed, there)
             print(f"nothing to submit: {len(live)} elements wait or run already, and take all that is left")
         return
@@ -138,6 +151,9 @@ def _submit(
     launched = submit.Launch(sweep, name, how, code, note)
     for shape, count in todo:
         launched.check(shape, count)
+    for node, (why, path) in launched.exclude.items():
+        print(f"without {node}, which had a fault ({why}); if that is mended: rm {path}", flush=True)
+    _tell_of_gpus(sweep, how, [shape.resources for shape, _ in todo])
     _prepare([sweep.runs[index] for index in sorted(chosen)], how)
     _release(sweep, chosen, renewed, there, name if alone else None)
     for shape, count in todo:
@@ -147,14 +163,26 @@ def _submit(
         print(f"job {made.job}: {made.elements} elements{few} for {runs}, each {shape.resources.told()}", flush=True)
 
 
-def _free(folders: list[Path], jobs: Collection[str]) -> None:
+def _tell_of_gpus(sweep: Sweep, how: dict[str, Any], shapes: list[Resources]) -> None:
+    """Say once, at the first launch of a sweep, that the nodes have GPUs and nothing asks for one."""
+    if next(sweep.jobs_folder.glob("*/launch.json"), None) or how.get("device") == "cpu":
+        return
+    for resources in dict.fromkeys(shapes):
+        if not resources.gpus and (there := scheduler.gpus(resources.partition)):
+            print(f"warning: nodes here have GPUs ({there}), and these jobs ask for none; --gpus 1 does", flush=True)
+            return
+
+
+def _free(folders: list[Path]) -> None:
     """Take runs from jobs that SLURM no longer has: the next element would only find that they are owned, and leave.
 
+    SLURM is asked for each job itself, as a run may belong to another sweep too, or to a `train.py` in an allocation.
     A process of such a job that lives on, where its node is cut off, finds itself superseded.
     """
-    for folder in folders:
-        owner = lease.owner(folder)
-        if owner and owner["job"] and owner["job"] not in jobs:
+    owned = {folder: owner for folder in folders if (owner := lease.owner(folder)) and owner["job"]}
+    gone = scheduler.gone(owned.values())
+    for folder, owner in owned.items():
+        if owner["job"] in gone and not scheduler.waits_anew(owner["job"]):  # which takes its runs up by itself
             with contextlib.suppress(Refusal):  # somebody else was faster
                 lease.claim(folder, gone=owner["job"]).release()
 
@@ -217,7 +245,9 @@ def _prepare(left: list[Run], how: dict[str, Any]) -> None:
     results = store.results_dir().absolute()
     data_dir = make_how(how).data_dir
     new = [run for run in left if not (store.folder_of(run, results) / "env.json").exists()]  # never began
-    if new:
+    if new and (lacking := _lacking_torch()) is not None:
+        print(f"models are not tried out here but in the jobs: {lacking}", flush=True)
+    elif new:
         from engine.train import preflight
 
         for run in {
@@ -237,10 +267,24 @@ def _prepare(left: list[Run], how: dict[str, Any]) -> None:
     from engine import beton
 
     for dataset, img_size, splits in dict.fromkeys((run.dataset, run.img_size, run.splits) for run in left):
-        beton.ensure(dataset, img_size, data_dir, splits=splits)
+        try:
+            beton.ensure(dataset, img_size, data_dir, splits=splits)
+        except ImportError as error:
+            words = f"writing the .beton files of {dataset} needs a package that is not here ({error})"
+            do = f"python scripts/make_beton.py --dataset {dataset}, where it is, with --data-dir {data_dir}"
+            raise Refusal(f"{words}; run {do}", DATA) from None
     for run in left:
         if not (store.folder_of(run, results) / "args.yaml").exists():  # otherwise the worker compares it
             store.make_folder(run, store.folder_of(run, results))
+
+
+def _lacking_torch() -> str | None:
+    """Why torch cannot be imported, as on a login node that only submits; None where it can."""
+    try:
+        import torch  # noqa: F401
+    except (ImportError, OSError) as error:
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    return None
 
 
 def _count_done(statuses: list[Status]) -> str:

@@ -6,7 +6,10 @@ instant; its workers go on, and the next launch counts them, waits for them and 
 """
 
 import contextlib
+import itertools
+import math
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -15,15 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from engine import lease, store
-from engine.errors import BUSY, Refusal
+from engine.errors import BUSY, CLASSES, OUTSIDE, Refusal
 from engine.signals import Stop
-from slurm import claims, worker
+from slurm import claims, probing, scheduler, worker
 from slurm.progress import TICK_SECONDS, Status, View, Watch
 from slurm.sweep import Sweep
 
 TIMEOUT_MIN = 60 * 24 * 365  # submitit's default would end a worker after some minutes
 EXIT_SECONDS = 30.0
-BARREN = 3  # workers in a row that end without taking a run: then it is not the runs
+BARREN = 3  # workers in a row that end without taking a run, or by a fault of the machine: then it is not the runs
+DEV = Path("/dev")
+_GPU = re.compile(r"\d+|(GPU|MIG)-[\w/-]+")
 
 
 class Workers:
@@ -36,6 +41,7 @@ class Workers:
         self.jobs_folder = sweep.jobs_folder
         self.launch = new_launch_id()
         self.arguments = {"jobs": str(self.jobs_folder), "launch": self.launch, "slots": slots, "gpus": gpus}
+        self.arguments["probes"] = sweep.probes
         self.how = how
         # A folder per launch: submitit names its files by process number, and those come round again.
         self.executor = submitit.LocalExecutor(self.jobs_folder / self.launch)
@@ -45,10 +51,10 @@ class Workers:
 
     def refill(self, statuses: list[Status]) -> None:
         """Start workers while places are free and runs wait that nobody is about to take."""
-        self._bury()
+        self._bury(statuses)
         here = lease.node()
         owners = {status["owner"]["pid"] for status in statuses if status["owner"] and status["owner"]["node"] == here}
-        waiting = sum(worker.waits(status) for status in statuses)
+        waiting = sum(map(worker.waits, statuses)) or math.ceil(len(self.to_probe(statuses)) / probing.BATCH)
         places, starting = self._alive()
         alive = len(owners | places) + len(starting)
         idle = len(places - owners) + len(starting)
@@ -59,6 +65,10 @@ class Workers:
                 )
             self.jobs.append((job, time.time()))
             alive, idle = alive + 1, idle + 1
+
+    def to_probe(self, statuses: list[Status]) -> list[Path]:
+        """Runs to be probed, once none waits to be trained."""
+        return [] if any(map(worker.waits, statuses)) else probing.left(self.sweep.folders, self.sweep.probes)
 
     def stop(self) -> None:
         """Ask all workers of the sweep to save and leave, and wait until they have. A second Ctrl-C kills them."""
@@ -90,11 +100,20 @@ class Workers:
                 os.kill(pid, number)
         return bool(places or starting)
 
-    def _bury(self) -> None:
-        """Forget workers that ended. Raises Refusal if one after another ended without having taken a run."""
+    def _bury(self, statuses: list[Status]) -> None:
+        """Forget workers that ended.
+
+        Raises Refusal if one after another ended without having taken a run, or because this machine is at fault.
+        """
+        last_claim = worker.last_claim(self.sweep.folders) if any(job.done() for job, _ in self.jobs) else 0.0
         for job, started in [pair for pair in self.jobs if pair[0].done()]:
             self.jobs.remove((job, started))
-            self.barren = 0 if worker.last_claim(self.sweep.folders) >= started else self.barren + 1
+            faults = [status for status in statuses if _is_fault(status, since=started)]
+            self.barren = 0 if last_claim >= started and not faults else self.barren + 1
+            if self.barren >= BARREN and faults:
+                words = "nothing that was saved is lost; mend it and repeat the command"
+                code = next(code for code in OUTSIDE if CLASSES[code] == faults[-1]["error_class"])
+                raise Refusal(f"{BARREN} workers in a row: {faults[-1].get('error')}; {words}", code)
             if self.barren >= BARREN:
                 log = Path(job.paths.stdout)
                 lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
@@ -104,12 +123,17 @@ class Workers:
 
 def train_all(sweep: Sweep, how: dict[str, Any], slots: int, gpus: list[str], view: View, stop: Stop) -> None:
     """Return when every run is done or failed, or, after a signal, when the workers have saved and left."""
-    watch, workers = Watch(sweep), Workers(sweep, how, slots, gpus)
+    watch, workers, told = Watch(sweep), Workers(sweep, how, slots, gpus), False
     while not stop():
         view.show(statuses := watch.look())
+        unprobed = workers.to_probe(statuses)
         if all(map(worker.ended, statuses)):
-            workers.join()
-            return
+            if not unprobed:
+                workers.join()
+                return
+            if not told:
+                view.say(f"probes: {', '.join(sweep.probes)} of {len(unprobed)} runs")
+                told = True
         workers.refill(statuses)
         time.sleep(TICK_SECONDS)
     view.say("stopping: the workers save and leave; press Ctrl-C again to kill them (nothing that was saved is lost)")
@@ -130,7 +154,9 @@ def train_inline(sweep: Sweep, how: dict[str, Any], view: View, stop: Stop) -> N
         return stop()
 
     while not stop():
-        worker.drain(sweep.folders, how, launch, show_and_ask)
+        code = worker.drain(sweep.folders, how, launch, show_and_ask)
+        if code in OUTSIDE:
+            raise Refusal("this machine is at fault, see above; mend it and repeat the command", code)
         view.show(statuses := watch.look())
         if all(map(worker.ended, statuses)):
             return
@@ -162,12 +188,27 @@ def visible_gpus(device: str) -> list[str]:
     if device == "cpu":
         return []
     if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [gpu for gpu in chosen.split(",") if gpu.strip() not in ("", "-1")]
-    return [path.name.removeprefix("nvidia") for path in sorted(Path("/dev").glob("nvidia[0-9]*"))]
+        names = [gpu.strip() for gpu in chosen.split(",")]
+        return list(itertools.takewhile(_GPU.fullmatch, names))  # CUDA, too, stops at the first that is none
+    said = scheduler.ask("nvidia-smi", "-L")
+    if said is not None:
+        parts = re.findall(r"\(UUID: (MIG-[\w/-]+)\)", said)
+        return parts or [str(number) for number in range(len(re.findall(r"^GPU \d+:", said, re.MULTILINE)))]
+    # A container may show /dev/nvidia3 alone: to CUDA that is number 0.
+    return [str(number) for number, _ in enumerate(DEV.glob("nvidia[0-9]*"))]
 
 
 def new_launch_id() -> str:
     return f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
+
+
+def _is_fault(status: Status, since: float) -> bool:
+    """Whether a run was given up since then because of this machine."""
+    return (
+        status["state"] == store.STOPPED
+        and status.get("error_class") in worker.FAULTS
+        and (status.get("heartbeat") or 0.0) >= since
+    )
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """How every run of a sweep stands: what its folder says, and, where SLURM answers, whether somebody is coming for it.
 
-Folders are the truth; squeue is asked once, to tell queued from planned and to notice owners that are gone; sacct only
-explains a death. Neither is needed.
+Folders are the truth; squeue is asked to tell queued from planned, and whether the very job that owns a run is gone;
+sacct only explains a death. Neither is needed.
 """
 
 import time
@@ -28,6 +28,7 @@ HEADINGS = ("folder", "run", "state", "epoch", "acc1", "best", "images/s", "atte
 LEFT = ("folder", "run", "note")
 MANY = 500  # rows; rich takes over a millisecond for each
 STALLED_SECONDS = 60.0
+SECOND_LOOK_SECONDS = 3.0
 EXPLAINED = 200  # deaths that accounting is asked about
 
 
@@ -36,28 +37,47 @@ def standing(sweep: Sweep) -> list[Status]:
     statuses = [worker.look(folder) for folder in sweep.folders]
     elements = _elements(sweep) if any(not worker.ended(status) for status in statuses) else None
     coming = _coming(sweep, elements or [])
-    at_work = {element.job for element in elements or [] if not element.waits}
+    gone = scheduler.gone([status["owner"] for status in statuses if status["owner"]])
+    speaks = _speaks_again(
+        [folder for folder, status in zip(sweep.folders, statuses, strict=True) if _silence(status) > STALLED_SECONDS]
+    )
     silent = []
     for folder, status in zip(sweep.folders, statuses, strict=True):
         owner = status["owner"]
-        if owner and elements is not None and owner.get("job") and owner["job"] not in at_work:
+        if owner and owner.get("job") in gone:
             owner = status["owner"] = None
-            status |= {"state": store.STOPPED, "silent": True}
-        status["note"] = _judge(status, owner, str(folder) in coming)
+            cancelled = (folder / worker.CANCEL).exists()
+            status |= {"state": CANCELLED} if cancelled else {"state": store.STOPPED, "silent": True}
+        status["note"] = _judge(status, owner, str(folder) in coming, folder in speaks)
         if status["state"] == store.STOPPED and status.get("silent"):
             silent.append((folder, status))
-    _explain(silent, elements is not None)
+    _explain(silent)
     return statuses
 
 
-def _judge(status: Status, owner: dict[str, Any] | None, coming: bool) -> str:
+def _silence(status: Status) -> float:
+    """Seconds since the owner of a run, if it has one, spoke, by the two machines' clocks."""
+    if not (owner := status["owner"]):
+        return 0.0
+    return store.now() - max(status.get("heartbeat") or 0.0, owner.get("time") or 0.0)
+
+
+def _speaks_again(folders: Sequence[Path]) -> set[Path]:
+    """Of runs on other nodes whose last word looks old, those that say something new: a clock is wrong, not the run."""
+    away = [folder for folder in folders if (lease.last(folder) or {}).get("node") != lease.node()]
+    before = [lease.heartbeat(folder) for folder in away]
+    if away:
+        time.sleep(SECOND_LOOK_SECONDS)
+    return {folder for folder, said in zip(away, before, strict=True) if lease.heartbeat(folder) != said}
+
+
+def _judge(status: Status, owner: dict[str, Any] | None, coming: bool, speaks: bool) -> str:
     """Set the state that is shown; what there is to add."""
     if status["state"] == store.FAILED:
         return f"{status.get('error_class')}: {status.get('error')}"
     if status["state"] == store.RUNNING and owner:
-        heard = max(status.get("heartbeat") or 0.0, owner.get("time") or 0.0)
         note = f"{duration(status.get('eta_s'))} left" if status.get("pid") == owner.get("pid") else "starting"
-        if (silence := store.now() - heard) > STALLED_SECONDS:
+        if (silence := _silence(status)) > STALLED_SECONDS and not speaks:
             status["state"] = STALLED
             where = f"process {owner.get('pid', '?')} on {owner.get('node', '?')}"
             return f"not heard of for {duration(silence)}: {where}{_of_job(owner)}"
@@ -65,6 +85,8 @@ def _judge(status: Status, owner: dict[str, Any] | None, coming: bool) -> str:
     if status["state"] == store.STOPPED and (status.get("error_class") in (PREEMPTED, TIMEOUT)):
         status["state"] = status["error_class"]
         return f"saved at step {status.get('step', 0)}; " + ("in the queue again" if coming else "resume goes on")
+    if status["state"] == store.STOPPED and status.get("error_class") in worker.FAULTS:
+        return f"{status['error_class']}: {status.get('error')}; resume goes on"
     if coming and status["state"] in (store.STOPPED, store.PLANNED):
         step = status.get("step") if status["state"] == store.STOPPED else None
         status["state"] = QUEUED
@@ -79,18 +101,19 @@ def _elements(sweep: Sweep) -> list[scheduler.Element] | None:
     """What waits or runs on SLURM; None where this sweep never went there, or squeue does not answer."""
     if next(sweep.jobs_folder.glob("*/launch.json"), None) is None:
         return None
-    return scheduler.queue(submit.job_name(sweep))
+    return submit.live(sweep)
 
 
 def _coming(sweep: Sweep, elements: Sequence[scheduler.Element]) -> set[str]:
     """Folders that a live element has on its list."""
-    specs = [submit.read_spec(sweep.jobs_folder, comment) for comment in {element.comment for element in elements}]
+    comments = {element.comment for element in elements if element.comes}
+    specs = [submit.read_spec(sweep.jobs_folder, comment) for comment in comments]
     return {folder for spec in specs for folder in spec.get("folders", ())}
 
 
-def _explain(silent: list[tuple[Path, Status]], on_slurm: bool) -> None:
+def _explain(silent: list[tuple[Path, Status]]) -> None:
     """Add what accounting knows of processes that died without a word."""
-    records = [(lease.last(folder) or {}, status) for folder, status in silent[:EXPLAINED]] if on_slurm else []
+    records = [(lease.last(folder) or {}, status) for folder, status in silent[:EXPLAINED]]
     jobs = {record["job"] for record, _ in records if record.get("job")}
     ends = scheduler.deaths(sorted(jobs)) if jobs else {}
     for record, status in records:

@@ -1,8 +1,8 @@
 """Submit a sweep to SLURM: one array per shape of resources, of identical elements that take runs until none is left.
 
 What is submitted is written down in `.jobs/LAUNCH/` of the sweep: submitit's files, per shape a JSON with what its
-elements need, and launch.json. An array carries the sweep in its name and LAUNCH/SHAPE in its comment, so that squeue
-finds what a launcher submitted that died before it could write that down.
+elements need, and launch.json with the numbers of the jobs. An array carries the sweep in its name and LAUNCH/SHAPE in
+its comment, so that squeue finds what a launcher submitted that died before it could write that down.
 """
 
 import contextlib
@@ -13,13 +13,13 @@ import os
 import re
 import shlex
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from engine import store
 from engine.errors import CLUSTER, OUTPUT, Refusal
-from slurm import scheduler
+from slurm import nodes, scheduler
 from slurm.clusters import Resources
 from slurm.scheduler import Element
 from slurm.sweep import Sweep
@@ -64,6 +64,23 @@ def job_name(sweep: Sweep) -> str:
     return f"softmlp-{sweep.name}-{hashlib.sha256(str(sweep.folder).encode()).hexdigest()[:8]}"
 
 
+def live(sweep: Sweep) -> list[Element] | None:
+    """The elements of a sweep that wait or run; None where squeue does not answer.
+
+    Which launch an element belongs to is told by launch.json, as some sites write comments of their own into jobs, and
+    by the comment where a launcher died before it could note the job.
+    """
+    found = scheduler.queue(job_name(sweep))
+    if not found:
+        return found
+    known: dict[str, str] = {}
+    for path in sweep.jobs_folder.glob("*/launch.json"):
+        with contextlib.suppress(Refusal):
+            jobs = store.read_json(path).get("jobs", ())
+            known |= {job["id"]: f"{path.parent.name}/{job['key']}" for job in jobs if "key" in job}
+    return [replace(element, comment=known.get(element.job.partition("_")[0], element.comment)) for element in found]
+
+
 def missing(shape: Shape, live: Iterable[Element], jobs: Path, renewed: Collection[str]) -> int:
     """Elements to add so that each run of a shape that is left finds one, beside those that wait or run already.
 
@@ -74,6 +91,8 @@ def missing(shape: Shape, live: Iterable[Element], jobs: Path, renewed: Collecti
     left, covered, there = set(shape.folders), set(), 0
     known: dict[str, set[str]] = {}
     for element in live:
+        if not element.comes:
+            continue
         if element.comment not in known:
             known[element.comment] = set(read_spec(jobs, element.comment).get("folders", ())) & left
         theirs = known[element.comment] if element.waits else known[element.comment].difference(renewed)
@@ -114,13 +133,20 @@ class Launch:
         self.sweep, self.name, self.how, self.code = sweep, name, how, code
         self.folder = sweep.jobs_folder / name
         self.record = {"time": store.now(), "jobs": [], "how": how, **note}
+        self.exclude = nodes.known(sweep.jobs_folder)
         if "%" in str(self.folder):
             raise Refusal(f"{self.folder}: SLURM replaces % in names of files; set SOFTMLP_RESULTS to another folder")
 
     def check(self, shape: Shape, elements: int) -> None:
         """Raises Refusal (CLUSTER), in sbatch's words, where it would not take this shape."""
-        with _outside_jobs():
-            scheduler.test_only(self._executor(shape, elements)._make_submission_file_text("true", ""))
+        try:
+            with _outside_jobs():
+                scheduler.test_only(self._executor(shape, elements)._make_submission_file_text("true", ""))
+        except Refusal:
+            if not self.exclude:
+                raise
+            self.exclude = {}  # it may be that no other node is left
+            self.check(shape, elements)
 
     def submit(self, shape: Shape, elements: int) -> Submitted:
         """One array of so many elements, or of as many as the cluster lets a user have.
@@ -137,8 +163,11 @@ class Launch:
             raise Refusal(line, OUTPUT) from None
         spec = self.folder / f"shape-{shape.key}.json"
         how = {"threads": max(1, resources.cpus // resources.pack), **self.how}
+        if resources.gpus and how.get("device", "auto") == "auto":
+            how["device"] = "cuda"  # a job that was given a GPU must not train on the CPU because that is broken
         limits = resources.model_dump(include={"pack", "timeout_min"}) | {"signal_delay_s": resources.warning_s}
-        store.write_json(spec, {"folders": shape.folders, "how": how, "launch": self.name, **limits})
+        who = {"launch": self.name, "name": job_name(self.sweep), "probes": list(self.sweep.probes)}
+        store.write_json(spec, {"folders": shape.folders, "how": how, **who, **limits})
         store.write_json(self.folder / "launch.json", self.record)
         elements = min(elements, scheduler.max_array_size())
         while True:
@@ -157,7 +186,8 @@ class Launch:
                     raise Refusal(f"SLURM refused: {line}; see python scripts/sweep.py doctor", CLUSTER) from None
                 elements = math.ceil(elements / 2)  # MaxSubmitJobs of user, account or QOS; it does not say how many
         submitted = Submitted(jobs[0].job_id.partition("_")[0], elements, shape)
-        self.record["jobs"].append({"id": submitted.job, "elements": elements, "shape": resources.model_dump()})
+        noted = {"id": submitted.job, "elements": elements, "key": shape.key, "shape": resources.model_dump()}
+        self.record["jobs"].append(noted)
         store.write_json(self.folder / "launch.json", self.record)
         return submitted
 
@@ -179,6 +209,7 @@ class Launch:
             teardown=list(TEARDOWN),
             stderr_to_stdout=True,
             wckey=None,
+            exclude=",".join(self.exclude) or None,
             additional_parameters={"requeue": True},
             # srun does not take over sbatch's --cpus-per-task since SLURM 22.05.
             srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={given.cpus}"],

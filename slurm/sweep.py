@@ -121,7 +121,7 @@ def load(name: str) -> Sweep:
                     raise Refusal(f"two different runs have the signature {item.signature}; change one a little")
                 dropped += 1
         needs = tuple(_needs(module, run) for run in found.values()) if hasattr(module, "resources") else ()
-        probes = tuple(getattr(module, "PROBES", ()))
+        probes = _probes(getattr(module, "PROBES", ()))
         contrasts = _contrasts(getattr(module, "CONTRASTS", {}), found.values())
     if not found:
         raise Refusal(f"sweep {path.stem}: runs() gave no run ({path})")
@@ -158,6 +158,13 @@ def _needs(module: types.ModuleType, run: Run) -> dict[str, Any]:
             raise Refusal(f"resources(): {unknown('resource', str(key), clusters.OF_A_RUN)}")
     clusters.make(given, "resources()")
     return given
+
+
+def _probes(given: Any) -> tuple[str, ...]:
+    """PROBES, checked for its form; whoever may import the probes checks the names (scripts/sweep.py)."""
+    if not isinstance(given, (list, tuple)) or not all(isinstance(name, str) for name in given):
+        raise Refusal(f'PROBES must be a list of names, as ["shift"], and is {_short(given)}')
+    return tuple(given)
 
 
 def _contrasts(given: Any, runs: Iterable[Run]) -> dict[str, dict[str, float]]:

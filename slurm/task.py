@@ -6,7 +6,8 @@ before preemption or the time limit: save, requeue the element, leave. SIGTERM: 
 otherwise save and leave; whoever sent it decides what becomes of the job.
 
 An element of one task starts its workers as processes of their own: one that crashes takes neither its neighbours nor
-the element with it, and is replaced. Where several tasks train a run together, each is a worker itself.
+the element with it, and is replaced. Where the machine is at fault again and again, the element ends, and the rest of
+the array leaves its node alone (slurm/nodes.py). Where several tasks train a run together, each is a worker itself.
 Nothing heavy is imported at the top: a signal that arrives during slow imports would kill the process.
 """
 
@@ -19,18 +20,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from engine import distributed
-from engine.errors import PREEMPTED, STOPPED, TERMINATED, TIMED_OUT, Refusal
+from engine import distributed, lease
+from engine.errors import OUTSIDE, PREEMPTED, STOPPED, TERMINATED, TIMED_OUT, Refusal
 from engine.signals import INTERRUPTED, Stop
-from slurm import scheduler, worker
+from slurm import nodes, scheduler, worker
 
 CODES = {signal.SIGUSR2: PREEMPTED, signal.SIGTERM: TERMINATED, signal.SIGINT: INTERRUPTED}
 EARLY_SECONDS = 75  # SLURM may announce the time limit a minute earlier than it was asked to
 BARREN = 3  # workers in a row that died before any run was taken: then it is not the runs
+MAX_FAULTS = 2  # of the machine, in a row and without a step gained, that a place of an element puts up with
 TICK_SECONDS = 0.2
 _END = "SOFTMLP_END"  # when the job's time is over, by the monotonic clock of this machine
 _PR_SET_PDEATHSIG = 1
@@ -61,7 +64,10 @@ def element(path: Path) -> int:
             leftover.unlink(missing_ok=True)
         together = distributed.launched()
         code = _train_together(spec, stop) if together else _supervise(path, spec, stop)
-        lost = together and code == STOPPED  # another task died; whoever is left asks for a new start
+        if together and code in OUTSIDE:
+            nodes.leave(path, code)
+        # Another task died; whoever is left asks for a new start, unless it was the machine.
+        lost = together and code == STOPPED and not nodes.left(path.parent, scheduler.own_job())
         if lost or (code in (PREEMPTED, TIMED_OUT) and os.environ.get("SLURM_PROCID", "0") == "0"):
             scheduler.requeue_self()
     return STOPPED if code in (PREEMPTED, TIMED_OUT) else code
@@ -72,7 +78,8 @@ def _supervise(path: Path, spec: dict[str, Any], stop: Stop) -> int:
     gpus = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
     folders = [Path(folder) for folder in spec["folders"]]
     workers = {slot: _start(path, slot, gpus) for slot in range(spec["pack"])}
-    began, barren, told = time.time(), 0, 0
+    began, barren, told, broken = time.time(), 0, 0, 0
+    faults: Counter[int] = Counter()
     while workers:
         if stop() and not told:
             told = stop()
@@ -84,13 +91,30 @@ def _supervise(path: Path, spec: dict[str, Any], stop: Stop) -> int:
             del workers[slot]
             if code == 0 or told:
                 continue
-            barren = 0 if worker.last_claim(folders) >= began else barren + 1
             print(f"softmlp: worker {process.pid} ended with {code}", flush=True)
-            if barren < BARREN:
+            if code in OUTSIDE:
+                faults[slot] += 1
+                broken = code if faults[slot] == MAX_FAULTS else broken
+                goes_on = faults[slot] < MAX_FAULTS
+            else:
+                barren = 0 if worker.last_claim(folders) >= began else barren + 1
+                goes_on = barren < BARREN
+            if goes_on:
                 began = time.time()
                 workers[slot] = _start(path, slot, gpus)
         time.sleep(TICK_SECONDS)
+    if broken and not told:
+        if not _gained(folders):
+            nodes.leave(path, broken)
+        return broken
     return _reason(stop, spec)() if told else int(barren >= BARREN)
+
+
+def _gained(folders: list[Path]) -> bool:
+    """Whether this job got any of these runs further: then it is not the machine as a whole."""
+    last = [(folder, lease.last(folder) or {}) for folder in folders]
+    mine = [(folder, record) for folder, record in last if record.get("job") == scheduler.own_job()]
+    return any((worker.look(folder).get("step") or 0) > record.get("step", 0) for folder, record in mine)
 
 
 def _start(path: Path, slot: int, gpus: list[str]) -> subprocess.Popen:
@@ -98,14 +122,16 @@ def _start(path: Path, slot: int, gpus: list[str]) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-u", "-m", "slurm.task", str(path), str(os.getpid())], env=env)
 
 
-def _work(path: Path, parent: int) -> None:
-    """One worker of an element."""
+def _work(path: Path, parent: int) -> int:
+    """One worker of an element; the code of a fault of this machine, 0 for any other end."""
     with Stop().on(CODES) as stop:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:
-            return
+            return 0
         spec = json.loads(path.read_text())
-        worker.drain([Path(folder) for folder in spec["folders"]], spec["how"], spec["launch"], _reason(stop, spec))
+        folders, probes = [Path(folder) for folder in spec["folders"]], spec.get("probes", ())
+        code = worker.drain(folders, spec["how"], spec["launch"], _reason(stop, spec), probes)
+        return 0 if stop() else code
 
 
 def _train_together(spec: dict[str, Any], stop: Stop) -> int:
@@ -141,4 +167,4 @@ def _end(timeout_min: float) -> float:
 
 
 if __name__ == "__main__":
-    _work(Path(sys.argv[1]), int(sys.argv[2]))
+    sys.exit(_work(Path(sys.argv[1]), int(sys.argv[2])))

@@ -208,14 +208,14 @@ def test_cancelled_runs_are_left_out_until_they_are_asked_for(two, digits):
 def test_a_run_reserved_for_a_launch_is_left_to_it_until_that_is_gone(two, digits):
     store.make_folder(two.runs[0], two.folders[0])
     store.write_json(two.folders[0] / "status.json", {"state": "planned", "reserved": "big"})
-    assert worker._next(list(two.folders), "small") == two.folders[1]
-    assert worker._next(list(two.folders), "big") == two.folders[0]
+    assert worker._next(list(two.folders), "small")[0] == two.folders[1]
+    assert worker._next(list(two.folders), "big")[0] == two.folders[0]
     launch._release(two, {0, 1}, set(), there={"big"})
-    assert worker._next(list(two.folders), "small") == two.folders[1]
+    assert worker._next(list(two.folders), "small")[0] == two.folders[1]
     launch._release(two, {0, 1}, set(), there={"other"}, owner="bigger")
-    assert worker._next(list(two.folders), "small") is None
+    assert worker._next(list(two.folders), "small") == (None, False)
     launch._release(two, {0, 1}, set())
-    assert worker._next(list(two.folders), "small") == two.folders[0]
+    assert worker._next(list(two.folders), "small")[0] == two.folders[0]
     assert states_of(two) == ["planned", "planned"]
     store.write_json(two.folders[0] / "status.json", {"state": "done"})
     store.write_json(two.folders[1] / "status.json", {"state": "failed"})

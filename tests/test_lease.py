@@ -1,6 +1,5 @@
 """Two attempts of one run never write at once: claims, takeovers and the fence, with real processes."""
 
-import json
 import multiprocessing
 import os
 import signal

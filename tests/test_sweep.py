@@ -164,11 +164,11 @@ def test_the_next_run_is_one_that_nobody_has(write, results):
     with lease.own(held):
         assert worker.look(held)["owner"]["pid"] == os.getpid()
         assert worker.look(held)["state"] == "running", "before it has said a word itself"
-        assert worker._next(left, "") == free
+        assert worker._next(left, "") == (free, False)
     assert left == [held, free], "what ended is not looked at again"
-    assert worker._next(left, "") == held
+    assert worker._next(left, "") == (held, False)
     (held / "status.json").write_text("{")  # damaged: not to be trained over
-    assert worker._next(left, "") == free
+    assert worker._next(left, "") == (free, False)
 
 
 @pytest.mark.parametrize(
