@@ -3,9 +3,10 @@
 python scripts/tune.py --arch mixer_s16 bmlp_1m --dataset cifar10 --grid lr=1e-4,1e-3,1e-2 weight_decay=0,0.05
 python scripts/tune.py --arch mixer_1m --dataset cifar10 --search random --grid lr=1e-4:1e-2 --trials 20
 
-The runs are a sweep, which scripts/sweep.py status, logs, cancel and collect know by its name. Repeat the command to go
-on after whatever stopped it. It ends with the best cell of each model, a map of all, and the line to train with. The
-test images are not touched.
+The runs are a sweep, which scripts/sweep.py status, logs, cancel and collect know by its name. On SLURM the command
+returns at once; with --search optuna it waits for each round, and goes on to the end. Repeat it to go on after whatever
+stopped it. It ends with the best cell of each model, a map of all, and the line to train with. The test images are not
+touched.
 """
 
 import argparse
@@ -29,7 +30,10 @@ HOLDOUT = 0.1
 def main() -> int | None:
     given = parse()
     asked, how = search_of(given)
-    sweep, statuses = tune.search(asked, train_by(given, how))
+    train = train_by(given, how)
+    if asked.kind == "optuna":  # each round is asked for when the one before has ended, also on a cluster
+        train = tune.waiting(train, is_live)
+    sweep, statuses = tune.search(asked, train)
     rows = tune.outcomes(asked, sweep, statuses)
     code = tell(asked, sweep, rows, given.train_epochs, how)
     if left := sum(row["state"] not in ("done", "failed", "cancelled") for row in rows):
@@ -93,6 +97,14 @@ def train_by(given: argparse.Namespace, how: How) -> Callable[[Sweep], list[dict
         return launch(sweep, fields, retry=given.retry, **where)
 
     return train
+
+
+def is_live(sweep: Sweep) -> bool | None:
+    """Whether jobs of a sweep wait or run on SLURM; None where it does not answer."""
+    from slurm import submit
+
+    found = submit.live(sweep)
+    return None if found is None else bool(found)
 
 
 def tell(asked: Search, sweep: Sweep, rows: list[dict[str, Any]], epochs: int | None, how: How) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from engine import store
+from engine import locks, store
 from engine.run import DATA_DIR
 from slurm import clusters, local, scheduler
 
@@ -58,7 +58,9 @@ def _slurm() -> Iterator[Finding]:
     if not scheduler.answers():
         conf = os.environ.get("SLURM_CONF", "/etc/slurm/slurm.conf")
         yield Finding(
-            "SLURM", "no controller answers; --cluster auto trains here", f"is slurmctld up? is {conf} right?"
+            "SLURM",
+            "no controller answers; --cluster auto refuses",
+            f"--cluster local, or: is slurmctld up? is {conf} right?",
         )
         return
     config = scheduler.config()
@@ -134,6 +136,39 @@ def _disk() -> Iterator[Finding]:
         except OSError as error:
             words, fix = f"{folder}: cannot be written ({error.strerror})", f"set SOFTMLP_{what.upper()}"
         yield Finding(what, words, fix)
+        if what == "results" and not fix:
+            yield _locks(there)
+
+
+def _locks(folder: Path) -> Finding:
+    """Whether the file system of the results can do what keeps two processes from one run."""
+    lacking = []
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".doctor-") as place:
+            first, second = Path(place, "first"), Path(place, "second")
+            with first.open("w") as file:
+                began = time.time()
+                file.write("x")
+                file.flush()
+                os.fsync(file.fileno())
+                skew = first.stat().st_mtime - (began + time.time()) / 2
+                flock = locks.lock(file) is True
+            for what, act in (
+                ("hard links", lambda: os.link(first, second)),
+                ("renaming", lambda: first.replace(second)),
+            ):
+                try:
+                    act()
+                except OSError as error:
+                    lacking.append(f"{what} ({error.strerror})")
+    except OSError as error:
+        return Finding("locks", f"cannot be tried in {folder}: {error.strerror}", "set SOFTMLP_RESULTS")
+    words = f"flock {'works' if flock else 'is refused: the processes themselves are looked up instead'}"
+    words += f"; clock of the file server {skew:+.1f} s from this machine's"
+    if lacking:
+        return Finding("locks", f"{words}; no {', '.join(lacking)}", "no run can be claimed: set SOFTMLP_RESULTS")
+    late = "runs cope, times shown are wrong: ask for NTP" if abs(skew) > 5 else ""
+    return Finding("locks", f"{words}; hard links and renaming work", late)
 
 
 def _profiles() -> Finding:

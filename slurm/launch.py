@@ -156,6 +156,8 @@ def _submit(
     _tell_of_gpus(sweep, how, [shape.resources for shape, _ in todo])
     _prepare([sweep.runs[index] for index in sorted(chosen)], how)
     _release(sweep, chosen, renewed, there, name if alone else None)
+    if keep_code and (jobs := scheduler.own_jobs()) is not None:
+        snapshot.prune(sweep.folder.parent, jobs, code)
     for shape, count in todo:
         made = launched.submit(shape, count)
         few = f" of {count}, as many as one may have" if made.elements < count else ""

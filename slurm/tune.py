@@ -8,6 +8,7 @@ A search is an ordinary sweep, `tune_HASH`, and its state is that of its runs' f
 
 import random
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from engine import store
 from engine.errors import Refusal
 from engine.run import Run
-from slurm import grid
+from slurm import grid, worker
 from slurm.progress import Status
 from slurm.sweep import Sweep
 
@@ -27,6 +28,8 @@ DIGITS = 3  # significant, of a drawn value
 
 Train = Callable[[Sweep], list[Status]]
 """Trains what is missing; statuses in order. May return before all runs have ended, as on SLURM."""
+POLL_SECONDS = 15.0
+MAX_LAUNCHES = 3  # in a row after which nothing had been gained, before a search is left to its user
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,40 @@ class Search:
         if not all(run.holdout for run in made.runs):
             raise Refusal("tuning without --holdout would choose by the test images; give --holdout 0.1")
         return made
+
+
+def waiting(train: Train, live: Callable[[Sweep], bool | None], say: Callable[[str], None] = print) -> Train:
+    """The same for a search that goes on by itself: it returns once all runs have ended, on SLURM too.
+
+    Where no job of the sweep is left and runs are, it trains again, unless that gained nothing several times.
+
+    Args:
+        live: whether any job of the sweep waits or runs; None where that is not known.
+    """
+
+    def train_and_wait(sweep: Sweep) -> list[Status]:
+        statuses, launches, told = train(sweep), 1, -1
+        before = _gained(statuses)
+        while left := [status for status in statuses if not worker.ended(status)]:
+            if len(left) != told:
+                say(f"{len(statuses) - len(left)} of {len(statuses)} runs have ended; Ctrl-C leaves the jobs going")
+                told = len(left)
+            time.sleep(POLL_SECONDS)
+            statuses = [worker.look(folder) for folder in sweep.folders]
+            if live(sweep) is not False or all(map(worker.ended, statuses)):
+                continue
+            launches = 0 if _gained(statuses) > before else launches
+            if launches >= MAX_LAUNCHES:
+                return statuses
+            before = _gained(statuses)
+            statuses, launches = train(sweep), launches + 1
+        return statuses
+
+    return train_and_wait
+
+
+def _gained(statuses: Sequence[Status]) -> int:
+    return sum((status.get("step") or 0) + worker.ended(status) for status in statuses)
 
 
 def search(given: Search, train: Train) -> tuple[Sweep, list[Status]]:

@@ -348,7 +348,7 @@ def test_without_slurm_a_cluster_is_refused_and_auto_is_this_machine(two, result
         assert ended.returncode == CLUSTER and "no SLURM controller answers" in ended.stderr, ended
         assert ended.stderr.count("\n") == 1 and not results.exists()
     words = ("--data-dir", digits, "--loader", "memory", "--threads", "1")
-    ended = script("launch", tmp_path / "two.py", *words, path=os.environ["PATH"], SLURM_CONF="/nowhere")
+    ended = script("launch", tmp_path / "two.py", *words, path=str(tmp_path))
     assert ended.returncode == 0 and "2 to train, here," in ended.stdout, ended
     assert states_of(two) == ["done", "done"]
     ended = script("resume", tmp_path / "two.py", "--failed", path=str(tmp_path))

@@ -231,6 +231,35 @@ def test_a_launcher_that_returns_early_is_not_waited_for():
     assert {status["state"] for status in statuses} == {"planned"} and {run.epochs for run in sweep.runs} == {3}
 
 
+def test_a_search_on_a_cluster_goes_on_to_its_end_by_itself(monkeypatch):
+    """Launches return at once, jobs train meanwhile; one batch of them is lost, and launched again."""
+    monkeypatch.setattr(tune, "POLL_SECONDS", 0.0)
+    search, lab = asked("optuna", trials=18), Laboratory()
+    launched, lost, said = [], [], []
+
+    def submit(sweep):
+        sweep.make_folder()
+        launched.append(sweep)
+        return [worker.look(folder) for folder in sweep.folders]
+
+    def live(sweep):
+        if len(launched) == 2 and not lost:
+            lost.append(sweep)
+            return False
+        lab(sweep)  # the jobs train
+        return False
+
+    _, statuses = tune.search(search, tune.waiting(submit, live, said.append))
+    assert all(map(worker.ended, statuses)) and lost and len(launched) >= 7, "three steps of two rounds, and one again"
+    expected = told(search)
+    assert not any(state == "RUNNING" for _, _, state, *_ in expected) and len(expected) == 36
+    assert len(lab.trained) == len({run.signature for run in lab.trained}) and said
+    useless = tune.waiting(submit, lambda sweep: False, said.append)
+    launched.clear()
+    useless(replace(search, seed=5).sweep(tune.points(replace(search, kind="random", trials=1, seed=5))))
+    assert len(launched) == tune.MAX_LAUNCHES, "what gains nothing is left to its user"
+
+
 def test_two_processes_do_not_tune_the_same():
     folder = store.results_dir() / asked("optuna").name
     folder.mkdir(parents=True)

@@ -1,0 +1,231 @@
+"""What is not the run's doing, on a real SLURM: runs that other jobs own, nodes that are broken, GPUs that do not work.
+
+A broken node is a stand-in for one call: a `sitecustomize` on the path of the jobs makes the function that profiles a
+model raise CUDA's error on that node. All else is real.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from engine import lease, store
+from engine.errors import CLUSTER, Refusal
+from slurm import clusters, scheduler, states, submit
+from slurm.sweep import load
+from tests.lab import NODES
+from tests.trial import HOW, ROOT, Trial, assert_same
+
+BROKEN = """
+import os, sys
+if os.environ.get("SLURMD_NODENAME") in os.environ.get("BROKEN_NODES", "").split() and "slurm.task" in sys.orig_argv:
+    import engine.train
+    def broken(*args, **kwargs):
+        raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
+    engine.train.profile = broken
+"""
+
+
+def break_nodes(trial: Trial, *nodes: str) -> None:
+    (trial.folder / "path").mkdir()
+    (trial.folder / "path" / "sitecustomize.py").write_text(BROKEN)
+    trial.env |= {"BROKEN_NODES": " ".join(nodes), "PYTHONPATH": f"{trial.folder / 'path'}{os.pathsep}{ROOT}"}
+
+
+# --- runs that another job has ----------------------------------------------------------------------------------------
+
+
+def test_a_launch_leaves_alone_what_another_sweep_or_an_allocation_trains(make_trial, lab, whole):
+    """Two sweeps share a run, and a second one is trained by train.py in an allocation; both have live owners."""
+    first = make_trial(0, name="first")
+    first.launch()
+    first.freeze(0)
+    both = make_trial(0, 1, name="both")
+    both.env["SOFTMLP_RESULTS"] = first.env["SOFTMLP_RESULTS"]
+    with both.here():
+        both.sweep = load(str(both.path))
+        both.folders, both.jobs = both.sweep.folders, both.sweep.jobs_folder
+    run = both.sweep.runs[1]
+    flags = [f"--{key.replace('_', '-')}={value}" for key, value in HOW.items()]
+    store.make_folder(run, both.folders[1])
+    command = ["srun", "-n1", "-c1", sys.executable, ROOT / "scripts/train.py", "-c", both.folders[1] / "args.yaml"]
+    command += [*flags, f"--data-dir={both.data}"]
+    out = (first.folder / "train.txt").open("w")
+    train = subprocess.Popen(command, env=both.env, stdout=out, stderr=out)
+    try:
+        both.freeze(1)
+        assert both.job(1) and both.job(1) != both.job(0)
+        before = [both.attempts(index) for index in (0, 1)]
+        both.launch()
+        with both.here():
+            assert [status["state"] for status in states.standing(both.sweep)] == ["running"] * 2
+        assert [both.attempts(index) for index in (0, 1)] == before, both.story()
+        # Once the allocation is gone, the next launch need not wait.
+        pid = both.owner(1)["pid"]
+        lab.run("scancel", both.job(1))
+        os.kill(pid, signal.SIGKILL)
+        lab.wait_for(lambda: scheduler_lost(both, 1), 60, both.story)
+        with both.here():
+            assert states.standing(both.sweep)[1]["state"] == "stopped"
+        first.thaw(0)
+        both.launch()
+        both.finish(120)
+        assert both.attempts(0) == 1 and both.attempts(1) == 2, both.story()
+        assert_same(both, whole)
+    finally:
+        train.kill()
+        train.wait()
+    lab.wait_idle(60)
+
+
+def scheduler_lost(trial: Trial, index: int) -> bool:
+    with trial.here():
+        return bool(scheduler.gone([trial.owner(index)]))
+
+
+def test_a_users_taste_for_squeue_and_jobs_of_others_tell_nothing(make_trial, lab, monkeypatch):
+    job = lab.run("sbatch", "--parsable", "-o", "/dev/null", "--wrap", "sleep 600").strip()
+    lab.wait_for(lambda: lab.jobs("RUNNING"), 20)
+    mine = {"job": job, "uid": os.getuid(), "cluster": "lab"}
+    with make_trial(0).here(), monkeypatch.context() as patch:
+        patch.setenv("SQUEUE_PARTITION", "high")
+        ended = {**mine, "job": "999_7"}
+        assert scheduler.gone([mine, ended]) == {"999_7"}
+        assert scheduler.gone([{**ended, "uid": os.getuid() + 1}, {**ended, "cluster": "elsewhere"}]) == set()
+        lab.run("scontrol", "suspend", job)
+        assert scheduler.gone([mine]) == set(), "a suspended job lives"
+        lab.run("scontrol", "resume", job)
+        patch.setenv("SLURM_CONF", "/nowhere")
+        patch.setattr(scheduler, "ANSWER_SECONDS", 0.5)
+        assert scheduler.gone([mine, ended]) == set(), "no answer"
+        with pytest.raises(Refusal, match=r"no controller answers; .* --cluster local") as refusal:
+            clusters.pick("auto")
+        assert refusal.value.code == CLUSTER
+    lab.run("scancel", job)
+    lab.wait_idle(30)
+
+
+def test_a_site_that_rewrites_comments_gets_no_duplicates(make_trial, lab):
+    trial = make_trial(0, 1)
+    lab.close_to_jobs(*NODES)
+    trial.launch()
+    jobs = {job.id.partition("_")[0] for job in lab.jobs("PENDING")}
+    for job in jobs:
+        lab.run("scontrol", "update", f"JobId={job}", "Comment=project42")
+    trial.launch()
+    assert len(lab.jobs("PENDING")) == 2, trial.story()
+    with trial.here():
+        assert {status["state"] for status in states.standing(trial.sweep)} == {"queued"}
+    lab.run("scancel", *jobs)
+    lab.open_to_jobs()
+    lab.wait_idle(30)
+
+
+def test_an_element_that_completes_is_live_and_takes_nothing_more(tmp_path):
+    element = scheduler.Element("1", "COMPLETING", "", "")
+    assert element.state in scheduler.LIVE and not element.comes and not element.waits
+    assert not scheduler.Element("1", "SUSPENDED", "", "").waits
+    shape = submit.Shape(clusters.Resources(), ("a",))
+    assert submit.missing(shape, [element], tmp_path, ()) == 1
+
+
+# --- machines that are broken -----------------------------------------------------------------------------------------
+
+
+def test_a_node_on_which_every_run_fails_ends_alone(make_trial, lab, whole):
+    """Four runs; the first node is broken. All are trained on the others, none fails, and the node is left alone."""
+    trial = make_trial(0, 1, 2, 3)
+    break_nodes(trial, NODES[0])
+    trial.launch(cpus=4, array_parallelism=3)
+    trial.finish(150)
+    assert trial.states() == ["done"] * 4, trial.story()
+    assert {trial.owner(index)["node"] for index in range(4)} <= {*NODES[1:]}
+    lab.wait_idle(60)
+    said = "".join(path.read_text() for path in trial.jobs.glob("*/*.out"))
+    assert said.count(f"{NODES[0]} trains nothing more of this sweep") == 1, said
+    assert f"fault of {NODES[0]}: RuntimeError: CUDA error: uncorrectable ECC" in said
+    assert_same(trial, whole)
+
+
+def test_the_only_run_of_a_broken_node_is_stopped_and_goes_on_elsewhere(make_trial, lab, whole):
+    trial = make_trial(0)
+    break_nodes(trial, NODES[0])
+    lab.close_to_jobs(*NODES[1:])
+    trial.launch()
+    lab.wait_idle(90)
+    status = store.read_json(trial.folders[0] / "status.json")
+    assert (status["state"], status["error_class"], status["exit_code"]) == ("stopped", "machine", 79), trial.story()
+    assert len(list(trial.jobs.glob(f"*/node-{NODES[0]}.json"))) == 1
+    table = trial.script("status")
+    assert "CUDA error: uncorrectable ECC" in table.replace("\n", "") and "1 stopped" in table
+    lab.open_to_jobs()
+    said = trial.script("launch", "--no-snapshot")
+    assert f"without {NODES[0]}, which had a fault" in said, said
+    trial.finish(90)
+    assert trial.owner(0)["node"] != NODES[0]
+    assert_same(trial, whole)
+    lab.wait_idle(60)
+
+
+def test_a_run_that_breaks_on_every_node_fails_alone(make_trial, tmp_path):
+    """Faults on two nodes are the run's: otherwise it would take one node after another out of the sweep."""
+    from slurm import worker
+
+    trial = make_trial(0)
+    folder = trial.folders[0]
+    store.make_folder(trial.sweep.runs[0], folder)
+    for node in NODES[:2]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SLURMD_NODENAME", node)
+            with lease.own(folder, "launch") as mine:
+                mine.record["fault"] = True
+                status = {"state": "stopped", "error_class": "machine", "error": "CUDA error: illegal", "step": 0}
+                store.write_json(folder / "status.json", status)
+    worker.drain([folder], {}, "launch", lambda: 0)
+    status = store.read_status(folder)
+    assert (status["state"], status["error_class"]) == ("failed", "machine")
+    assert f"on {NODES[0]} and {NODES[1]} alike, so it is the run: CUDA error: illegal" in status["error"]
+
+
+def test_a_gpu_that_was_asked_for_and_does_not_work_is_no_cpu(make_trial, lab):
+    """The nodes of the lab pretend to have GPUs, so SLURM gives one and torch sees none."""
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU, which would work")
+    trial = make_trial(0)
+    said = trial.script("launch", "--no-snapshot")
+    assert "warning: nodes here have GPUs (gpu:2), and these jobs ask for none; --gpus 1 does" in said, said
+    trial.finish(90)
+    asks = make_trial(1, name="asks")
+    said = asks.script("launch", "--no-snapshot", "--gpus", "1")
+    assert "warning" not in said
+    lab.wait_idle(90)
+    status = store.read_json(asks.folders[0] / "status.json")
+    assert (status["state"], status["error_class"]) == ("stopped", "machine"), asks.story()
+    assert "a GPU was asked for, but torch sees none on 127.0.0." in status["error"]
+    assert not (asks.folders[0] / "summary.csv").exists()
+
+
+# --- probes as work of the queue --------------------------------------------------------------------------------------
+
+
+def test_probes_are_measured_by_the_jobs(make_trial, lab):
+    trial = make_trial(0, 1, rest="PROBES = ['shift']")
+    trial.launch()
+    trial.finish(120)
+    lab.wait_idle(120)
+    for folder in trial.folders:
+        assert store.read_json(folder / "probes" / "shift.json")["values"], trial.story()
+    first = trial.folders[0] / "probes" / "shift.json"
+    before = first.read_bytes()
+    first.unlink()
+    submitted = len(lab.jobs())
+    said = trial.script("launch", "--no-snapshot")
+    assert "2 of 2 runs done, 1 to probe on slurm" in said and "1 finished runs are probed by the jobs" in said, said
+    lab.wait_idle(120)
+    assert len(lab.jobs()) == submitted + 1 and first.read_bytes() == before
+    said = trial.script("launch", "--no-snapshot")
+    assert "report:" in said and "probes:" not in said, said
