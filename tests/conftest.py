@@ -12,6 +12,7 @@ from engine.run import How, Run, make_how, make_run
 from engine.store import csv_text, folder_of, make_folder, write_bytes, write_json
 from tests.lab import Lab, missing
 from tests.reports import LEVELS, write_run
+from tests.rerun import pytest_runtest_logreport, pytest_runtest_protocol, pytest_terminal_summary  # noqa: F401
 
 
 @pytest.fixture(scope="session")
