@@ -48,6 +48,7 @@ class Workers:
         self.executor.update_parameters(timeout_min=TIMEOUT_MIN, stderr_to_stdout=True)
         self.jobs: list[tuple[Any, float]] = []
         self.barren = 0
+        self.probed: set[Path] = set()
 
     def refill(self, statuses: list[Status]) -> None:
         """Start workers while places are free and runs wait that nobody is about to take."""
@@ -68,7 +69,12 @@ class Workers:
 
     def to_probe(self, statuses: list[Status]) -> list[Path]:
         """Runs to be probed, once none waits to be trained."""
-        return [] if any(map(worker.waits, statuses)) else probing.left(self.sweep.folders, self.sweep.probes)
+        if any(map(worker.waits, statuses)) or not self.sweep.probes:
+            return []
+        done = {f for f, status in zip(self.sweep.folders, statuses, strict=True) if status["state"] == store.DONE}
+        left = probing.left(sorted(done - self.probed), self.sweep.probes)
+        self.probed = done.difference(left)
+        return left
 
     def stop(self) -> None:
         """Ask all workers of the sweep to save and leave, and wait until they have. A second Ctrl-C kills them."""
