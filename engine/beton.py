@@ -168,7 +168,7 @@ def check(path: Path, dataset: str, img_size: int, *, always_hash: bool = False)
     for key, wanted in (("dataset", dataset), ("img_size", img_size)):
         if facts[key] != wanted:
             raise Refusal(f"{path} was written for {key} {facts[key]}, not {wanted}; {again}", DATA)
-    fault = structure_fault(path)
+    fault = _fault(path, facts)
     if not fault and path.stat().st_size != facts["size"]:
         fault = f"it has {path.stat().st_size} bytes instead of {facts['size']}"
     if not fault and path.name != path_of(dataset, facts["split"], img_size, path.parent).name:
@@ -246,6 +246,19 @@ def require_same_classes(train: Path, val: Path) -> None:
             f"{len(others)} classes, not {len(names)}" if i is None else f"class {i} '{others[i]}', not '{names[i]}'"
         )
         raise Refusal(f"{val} has {differ} as {train.name}; write it again: rm {val}; {again}", DATA)
+
+
+def _fault(path: Path, facts: dict[str, Any]) -> str | None:
+    """What is wrong with the structure of a .beton, or contradicts its JSON."""
+    try:
+        layout = read_layout(path)
+    except ValueError as error:
+        return str(error)
+    if len(layout.labels) != facts["samples"]:
+        return f"it has {len(layout.labels)} images, and its JSON says {facts['samples']}"
+    if layout.labels.min() < 0 or layout.labels.max() >= facts["num_classes"]:
+        return f"its labels are {layout.labels.min()} to {layout.labels.max()}, of {facts['num_classes']} classes"
+    return None
 
 
 def structure_fault(path: Path) -> str | None:

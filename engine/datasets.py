@@ -224,7 +224,7 @@ def check_folders(name: str, splits: Sequence[str], data_dir: Path) -> None:
         elif split in splits and dataset is not None and len(own) != dataset.num_classes:
             raise ValueError(
                 f"{folder} has {len(own)} classes and {name} {dataset.num_classes}, so that labels would be other "
-                "classes; name it as a data set of its own, --dataset imagefolder/NAME"
+                "classes; name another --raw-dir, or for a data set of your own --dataset imagefolder/NAME"
             )
         known = own if known is None else known
 

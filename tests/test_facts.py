@@ -92,6 +92,20 @@ def test_a_file_under_the_name_of_the_other_split_is_refused(copy):
         beton.check(copy, "digits", 8)
 
 
+@pytest.mark.parametrize(
+    "fields, words",
+    [
+        ({"samples": 499}, "it has 500 images, and its JSON says 499"),
+        ({"num_classes": 9, "classes": list("abcdefghi")}, "its labels are 0 to 9, of 9 classes"),
+    ],
+)
+def test_a_json_that_contradicts_its_file_is_refused(copy, fields, words):
+    change(copy, **fields)
+    with pytest.raises(Refusal, match=words) as caught:
+        beton.check(copy, "digits", 8)
+    assert caught.value.code == DATA and f"rm {copy}; python scripts/make_beton.py" in str(caught.value)
+
+
 def test_an_older_json_is_accepted_where_classes_are_those_of_the_table(copy):
     for split in ("train", "val"):
         change(copy.with_name(f"digits_{split}_8.beton"), **dict.fromkeys(OLD, ...))
