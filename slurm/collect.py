@@ -57,7 +57,7 @@ def collect(sweep: Sweep) -> list[Path]:
     written = []
     for name, new in tables.items():
         keys = ("signature", "epoch") if name == "epochs.csv" else ("signature", "probe", "key")
-        merged = new if name == "runs.csv" else _merge(before[name], new, keys)
+        merged = new if name == "runs.csv" else _merge(before[name], new, keys, [row["signature"] for row in rows])
         if merged:
             store.write_bytes(sweep.folder / name, _text(merged).encode())
             written.append(sweep.folder / name)
@@ -91,10 +91,12 @@ def _check_scheme(sweep: Sweep, before: list[dict[str, Any]], rows: list[dict[st
         raise Refusal(f"{path} is kept: {words}; move it away, or collect into another folder: SOFTMLP_RESULTS")
 
 
-def _merge(before: list[dict[str, Any]], new: list[dict[str, Any]], keys: tuple[str, ...]) -> list[dict[str, Any]]:
-    """New rows, and those of before that have no new counterpart, each run's together."""
+def _merge(
+    before: list[dict[str, Any]], new: list[dict[str, Any]], keys: tuple[str, ...], order: list[str]
+) -> list[dict[str, Any]]:
+    """New rows, and those of before that have no new counterpart, run after run in this order of signatures."""
     there = {tuple(str(row[key]) for key in keys) for row in new}
-    rows: dict[str, list[dict[str, Any]]] = {}
+    rows: dict[str, list[dict[str, Any]]] = {signature: [] for signature in order}
     for row in [*new, *(row for row in before if tuple(row[key] for key in keys) not in there)]:
         rows.setdefault(row["signature"], []).append(row)
     return [row for group in rows.values() for row in group]

@@ -88,7 +88,7 @@ def _here(sweep: Sweep, how: dict[str, Any], cluster: str, slots: int | None, ki
         whole = progress.Watch(sweep)
         if not chosen:
             return whole.look()
-        if importlib.util.find_spec("torch") is None:
+        if not _has_torch():
             raise Refusal("training on this machine needs torch, which is not installed; make setup does it", MACHINE)
         _prepare([sweep.runs[index] for index in chosen], how)
         _release(sweep, chosen, renewed)
@@ -278,6 +278,14 @@ def _prepare(left: list[Run], how: dict[str, Any]) -> None:
     for run in left:
         if not (store.folder_of(run, results) / "args.yaml").exists():  # otherwise the worker compares it
             store.make_folder(run, store.folder_of(run, results))
+
+
+def _has_torch() -> bool:
+    """Whether torch is installed, without the seconds that importing it takes."""
+    try:
+        return importlib.util.find_spec("torch") is not None
+    except ImportError:
+        return False
 
 
 def _lacking_torch() -> str | None:

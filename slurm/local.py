@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import lease, store
-from engine.errors import BUSY, CLASSES, OUTSIDE, Refusal
+from engine.errors import BUSY, CLASSES, OUTSIDE, STOPPED, Refusal
 from engine.signals import Stop
 from slurm import claims, probing, scheduler, worker
 from slurm.progress import TICK_SECONDS, Status, View, Watch
@@ -161,8 +161,8 @@ def train_inline(sweep: Sweep, how: dict[str, Any], view: View, stop: Stop) -> N
 
     while not stop():
         code = worker.drain(sweep.folders, how, launch, show_and_ask)
-        if code in OUTSIDE:
-            raise Refusal("this machine is at fault, see above; mend it and repeat the command", code)
+        if code in OUTSIDE or (code == STOPPED and not stop()):
+            raise Refusal("this process, or machine, can train nothing more, see above; repeat the command", code)
         view.show(statuses := watch.look())
         if all(map(worker.ended, statuses)):
             return

@@ -83,9 +83,10 @@ def drain(folders: list[Path], how: dict, launch: str, stop: Callable[[], int], 
             continue
         if folder is None:
             return 0
+        before = look(folder).get("step") or 0
         try:
             if fault := _attempt(folder, how, launch, stop):
-                return STOPPED if gained or lease.idle(folder, launch) == 0 else fault
+                return STOPPED if gained or (look(folder).get("step") or 0) > before else fault
             gained = True
         except Refusal as refusal:
             if refusal.code == BUSY:

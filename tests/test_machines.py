@@ -85,7 +85,7 @@ def test_a_fault_of_the_machine_leaves_the_run_stopped_and_ends_the_worker(sweep
     order = []
     monkeypatch.setattr("engine.store.read_run", lambda folder: order.append(folder) or real(folder))
     assert worker.drain(sweep.folders, how, "launch", lambda: 0) == 0
-    assert order == [sweep.folders[2], *sweep.folders[:2]]
+    assert list(dict.fromkeys(order)) == [sweep.folders[2], *sweep.folders[:2]]
     assert [store.read_status(folder)["state"] for folder in sweep.folders] == ["done"] * 3
 
 
@@ -119,7 +119,7 @@ def small_disk(tmp_path):
 
 def test_a_full_disk_fails_no_run(sweep, small_disk, digits, monkeypatch):
     monkeypatch.setenv("SOFTMLP_RESULTS", str(small_disk))
-    del sweep.__dict__["folders"]
+    sweep.__dict__.pop("folders", None)
     sweep.make_folder()
     for run, folder in zip(sweep.runs, sweep.folders, strict=True):
         store.make_folder(run, folder)
@@ -130,7 +130,7 @@ def test_a_full_disk_fails_no_run(sweep, small_disk, digits, monkeypatch):
     how = {**HOW, "data_dir": str(digits)}
     assert worker.drain(sweep.folders, how, "launch", lambda: 0) == OUTPUT
     assert "failed" not in {worker.look(folder)["state"] for folder in sweep.folders}
-    with pytest.raises(Refusal, match=r"cannot write|this machine is at fault") as refusal:
+    with pytest.raises(Refusal, match=r"cannot write|can train nothing more") as refusal:
         launch.launch(sweep, how, cluster="debug")
     assert refusal.value.code == OUTPUT
     fill.unlink()

@@ -210,6 +210,27 @@ def test_a_gpu_that_was_asked_for_and_does_not_work_is_no_cpu(make_trial, lab):
     assert not (asks.folders[0] / "summary.csv").exists()
 
 
+def test_a_login_node_without_torch_submits(make_trial, lab):
+    """A stand-in for one thing: the import of torch and its kin fails, also in the jobs, which inherit the path."""
+    trial = make_trial(0)
+    (trial.folder / "path").mkdir()
+    (trial.folder / "path" / "sitecustomize.py").write_text(
+        "import importlib.abc, sys\n"
+        "class Missing(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name.partition('.')[0] in ('torch', 'torchvision', 'timm', 'ffcv'):\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Missing())\n"
+    )
+    said = trial.script("launch", "--no-snapshot", PYTHONPATH=str(trial.folder / "path"))
+    assert "models are not tried out here but in the jobs: ModuleNotFoundError: No module named 'torch'" in said, said
+    assert "1 elements for 1 run" in said and "Traceback" not in said
+    lab.wait_idle(120)
+    assert trial.states() == ["planned"], "a job without torch is the machine's fault"
+    log = "".join(path.read_text() for path in trial.jobs.glob("*/*.out"))
+    assert "trains nothing more of this sweep" in log, log
+
+
 # --- probes as work of the queue --------------------------------------------------------------------------------------
 
 
