@@ -4,6 +4,8 @@ A broken node is a stand-in for one call: a `sitecustomize` on the path of the j
 model raise CUDA's error on that node. All else is real.
 """
 
+import contextlib
+import getpass
 import os
 import signal
 import subprocess
@@ -65,7 +67,8 @@ def test_a_launch_leaves_alone_what_another_sweep_or_an_allocation_trains(make_t
         # Once the allocation is gone, the next launch need not wait.
         pid = both.owner(1)["pid"]
         lab.run("scancel", both.job(1))
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # SLURM was faster
+            os.kill(pid, signal.SIGKILL)
         lab.wait_for(lambda: scheduler_lost(both, 1), 60, both.story)
         with both.here():
             assert states.standing(both.sweep)[1]["state"] == "stopped"
@@ -75,8 +78,10 @@ def test_a_launch_leaves_alone_what_another_sweep_or_an_allocation_trains(make_t
         assert both.attempts(0) == 1 and both.attempts(1) == 2, both.story()
         assert_same(both, whole)
     finally:
+        first.thaw(0)
         train.kill()
         train.wait()
+        lab.run("scancel", "-u", getpass.getuser())
     lab.wait_idle(60)
 
 
