@@ -16,17 +16,17 @@ from typing import Any
 import pandas as pd
 from rich.table import Table
 
-from analysis.stats import Interval, holm, interval
-from analysis.typeset import MISSING, Sheet, count_text, plus_minus, quantity
+from analysis.stats import Interval, holm_by, interval
+from analysis.typeset import MISSING, Sheet, accuracy, count_text, plus_minus, quantity
 from engine import cli
 from engine.errors import Refusal
 from engine.run import Run
+from engine.rungs import DATA, conditions
+from engine.rungs import text as _text
 from engine.store import DONE, PLANNED, read_json, read_run, read_status, read_summary
 
 REFERENCE = "timm"  # the family of every `timm/NAME`
 UNREADABLE = "unreadable"
-RECIPE = [field for field in Run.model_fields if field not in ("model", "model_kwargs", "seed")]
-DATA = ("dataset", "train_samples", "holdout", "permute")  # accuracies on different data are never compared
 ORDER = ("dataset", "train_samples", "holdout")  # with the seed, what the order of the training images depends on
 MEASURED = ["acc1", "params", "macs", "images_per_s", "epoch", "seconds", "attempt"]
 COLUMNS = [
@@ -37,7 +37,7 @@ COLUMNS = [
 RUNG_COLUMNS = ["rung", "family", "model", "condition", "before", "n", "n_missing", "params", "macs", "images_per_s"]
 RUNG_COLUMNS += ["acc1", "acc1_half", "gain", "gain_half", "gain_n", "gain_p", "gain_clear", "gain_p_holm"]
 HEADER = ("rung", "family", "parameters", "MACs", "images/s", "n", "accuracy, %", "gain over the rung before")
-NOTE = "* the 95 % interval of the paired gain excludes 0"
+NOTE = "± 95 % interval over seeds, of two seeds both in brackets; * the interval of the paired gain excludes 0"
 
 
 def load(folders: Sequence[Path], runs: Sequence[Run] | None = None) -> pd.DataFrame:
@@ -102,21 +102,10 @@ def _number(value: Any) -> float:
 
 
 def _conditions(rows: list[dict[str, Any]]) -> list[str]:
-    """Per run, the fields besides model, arguments and seed that tell apart what must not be pooled."""
-    text = pd.DataFrame([{field: _text(row[field]) for field in ("rung", *RECIPE)} for row in rows])
-    known = text[[isinstance(row["epochs"], int) for row in rows]]
-    fields: list[str] = []
-    for field in sorted(RECIPE, key=lambda field: field not in DATA):
-        varies = known.groupby("rung")[field].nunique().max() > 1 or (field in DATA and known[field].nunique() > 1)
-        # A field that follows from those already there (batch size and learning rate in step) adds nothing.
-        if varies and not (fields and known.groupby(fields)[field].nunique().max() == 1):
-            fields.append(field)
-    labels = known[fields].apply(lambda row: " ".join(f"{key}={row[key]}" for key in fields), axis=1)
-    return labels.reindex(text.index, fill_value="").tolist() if fields else [""] * len(rows)
-
-
-def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else "default" if value is None else str(value)
+    """`conditions` of the runs whose fields are known; "" of the others."""
+    known = [isinstance(row["epochs"], int) for row in rows]
+    labels = iter(conditions([row for row, is_known in zip(rows, known, strict=True) if is_known]))
+    return [next(labels) if is_known else "" for is_known in known]
 
 
 def _join(row: dict[str, Any], fields: Sequence[str]) -> str:
@@ -148,12 +137,12 @@ def rungs(frame: pd.DataFrame) -> pd.DataFrame:
 
     The rung before (`before`) is the last earlier one under the same condition, so that a gain never mixes two recipes.
     References of timm are no rungs of our ladder: they are compared with one another only.
-    `gain_p_holm` is Holm's correction of the gain's p over all steps of this frame; `gain_clear` is without it.
+    `gain_p_holm` is Holm's correction of the gain's p over the steps on the same data; `gain_clear` is without it.
     """
     rows, last, wide = [], {}, accuracies(frame)
     used = frame[["rung", "family", "condition", "model", "acc1", "params", "macs", "images_per_s"]]
     for rung, group in used.groupby("rung", sort=False):
-        accuracy = interval(group["acc1"])
+        level = interval(group["acc1"])
         family, condition = group[["family", "condition"]].iloc[0]
         before = last.get((condition, family == REFERENCE), "")
         gain = interval((wide[rung] - wide[before]).to_numpy() if before else [])
@@ -165,16 +154,16 @@ def rungs(frame: pd.DataFrame) -> pd.DataFrame:
             "condition": condition,
             "before": before,
         }
-        row |= {"n": accuracy.n, "n_missing": len(group) - accuracy.n}
+        row |= {"n": level.n, "n_missing": len(group) - level.n}
         row |= {
             key: group[key].dropna().iloc[0] if group[key].notna().any() else math.nan for key in ("params", "macs")
         }
         row |= {"images_per_s": group.loc[group["acc1"].notna(), "images_per_s"].median()}
-        row |= {"acc1": accuracy.mean, "acc1_half": accuracy.half}
+        row |= {"acc1": level.mean, "acc1_half": level.half}
         row |= {"gain": gain.mean, "gain_half": gain.half, "gain_n": gain.n, "gain_p": gain.p, "gain_clear": gain.clear}
         rows.append(row)
     table = pd.DataFrame(rows, columns=RUNG_COLUMNS)
-    table["gain_p_holm"] = holm(table["gain_p"])
+    table["gain_p_holm"] = holm_by(table["gain_p"], frame.drop_duplicates("rung")["data"])
     return table
 
 
@@ -198,7 +187,7 @@ def cells(table: pd.DataFrame) -> list[list[str]]:
         [
             *(row.rung, row.family, quantity(row.params), quantity(row.macs)),
             MISSING if math.isnan(row.images_per_s) else f"{row.images_per_s:,.0f}",
-            *(count_text(row), plus_minus(row.acc1, row.acc1_half, row.n), gain_text(row)),
+            *(count_text(row), accuracy(row.acc1, row.acc1_half, row.n), gain_text(row)),
         ]
         for row in table.itertuples()
     ]

@@ -1,8 +1,9 @@
 """Every rung against one baseline, and against all others: differences, equivalence, ranks.
 
 A difference is over the runs that share a seed and a data order with one of the baseline's (`compare.paired`). Two
-families of tests are each corrected by Holm over the rungs of a table: is there a difference (two-sided t), and is it
-smaller than ± 0.5 points (TOST). A rung that passes neither is undecided, which is not the same as equal.
+questions are each corrected by Holm over the rungs of a table that were trained on the same data, shuffle included: is
+there a difference (two-sided t), and is it smaller than ± 0.5 points (TOST). A rung that passes neither is undecided,
+which is not the same as equal. What was asked of shuffled images does not dilute what was asked of whole ones.
 
 A rank has an interval, too: from all pairs of rungs, corrected by Holm, it is 1 + the number of rungs that are surely
 better, to the number of rungs - those surely worse (the construction of Mogstad, Romano, Shaikh and Wilhelm 2024).
@@ -10,8 +11,8 @@ better, to the number of rungs - those surely worse (the construction of Mogstad
 Where the runs' folders hold a predictions.npz (scripts/validate.py RUN --predictions RUN/predictions.npz), a difference
 also has a bootstrap interval over seeds and test images; a single pair has McNemar's test.
 
-The few comparisons that a sweep was made for (CONTRASTS of its file) are tested apart, and corrected among themselves:
-against one baseline, with all rungs and few seeds, hardly anything passes.
+The few comparisons that a sweep was made for (CONTRASTS of its file) are tested apart, and corrected among themselves,
+for each kind of data: against one baseline, with all rungs and few seeds, hardly anything passes.
 """
 
 import itertools
@@ -25,23 +26,26 @@ import numpy as np
 import pandas as pd
 
 from analysis import compare, stats
-from analysis.typeset import MISSING, Sheet, count_text, number, plus_minus, probability, quantity
+from analysis.typeset import MISSING, Sheet, accuracy, count_text, number, plus_minus, probability, quantity
 from engine.errors import DATA, Refusal
 from engine.run import nearest
+from engine.rungs import resolve
 
 BETTER, WORSE, EQUAL, UNDECIDED, NO_PAIRS = "better", "worse", "equal", "undecided", "no pairs"
 IMAGES = 3  # test images that may change sides between two evaluations of the same weights
 HEADER = ("rung", "parameters", "MACs", "images/s", "n", "accuracy, %", "rank", "difference", "pairs", "p", "p equal")
-NOTE = "difference: to the baseline, points, paired by seed and data order; p: two-sided, p equal: within ± {margin:g} "
-NOTE += "points (TOST), both after Holm; rank: 95 % interval"
-REGISTERED = (
-    "difference: weighted sum of accuracies, points, over the seeds that all its rungs have finished; p, p equal: "
-)
-REGISTERED += "as above, after Holm over this table"
-SAMPLED = "; over images, too: bootstrap over seeds and test images, too narrow where seeds are few"
+FAMILY = "p: two-sided, p equal: within ± {margin:g} points (TOST), both after Holm over {family}"
+TWO = "± 95 % interval over seeds, of two seeds both in brackets"
+NOTE = "difference: to the baseline, points, paired by seed and data order; rank: 95 % interval; " + TWO
+NOTE += f"; {FAMILY}".replace("{family}", "the rungs on the same data")
+REGISTERED = "difference: weighted sum of accuracies, points, over the seeds that all its rungs have finished; " + TWO
+REGISTERED += f"; {FAMILY}".replace("{family}", "the contrasts on the same data")
+SAMPLED = "; over images, too: bootstrap over seeds and the images that judge, too narrow where seeds are few"
 
 
-def against(frame: pd.DataFrame, baseline: str | None = None, margin: float = stats.MARGIN) -> pd.DataFrame:
+def against(
+    frame: pd.DataFrame, baseline: str | Sequence[str] | None = None, margin: float = stats.MARGIN
+) -> pd.DataFrame:
     """The table of rungs with rank and difference to a baseline.
 
     Added columns: `data`, `rank_low`, `rank_high`; `baseline` (empty: none on these data), `diff`, `diff_half`,
@@ -50,35 +54,37 @@ def against(frame: pd.DataFrame, baseline: str | None = None, margin: float = st
 
     Args:
         frame: of `compare.load`.
-        baseline: a rung, with or without its condition; without one, the first rung. A rung trained under a condition
-            of its own is compared with the baseline under the same condition where there is one.
+        baseline: a rung, with or without its condition, or several, of which the first that is here counts; None for
+            the first rung of the frame, () for no differences at all. A rung trained under a condition of its own is
+            compared with the baseline under the same condition where there is one.
         margin: points within which two rungs count as equal.
 
     Raises:
-        Refusal: no rung is called `baseline`, or predictions do not belong to their run.
+        Refusal: no rung is called `baseline` (of several, one may be), or predictions do not belong to their run.
     """
     table = compare.rungs(frame)
     first = frame.drop_duplicates("rung").set_index("rung")
     table["data"] = first["data"].reindex(table["rung"]).to_numpy()
     names = first["name"]
-    chosen = baseline or str(names.iloc[0])
-    if chosen not in set(names) | set(table["rung"]):
+    asked = [str(names.iloc[0])] if baseline is None else [baseline] if isinstance(baseline, str) else list(baseline)
+    chosen = next((name for name in asked if name in set(names) | set(table["rung"])), "")
+    if asked and not chosen:
         known = list(dict.fromkeys(table["rung"]))
-        hint = nearest(chosen, known)
-        raise Refusal(f"no rung '{chosen}' here; " + (f"did you mean '{hint}'?" if hint else f"there are: {known}"))
+        hint = nearest(asked[0], known)
+        raise Refusal(f"no rung '{asked[0]}' here; " + (f"did you mean '{hint}'?" if hint else f"there are: {known}"))
     wide = compare.accuracies(frame)
     bases = [_baseline(table, names, row, chosen) for row in table.itertuples()]
     rows = [_difference(frame, wide, row, base, margin) for row, base in zip(table.itertuples(), bases, strict=True)]
     table = pd.concat([table, pd.DataFrame(rows)], axis=1)
     for test in ("diff_p", "equal_p"):
-        table[f"{test}_holm"] = stats.holm(table[test])
+        table[f"{test}_holm"] = stats.holm_by(table[test], table["data"])
     table["verdict"] = [_verdict(row) for row in table.itertuples()]
     ranks = [_ranks(wide, group) for _, group in table.groupby("data", sort=False)]
     return table.join(pd.concat(ranks))
 
 
 def _baseline(table: pd.DataFrame, names: pd.Series, row: Any, chosen: str) -> str:
-    """The rung that stands for the baseline beside this one; "" where there is none on the same data."""
+    """The rung that stands for the baseline beside this one; "" without one on the same data, or with several."""
     if chosen in set(table["rung"]):
         return chosen
     same = table[(table["data"] == row.data) & (table["rung"].map(names) == chosen)]
@@ -142,6 +148,8 @@ def correct(folder: Path, acc1: float, holdout: float = 0.0) -> np.ndarray | Non
 def _verdict(row: Any) -> str:
     if row.rung == row.baseline:
         return "baseline"
+    if not row.baseline:
+        return MISSING
     if not row.diff_n:
         return NO_PAIRS
     differs, equal = row.diff_p_holm < 0.05, row.equal_p_holm < 0.05
@@ -175,7 +183,7 @@ def sheet(table: pd.DataFrame, title: str = "", margin: float = stats.MARGIN) ->
         rank = MISSING if math.isnan(row.rank_low) else f"{row.rank_low:.0f}–{row.rank_high:.0f}"
         cells = [row.rung, quantity(row.params), quantity(row.macs)]
         cells += [MISSING if math.isnan(row.images_per_s) else f"{row.images_per_s:,.0f}", count_text(row)]
-        cells += [plus_minus(row.acc1, row.acc1_half, row.n), rank.removesuffix("–" + rank.partition("–")[0])]
+        cells += [accuracy(row.acc1, row.acc1_half, row.n), rank.removesuffix("–" + rank.partition("–")[0])]
         cells += [plus_minus(row.diff, row.diff_half, row.diff_n, "+"), str(row.diff_n or MISSING)]
         cells += [_sampled(row)] if sampled else []
         cells += [probability(row.diff_p_holm), probability(row.equal_p_holm), row.verdict]
@@ -199,6 +207,8 @@ def _sampled(row: Any) -> str:
 def power_note(frame: pd.DataFrame, table: pd.DataFrame) -> str:
     """What these numbers of pairs can show: one sentence, from the median spread of the differences."""
     tested = table[table["diff_n"] > 1]
+    if not (table["baseline"] != "").any():
+        return "No baseline was named, so nothing is compared with one; ranks are from all pairs."
     if tested.empty:
         return "No difference has two pairs of runs, so nothing can be told from chance."
     wide = compare.accuracies(frame)
@@ -233,34 +243,48 @@ def unfinished(frame: pd.DataFrame) -> Sheet | None:
 def registered(
     frame: pd.DataFrame, wanted: Mapping[str, Mapping[str, float]], margin: float = stats.MARGIN
 ) -> pd.DataFrame:
-    """The contrasts that a sweep was made for: one row each, corrected by Holm over these rows.
+    """The contrasts that a sweep was made for, corrected by Holm over those on the same data.
 
-    Columns: `contrast`, `weights`, `diff`, `diff_half`, `diff_n`, `diff_p`, `diff_p_holm`, `equal_p`, `equal_p_holm`,
-    `verdict` (as of `against`). One whose rungs share no finished seed has diff_n 0 and NaN.
+    Columns: `contrast` (with the condition, where it is tested under several), `condition`, `data`, `weights` (by rung
+    with its condition), `diff`, `diff_half`, `diff_n`, `diff_p`, `diff_p_holm`, `equal_p`, `equal_p_holm`, `verdict`
+    (as of `against`). One whose rungs share no finished seed has diff_n 0 and NaN.
 
     Args:
-        frame: of `compare.load`.
-        wanted: per contrast, weights by the name of a rung; where it was trained under several conditions, the first.
+        frame: of `compare.load`, of the runs of this sweep alone: which others stand beside them would decide what a
+            condition is.
+        wanted: per contrast, weights by rung, as `engine.rungs.resolve` reads them.
+
+    Raises:
+        Refusal: a name means no rung, or several.
     """
-    first = frame.drop_duplicates("name").set_index("name")["rung"]
+    first = frame.drop_duplicates("rung").set_index("rung")
+    known = {rung: (own, way) for rung, own, way in zip(first.index, first["name"], first["condition"], strict=True)}
     wide, rows = compare.accuracies(frame), []
-    for name, weights in wanted.items():
-        values = sum(weight * wide[first[rung]] for rung, weight in weights.items()).dropna().to_numpy()
-        found = stats.interval(values)
-        rows.append(
-            {
-                **{"contrast": name, "weights": dict(weights), "diff": found.mean, "diff_half": found.half},
-                **{"diff_n": found.n, "diff_p": found.p, "equal_p": stats.equivalence(values, margin)},
-            }
-        )
+    for name, asked in wanted.items():
+        for condition, weights in _resolved(name, asked, known):
+            values = sum(weight * wide[rung] for rung, weight in weights.items()).dropna().to_numpy()
+            found = stats.interval(values)
+            row = {"contrast": f"{name} ({condition})" if condition else name, "condition": condition}
+            row |= {"data": " | ".join(sorted(set(first.loc[list(weights), "data"]))), "weights": weights}
+            row |= {"diff": found.mean, "diff_half": found.half, "diff_n": found.n, "diff_p": found.p}
+            rows.append({**row, "equal_p": stats.equivalence(values, margin)})
     table = pd.DataFrame(rows)
     for test in ("diff_p", "equal_p"):
-        table[f"{test}_holm"] = stats.holm(table[test])
-    table["verdict"] = [_verdict(row) for row in table.assign(rung=table["contrast"], baseline="").itertuples()]
+        table[f"{test}_holm"] = stats.holm_by(table[test], table["data"])
+    table["verdict"] = [_verdict(row) for row in table.assign(rung="", baseline=table["contrast"]).itertuples()]
     return table
 
 
-def registered_sheet(table: pd.DataFrame, title: str = "") -> Sheet:
+def _resolved(
+    name: str, weights: Mapping[str, float], known: Mapping[str, tuple[str, str]]
+) -> list[tuple[str, dict[str, float]]]:
+    try:
+        return resolve(weights, known)
+    except Refusal as error:
+        raise Refusal(f"CONTRASTS {name!r}: {error}", error.code) from None
+
+
+def registered_sheet(table: pd.DataFrame, title: str = "", margin: float = stats.MARGIN) -> Sheet:
     """The table of `registered`, to be shown."""
     rows = [
         [
@@ -272,14 +296,21 @@ def registered_sheet(table: pd.DataFrame, title: str = "") -> Sheet:
         for row in table.itertuples()
     ]
     header = ("contrast", "difference", "n", "p", "p equal", "verdict")
-    return Sheet(title, header, rows, table.drop(columns="weights"), REGISTERED, "lrrrrl")
+    return Sheet(title, header, rows, table.drop(columns="weights"), REGISTERED.format(margin=margin), "lrrrrl")
 
 
-def tables(parts: Sequence[pd.DataFrame], baseline: str | None, margin: float = stats.MARGIN) -> list[pd.DataFrame]:
-    """`against` for each part of a frame; one that lacks the baseline takes its own first rung instead."""
-    known = {name for part in parts for name in (*part["name"], *part["rung"])}
-    found = []
-    for part in parts:
-        lacks = baseline in known - {*part["name"], *part["rung"]}
-        found.append(against(part, None if lacks else baseline, margin))
-    return found
+def tables(
+    parts: Sequence[pd.DataFrame], baseline: str | Sequence[str] | None, margin: float = stats.MARGIN
+) -> list[pd.DataFrame]:
+    """`against` for each part of a frame; one that holds no baseline, or without one that was named, has ranks alone.
+
+    Which rung of a budget comes first in a file says nothing, so it is never taken for one.
+
+    Raises:
+        Refusal: no part holds the baseline.
+    """
+    asked = [baseline] if isinstance(baseline, str) else list(baseline or ())
+    held = [[name for name in asked if name in {*part["name"], *part["rung"]}] for part in parts]
+    if asked and not any(held):
+        against(pd.concat(parts), asked)  # refuses, with the nearest name
+    return [against(part, own, margin) for part, own in zip(parts, held, strict=True)]

@@ -3,12 +3,15 @@
 What varies is the seed (initialisation, data order, augmentation), so a sample is one value per seed, and two rungs are
 compared by the differences between runs that share a seed. Differences that are all equal say nothing of their spread
 (a test set of 500 images counts in steps of 0.2 points): they have an interval of width 0 and no p value.
+
+A family, within which p values are corrected, is what one table asks of one kind of images: rungs on whole images are
+one, the same rungs on shuffled images another (`holm_by`).
 """
 
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -54,6 +57,11 @@ def interval(values: Sequence[float] | np.ndarray) -> Interval:
     return Interval(mean, float(stdtrit(n - 1, 0.975)) * error, n, float(2 * stdtr(n - 1, -abs(mean) / error)))
 
 
+def within(mean: float, half: float, low: float = 0.0, high: float = 100.0) -> tuple[float, float]:
+    """The ends of an interval, at most those of the scale: no accuracy is above 100 %. Cutting costs no coverage."""
+    return max(mean - half, low), min(mean + half, high)
+
+
 def equivalence(values: Sequence[float] | np.ndarray, margin: float = MARGIN) -> float:
     """p of two one-sided t-tests (TOST) that the mean lies within ± margin; NaN without a spread.
 
@@ -73,6 +81,13 @@ def holm(p: pd.Series) -> pd.Series:
     ordered = p.dropna().sort_values()
     factors = np.arange(len(ordered), 0, -1)
     return (ordered * factors).cummax().clip(upper=1).reindex(p.index)
+
+
+def holm_by(p: pd.Series, family: Sequence[Any] | pd.Series) -> pd.Series:
+    """`holm` within each family, by the label of each p."""
+    families = pd.Series(list(family), index=p.index, dtype=object)
+    parts = [holm(p[families == label]) for label in dict.fromkeys(families)]
+    return pd.concat(parts).reindex(p.index) if parts else p.astype(float)
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> float:

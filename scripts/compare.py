@@ -18,7 +18,7 @@ FORMS = ("markdown", "latex", "csv")
 
 def main() -> None:
     given = parse()
-    folders, runs, planned = find(given.what)
+    folders, runs, sweeps = find(given.what)
 
     # Imported late: pandas and SciPy take most of a second, which --help and a misspelt name need not wait for.
     from analysis import compare, contrasts, fairness, published, samples, scaling
@@ -29,15 +29,24 @@ def main() -> None:
         parts, missed = fairness.fair(frame, given.fair, given.tolerance / 100, given.speeds)
         if not parts:
             raise Refusal(f"no two rungs are of equal {given.fair} within {given.tolerance:g} %; raise --tolerance")
-    tables = contrasts.tables([part for _, part in parts], given.baseline, given.margin)
+    here = {*frame["name"], *frame["rung"]}
+    named = tuple(name for sweep in sweeps for name in sweep.baseline if name in here)
+    baseline = given.baseline or named or None
+    if given.fair:
+        tables = contrasts.tables([part for _, part in parts], baseline, given.margin)
+    else:
+        tables = [contrasts.against(frame, baseline, given.margin)]
     pairs = list(zip(tables, parts, strict=True))
     sheets: list[Any] = [contrasts.sheet(table, title, given.margin) for table, (title, _) in pairs]
-    if planned and not given.fair:
-        sheets.append(contrasts.registered_sheet(contrasts.registered(frame, planned, given.margin), PLANNED))
+    for sweep in () if given.fair else sweeps:
+        if sweep.contrasts:  # of its own runs: other sweeps beside it change neither names nor conditions
+            own = contrasts.registered(compare.load(sweep.folders, sweep.runs), sweep.contrasts, given.margin)
+            title = PLANNED if len(sweeps) == 1 else f"What {sweep.name} was made to compare"
+            sheets.append(contrasts.registered_sheet(own, title, given.margin))
     sheets += [missed, contrasts.unfinished(frame)]
     notes = [contrasts.power_note(part, table) for table, (_, part) in pairs]
     if given.samples is not None:
-        sheets += samples.sheets(frame, given.baseline, given.samples)
+        sheets += samples.sheets(frame, given.baseline or next(iter(named), None), given.samples)
     if given.scaling:
         sheets += scaling.sheets(frame)
     if given.published:
@@ -56,7 +65,11 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = Parser(prog="scripts/compare.py", description=__doc__)
     parser.add_argument("what", nargs="+", metavar="WHAT", help="sweep, run folder, or folder of run folders")
-    parser.add_argument("--baseline", metavar="RUNG", help="what all others are compared with (default: the first)")
+    parser.add_argument(
+        "--baseline",
+        metavar="RUNG",
+        help="what all others are compared with (default: BASELINE of the sweep; else the first, with --fair none)",
+    )
     parser.add_argument("--margin", type=_positive, default=0.5, help="points within which rungs count as equal")
     parser.add_argument("--fair", choices=("macs", "params", "time"), help="a table for each budget that rungs share")
     parser.add_argument("--tolerance", type=_positive, default=10.0, help="for --fair: percent off the budget")
@@ -77,22 +90,22 @@ def parse() -> argparse.Namespace:
     return given
 
 
-def find(what: list[str]) -> tuple[list[Path], list[Run | None], dict[str, dict[str, float]]]:
-    """Folders of runs, each once, with their runs where a sweep tells them; and the contrasts that sweeps name."""
+def find(what: list[str]) -> tuple[list[Path], list[Run | None], list[Any]]:
+    """Folders of runs, each once, with their runs where a sweep tells them; and the sweeps (slurm.sweep.Sweep)."""
     from slurm import sweep
 
     found: dict[str, tuple[Path, Run | None]] = {}
-    planned: dict[str, dict[str, float]] = {}
+    sweeps: dict[str, Any] = {}
     for word in what:
         if Path(word).is_dir() and word not in sweep.names():
             pairs = _of_folder(Path(word))
         else:
             named = sweep.load(word)
-            planned |= named.contrasts
+            sweeps[named.name] = named
             pairs = list(zip(named.folders, named.runs, strict=True))
         for folder, run in pairs:
             found.setdefault(folder.name, (folder, run))
-    return [folder for folder, _ in found.values()], [run for _, run in found.values()], planned
+    return [folder for folder, _ in found.values()], [run for _, run in found.values()], list(sweeps.values())
 
 
 def _of_folder(folder: Path) -> list[tuple[Path, Run | None]]:

@@ -1,14 +1,15 @@
 """A sweep is a list of runs with a question. The name is the address: `demo` is slurm/sweeps/demo.py.
 
 A sweep's file is plain Python with a docstring (the question) and `runs()`, which yields engine.run.Run; it may have
-`resources(run)`, which says what a run needs on a cluster, PROBES, what is measured on its finished runs, and
-CONTRASTS, the few comparisons that it was made for. Reading one imports neither torch nor timm, so that planning and
-status answer at once.
+`resources(run)`, which says what a run needs on a cluster, PROBES, what is measured on its finished runs, CONTRASTS,
+the few comparisons that it was made for, and BASELINE, what its tables compare all rungs with. Reading one imports
+neither torch nor timm, so that planning and status answer at once.
 """
 
 import contextlib
 import difflib
 import itertools
+import math
 import re
 import traceback
 import types
@@ -22,7 +23,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from engine import store
+from engine import rungs, store
 from engine.errors import OUTPUT, Refusal
 from engine.run import Run, unknown
 from slurm import clusters
@@ -52,8 +53,12 @@ class Sweep:
     probes: tuple[str, ...] = ()
     """PROBES of the file: what is measured on its finished runs before the report is written (analysis/probes/)."""
     contrasts: dict[str, dict[str, float]] = field(default_factory=dict)
-    """CONTRASTS of the file: per name the weights of rungs (Run.rung), whose sum is 0. Written down before the runs are
-    there, they are tested with a correction among themselves alone (analysis/contrasts.py)."""
+    """CONTRASTS of the file: per name the weights of rungs, whose sum is 0. Written down before the runs are there,
+    they are tested with a correction among themselves alone (analysis/contrasts.py). A rung is called as tables call
+    it, with its condition where it is trained in several ways: `convmixer_nano lr=0.004` (engine/rungs.py)."""
+    baseline: tuple[str, ...] = ()
+    """BASELINE of the file: the rung that all others are compared with, or several, of which a table takes the first
+    that it holds."""
 
     @property
     def folder(self) -> Path:
@@ -123,12 +128,14 @@ def load(name: str) -> Sweep:
         needs = tuple(_needs(module, run) for run in found.values()) if hasattr(module, "resources") else ()
         probes = _probes(getattr(module, "PROBES", ()))
         contrasts = _contrasts(getattr(module, "CONTRASTS", {}), found.values())
+        baseline = _baseline(getattr(module, "BASELINE", ()), found.values())
     if not found:
         raise Refusal(f"sweep {path.stem}: runs() gave no run ({path})")
     if len(found) + dropped > MAX_RUNS:
         raise Refusal(f"sweep {path.stem}: runs() gave more than {MAX_RUNS:,} runs ({path})")
     question = " ".join(cleandoc(module.__doc__ or "").partition("\n\n")[0].split())
-    return Sweep(path.stem, question, tuple(found.values()), dropped, needs, probes=probes, contrasts=contrasts)
+    told = {"probes": probes, "contrasts": contrasts, "baseline": baseline}
+    return Sweep(path.stem, question, tuple(found.values()), dropped, needs, **told)
 
 
 def _find(name: str) -> Path:
@@ -168,18 +175,45 @@ def _probes(given: Any) -> tuple[str, ...]:
 
 
 def _contrasts(given: Any, runs: Iterable[Run]) -> dict[str, dict[str, float]]:
-    """CONTRASTS, checked. Raises Refusal for a rung that the sweep lacks, and for weights that compare nothing."""
-    rungs = list(dict.fromkeys(run.rung for run in runs))
+    """CONTRASTS, checked. Raises Refusal for a rung that the sweep lacks or has in several ways, and for weights that
+    compare nothing."""
     if not isinstance(given, dict) or not all(isinstance(weights, dict) for weights in given.values()):
         raise Refusal("CONTRASTS must map names to {rung: weight}")
+    known = _rungs(runs) if given else {}
     for name, weights in given.items():
-        for rung in weights:
-            if rung not in rungs:
-                raise Refusal(f"CONTRASTS {name!r}: {unknown('rung', str(rung), rungs)}")
-        numbers = [weight for weight in weights.values() if isinstance(weight, int | float)]
+        try:
+            rungs.resolve(weights, known)
+        except Refusal as error:
+            raise Refusal(f"CONTRASTS {name!r}: {error}") from None
+        numbers = [weight for weight in weights.values() if _is_weight(weight)]
         if not weights or len(numbers) < len(weights) or abs(sum(numbers)) > 1e-9:
-            raise Refusal(f"CONTRASTS {name!r}: the weights must have the sum 0, as in {{better: 1, worse: -1}}")
+            raise Refusal(
+                f"CONTRASTS {name!r}: the weights must have the sum 0 and none be 0, as in {{better: 1, worse: -1}}"
+            )
     return {str(name): {rung: float(weight) for rung, weight in weights.items()} for name, weights in given.items()}
+
+
+def _is_weight(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value != 0
+
+
+def _baseline(given: Any, runs: Iterable[Run]) -> tuple[str, ...]:
+    """BASELINE, checked. Raises Refusal for a rung that the sweep lacks."""
+    names = (given,) if isinstance(given, str) else given
+    if not isinstance(names, tuple | list) or not all(isinstance(name, str) for name in names):
+        raise Refusal(f"BASELINE must be the name of a rung, or several, and is {_short(given)}")
+    known = _rungs(runs) if names else {}
+    for name in names:
+        if name not in known and name not in {own for own, _ in known.values()}:
+            raise Refusal(f"BASELINE: {unknown('rung', name, list(known))}")
+    return tuple(names)
+
+
+def _rungs(runs: Iterable[Run]) -> dict[str, tuple[str, str]]:
+    """By rung as tables print it: the rung without its condition, and the condition."""
+    rows = [{**run.record(), "rung": run.rung} for run in runs]
+    told = zip(rows, rungs.conditions(rows), strict=True)
+    return {f"{row['rung']} {condition}".strip(): (row["rung"], condition) for row, condition in told}
 
 
 @contextlib.contextmanager

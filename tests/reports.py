@@ -3,12 +3,12 @@
 from html.parser import HTMLParser
 from pathlib import Path
 
-from analysis import compare, ladder, report, report_words
+from analysis import compare, report, report_words
 from engine.store import csv_text, folder_of, make_folder, write_bytes, write_json
 
 ROOT = Path(__file__).parent.parent
 LEVELS = {"mlp_nano": 90.0, "mixer_nano": 93.0, "convmixer_nano": 98.0, "timm/resnet18": 96.0}
-MODELS = (*LEVELS, "gmlp_nano", "deit_nano")  # by size
+MODELS = (*LEVELS, "gmlp_nano", "deit_nano", "bmlp_nano")  # by size
 
 
 def write_run(results, run, acc1, state="done", **status):
@@ -30,9 +30,9 @@ def write_run(results, run, acc1, state="done", **status):
     return folder
 
 
-def result_of(folders):
+def result_of(folders, planned=None):
     frame = compare.load(folders)
-    return report_words.result(frame, ladder.table(compare.rungs(frame)))
+    return report_words.result(frame, compare.rungs(frame), planned=planned)
 
 
 def page_of(folders, results, **given):

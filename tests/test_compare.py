@@ -12,8 +12,9 @@ import pytest
 from scipy import stats
 
 import archs
-from analysis import compare, ladder
+from analysis import compare, ladder, typeset
 from analysis.pareto import front
+from analysis.stats import holm
 from engine.run import make_run
 from engine.store import folder_of
 
@@ -143,7 +144,7 @@ def test_references_are_no_steps_of_the_ladder(make):
 
 
 def test_holm():
-    adjusted = compare.holm(pd.Series([0.01, 0.04, math.nan, 0.03, 0.005]))
+    adjusted = holm(pd.Series([0.01, 0.04, math.nan, 0.03, 0.005]))
     assert adjusted.dropna().tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert math.isnan(adjusted[2])
 
@@ -164,15 +165,43 @@ def test_tables_to_paste(make):
     folders.append(make("mixer_nano", model_kwargs={"depth": 2}))
     table = compare.rungs(compare.load(folders))
     lines = compare.markdown(table).splitlines()
-    assert lines[2] == "| `mlp_nano` | mlp | 1.00 k | 2.00 k | 100 | 2 | 90.50 ± 6.35 | – |"
+    assert lines[2] == "| `mlp_nano` | mlp | 1.00 k | 2.00 k | 100 | 2 | 90.50 (90.00, 91.00) | – |"
     assert {line.count("|") for line in lines[:5]} == {9}
     latex = compare.latex(table).splitlines()
     assert latex[5] == (
-        r"\texttt{mixer\_nano} & mixer & 1.00 k & 2.00 k & 100 & 2 & 89.50 $\pm$ 6.35 & $-$1.00 $\pm$ 0.00 \\"
+        r"\texttt{mixer\_nano} & mixer & 1.00 k & 2.00 k & 100 & 2 & 89.50 (89.00, 90.00) & $-$1.00 (no spread in 2) \\"
     )
     assert {line.count(" & ") for line in latex if line.endswith(r"\\")} == {7}
     assert compare.table_csv(table).splitlines()[0].startswith("rung,family,")
     assert compare.render(table).row_count == 3
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([97.0, 97.4, 97.2], "97.20 ± 0.50"),
+        ([97.0, 97.4], "97.20 (97.00, 97.40)"),
+        ([97.2, 97.2, 97.2], "97.20 (no spread in 3)"),
+        ([99.2, 99.6, 100.0], "99.60 [98.61, 100.00]"),
+        ([0.0, 0.4, 0.2], "0.20 [0.00, 0.70]"),
+        ([97.2], "97.20 (n=1)"),
+        ([], "–"),
+    ],
+)
+def test_an_accuracy_tells_its_seeds_and_stays_on_its_scale(values, words):
+    """Half-widths by SciPy: 4.3027 x 0.2 / sqrt(3) = 0.50, and 0.99 for a spread of 0.4."""
+    if len(values) > 2:
+        low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
+        assert len(set(values)) == 1 or f"{(high - low) / 2:.2f}" in words or f"{max(low, 0):.2f}" in words
+    assert typeset.accuracy(*compare.interval(values)[:3]) == words
+
+
+def test_numbers_that_are_no_accuracy_have_no_ends():
+    assert typeset.plus_minus(99.6, 0.99, 3, "+") == "+99.60 ± 0.99"
+    assert typeset.plus_minus(-7.2, 0.0, 2, "+") == "−7.20 (no spread in 2)"
+    assert typeset.plus_minus(1.0, 0.004, 5) == "1.00 ± < 0.01", "narrow, and not without width"
+    assert typeset.estimate(46.31, 45.3, 47.25, 1, 1) == "46.3 [45.3, 47.2]", "of one seed, over images: lopsided"
+    assert typeset.plus_minus(*compare.interval([0.67, 0.81])[:3]) == "0.74 (0.67, 0.81)"
 
 
 def test_front_on_ties_and_missing_numbers():

@@ -2,6 +2,8 @@
 
 import io
 import math
+import os
+import re
 import subprocess
 import sys
 
@@ -14,6 +16,7 @@ from analysis import compare, contrasts, fairness
 from engine.errors import Refusal
 from engine.run import make_run
 from engine.store import folder_of, write_json
+from tests.reports import write_run
 
 
 def nano(make, levels, fields=(), **more):
@@ -69,14 +72,76 @@ def test_what_a_sweep_was_made_for_is_corrected_among_itself(make):
     assert "| `gain` | +4.10 ± 0.20 | 5 |" in text, text
 
 
-def test_a_contrast_takes_the_first_condition_and_the_seeds_that_are_done(make):
+def of_two_rates(make, first):
+    """conv over mixer by seed: 20 and 19.6 points at lr 0.001, 4 and 3.2 at 0.004; rates in the order given."""
+    levels = {
+        1e-3: {"mlp_nano": [50.0, 51.0], "mixer_nano": [60.0, 61.0], "convmixer_nano": [80.0, 80.6]},
+        4e-3: {"mlp_nano": [70.0, 71.5], "mixer_nano": [75.0, 76.0], "convmixer_nano": [79.0, 79.2]},
+    }
+    return [folder for lr in sorted(levels, reverse=not first) for folder in nano(make, levels[lr], {"lr": lr})]
+
+
+CONV = {"conv over mixer": {"convmixer_nano": 1, "mixer_nano": -1}}
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_contrast_under_several_conditions_has_a_row_for_each_whatever_the_order(make, first):
+    table = contrasts.registered(compare.load(of_two_rates(make, first)), CONV).set_index("contrast")
+    assert table["diff"].to_dict() == pytest.approx(
+        {"conv over mixer (lr=0.001)": 19.8, "conv over mixer (lr=0.004)": 3.6}
+    )
+    assert table["diff_n"].tolist() == [2, 2]
+
+
+def test_a_contrast_calls_rungs_as_tables_do(make):
+    frame = compare.load(of_two_rates(make, True))
+    named = {"at its best": {"convmixer_nano lr=0.001": 1, "mixer_nano lr=0.004": -1}}
+    assert set(named["at its best"]) <= set(compare.rungs(frame)["rung"])
+    row = contrasts.registered(frame, named).iloc[0]
+    assert (row["contrast"], row["diff"]) == ("at its best", pytest.approx(4.8))
+    for weights, words in (
+        ({"convmixer_nano lr=0.001": 1, "mixer_nano": -1}, "'mixer_nano' was trained in 2 ways; name the one"),
+        ({"convmixer_nano lr=0.002": 1, "mixer_nano": -1}, "did you mean 'convmixer_nano lr=0.00[14]'"),
+    ):
+        with pytest.raises(Refusal, match=f"CONTRASTS 'x': .*{words}"):
+            contrasts.registered(frame, {"x": weights})
+
+
+def test_a_rung_of_fewer_conditions_than_the_other_makes_a_contrast_ambiguous(make):
+    frame = compare.load([*of_two_rates(make, True), *nano(make, {"deit_nano": [70.0, 71.0]}, {"lr": 1e-3})])
+    weights = {"deit_nano": 1, "mixer_nano": -1}
+    with pytest.raises(Refusal, match=r"'mixer_nano lr=0\.001', 'mixer_nano lr=0\.004'"):
+        contrasts.registered(frame, {"x": weights})
+    assert contrasts.registered(frame, {"x": {"deit_nano": 1, "mixer_nano lr=0.001": -1}})["diff"][0] == 10
+
+
+def test_a_contrast_takes_the_seeds_that_are_done(make):
     folders = nano(make, {"mlp_nano": [90.0, 92.0, 91.0], "mixer_nano": [94.0, 95.5, None]})
-    shuffled = nano(make, {"mlp_nano": [10.0, 11.0], "mixer_nano": [50.0, 51.0]}, {"permute": "pixels"})
     wanted = {"gain": {"mixer_nano": 1, "mlp_nano": -1}}
-    row = contrasts.registered(compare.load(folders + shuffled), wanted).iloc[0]
+    row = contrasts.registered(compare.load(folders), wanted).iloc[0]
     assert (row["diff"], row["diff_n"]) == (pytest.approx(3.75), 2)
     nothing = contrasts.registered(compare.load(folders[:3] + folders[5:]), wanted).iloc[0]
     assert nothing["diff_n"] == 0 and nothing["verdict"] == "no pairs" and math.isnan(nothing["diff"])
+
+
+def test_whole_and_shuffled_images_are_families_of_their_own(make):
+    """Both corrections are Holm's by hand over the rungs, or contrasts, of one kind of images."""
+    noise = np.random.default_rng(0).normal(0, 0.4, (2, 3, 4))
+    levels = (np.array([90.0, 91.0, 91.5])[None, :, None] + noise).round(2)
+    models, folders = ("mlp_nano", "bmlp_nano", "mixer_nano"), []
+    for kind, permute in enumerate(("none", "pixels")):
+        folders += nano(make, {m: levels[kind, i] for i, m in enumerate(models)}, {"permute": permute})
+    frame = compare.load(folders)
+    differences = levels[:, 1:] - levels[:, :1]
+    p = stats.ttest_1samp(differences, 0, axis=2).pvalue
+    holm = [[min(1, 2 * min(a, b)), max(2 * min(a, b), a, b)] for a, b in p]  # of two: the smaller twice, then both
+    wanted = [pair if a < b else pair[::-1] for pair, (a, b) in zip(holm, p, strict=True)]
+    table = contrasts.against(frame, "mlp_nano")
+    assert table["diff_p_holm"].dropna().tolist() == pytest.approx(np.ravel(wanted))
+    pair = {m: {m: 1, "mlp_nano": -1} for m in models[1:]}
+    planned = contrasts.registered(frame, pair).sort_values("condition", kind="stable")
+    assert planned["condition"].tolist() == ["permute=none"] * 2 + ["permute=pixels"] * 2
+    assert planned["diff_p_holm"].tolist() == pytest.approx(np.ravel(wanted))
 
 
 def test_a_small_sure_difference_is_both(make):
@@ -204,7 +269,9 @@ def test_each_budget_is_a_ladder_of_its_own(make):
     assert missed.rows == [["mixer_nano", "2.00 k", "100", "20×"]]
     tables = contrasts.tables([part for _, part in parts], "mlp_nano")
     assert tables[0]["diff"].tolist()[1] == -9.5
-    assert contrasts.tables([part for _, part in parts], None)[0]["diff"].tolist()[1] == -9.5
+    alone = contrasts.tables([part for _, part in parts], None)[0]
+    assert alone["diff"].isna().all() and set(alone["verdict"]) == {"–"}, "the first of a file is no baseline"
+    assert alone["rank_low"].tolist() == [1, 2], "80, 82 is surely below 90, 91: ranks need no baseline"
     every, _ = fairness.fair(compare.load(folders), "params", 0.1)
     assert len(every) == 1 and every[0][1]["rung"].nunique() == 3
 
@@ -248,6 +315,28 @@ def test_command_line(make, tmp_path):
     assert r"\begin{tabular}" in latex.stdout and "1.00 k parameters" in latex.stdout
     plain = script(tmp_path / "runs")
     assert "With 5 pairs" in plain.stdout and plain.stdout.count("runs") <= 1
+
+
+def test_command_line_takes_baseline_and_contrasts_of_each_sweep(tmp_path):
+    """Two sweeps whose contrasts have one name: each is answered from its own runs, whatever stands beside it."""
+    results = tmp_path / "results"
+    for place, name in enumerate(("first", "second")):
+        runs = [make_run({"model": m, "seed": s, "lr": 1e-3 * (1 + place)}) for m in LEVELS for s in range(5)]
+        for run in runs:
+            write_run(results, run, LEVELS[run.model][run.seed] - place * (run.model == "mlp_nano"))
+        (tmp_path / f"{name}.py").write_text(
+            "from engine.run import make_run\nBASELINE = 'mixer_nano'\n"
+            "CONTRASTS = {'gain': {'mixer_nano': 1, 'mlp_nano': -1}}\n"
+            f"def runs():\n    return [make_run(run) for run in {[run.record() for run in runs]!r}]\n"
+        )
+    command = [sys.executable, "-m", "scripts.compare", *(str(tmp_path / f"{n}.py") for n in ("first", "second"))]
+    environment = {**os.environ, "SOFTMLP_RESULTS": str(results)}
+    done = subprocess.run([*command, "--markdown"], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"`gain` \| (\S+) ±", done.stdout) == ["+4.10", "+5.10"]
+    assert re.findall(r"`(mixer_nano [^`]*)`.*\| baseline \|", done.stdout) == [
+        "mixer_nano lr=0.001", "mixer_nano lr=0.002"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

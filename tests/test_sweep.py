@@ -90,6 +90,14 @@ ONE = "def runs(): yield Run(model='mixer_nano')\n"
         ),
         (ONE + "CONTRASTS = {'a': {'mixer_nano': 1}}", r"CONTRASTS 'a': the weights must have the sum 0"),
         (ONE + "CONTRASTS = {'a': {'mixer_nano': 'x'}}", r"CONTRASTS 'a': the weights must have the sum 0"),
+        (ONE + "CONTRASTS = {'a': {'mixer_nano': float('nan')}}", r"CONTRASTS 'a': the weights must have the sum 0"),
+        (ONE + "BASELINE = 'mixer_nan'", r"BASELINE: unknown rung 'mixer_nan'; did you mean 'mixer_nano'"),
+        (ONE + "BASELINE = 3", r"BASELINE must be the name of a rung, or several, and is 3"),
+        (
+            "def runs():\n    return [*(Run(lr=lr) for lr in (1e-3, 4e-3)), Run(model='mlp_nano')]\n"
+            "CONTRASTS = {'a': {'mixer_nano': 1, 'mlp_nano': -1}}",
+            r"'mixer_nano' was trained in 2 ways; name the one .*'mixer_nano lr=0.001', 'mixer_nano lr=0.004'",
+        ),
         (ONE + "CONTRASTS = ['a']", r"CONTRASTS must map names to \{rung: weight\}"),
         ("def runs():\n    seed = 0\n    while True: yield Run(seed=seed)", r"more than"),
     ],
