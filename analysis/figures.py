@@ -20,8 +20,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 
-from analysis.compare import REFERENCE, count_text, gain_text, plus_minus, quantity
+from analysis.compare import REFERENCE, count_text, gain_text, quantity
 from analysis.pareto import front
+from analysis.stats import within
+from analysis.typeset import accuracy
 
 # Light and dark paper, by order of families. Found by search: contrast with the paper at least 3 : 1; distance (CIE76)
 # of any two at least 30 in normal sight, 15 in simulated deuteranopia and protanopia. Markers tell families apart, too.
@@ -119,7 +121,7 @@ def accuracy_cost(rungs: pd.DataFrame, cost: str, label: str, families: Iterable
             colour, marker = look[row.family]
             x = getattr(row, cost)
             if row.acc1_half > 0:
-                axes.errorbar(x, row.acc1, row.acc1_half, color=colour, linewidth=1.1, zorder=2)
+                axes.errorbar(x, row.acc1, _reach(row), color=colour, linewidth=1.1, zorder=2)
             fill = colour if row.Index in best.index else PAPER
             axes.plot(x, row.acc1, marker, color=colour, markerfacecolor=fill, gid=f"point{i}", zorder=3)
             titles[f"point{i}"] = _title(row) + ("" if cost in ("macs", "params") else f"\n{quantity(x)} {label}")
@@ -143,7 +145,7 @@ def ladder(rungs: pd.DataFrame, frame: pd.DataFrame) -> str:
             seeds = frame.loc[(frame["rung"] == row.rung) & frame["acc1"].notna(), "acc1"]
             left.plot(seeds, [y] * len(seeds), "|", color=colour, alpha=0.55, markersize=9)
             if row.acc1_half > 0:
-                left.errorbar(row.acc1, y, xerr=row.acc1_half, color=colour, linewidth=1.4)
+                left.errorbar(row.acc1, y, xerr=_reach(row), color=colour, linewidth=1.4)
             left.plot(row.acc1, y, marker, color=colour, gid=f"level{y}")
             if row.gain_half > 0:
                 right.errorbar(row.gain, y, xerr=row.gain_half, color=colour, linewidth=1.4)
@@ -225,11 +227,17 @@ def plain(width: float, height: float) -> tuple[Figure, Axes]:
 
 def _title(row: Any) -> str:
     """What a point says when pointed at."""
-    accuracy = plus_minus(row.acc1, row.acc1_half, row.n)
+    level = accuracy(row.acc1, row.acc1_half, row.n)
     return (
-        f"{row.rung}\naccuracy {accuracy} %, n = {count_text(row)}\n{quantity(row.macs)} MACs, "
+        f"{row.rung}\naccuracy {level} %, n = {count_text(row)}\n{quantity(row.macs)} MACs, "
         f"{quantity(row.params)} parameters\ngain over the rung before: {gain_text(row)}"
     )
+
+
+def _reach(row: Any) -> list[list[float]]:
+    """How far the interval of a rung's accuracy goes down and up, on its scale."""
+    low, high = within(row.acc1, row.acc1_half)
+    return [[row.acc1 - low], [high - row.acc1]]
 
 
 def labels(rungs: Sequence[str], length: int) -> dict[str, str]:
@@ -271,7 +279,7 @@ def _label_front(axes: Axes, shown: pd.DataFrame, best: pd.DataFrame, cost: str)
     marks = axes.transData.transform(shown[[cost, "acc1"]].to_numpy(float))
     taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in marks]
     for i, row in enumerate(best[::-1].itertuples()):
-        x, top = getattr(row, cost), row.acc1 + (row.acc1_half if row.acc1_half > 0 else 0)
+        x, top = getattr(row, cost), within(row.acc1, row.acc1_half)[1] if row.acc1_half > 0 else row.acc1
         share = axes.transAxes.inverted().transform(axes.transData.transform((x, top)))[0]
         label = axes.annotate(
             *(names[row.rung], (x, top)),
@@ -309,7 +317,8 @@ def inline(figure: Figure, name: str, label: str, titles: dict[str, str]) -> str
     text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text).replace("xlink:href", "href")
     # The page's own font, at matplotlib's sizes.
     text = re.sub(r"font-family: [^;\"]*(; )?", "", text)
-    text = re.sub(r"(?<=\d\.\d\d)\d+", "", text)  # half a hundredth of a point is enough
+    # Half a hundredth of a point is enough: of coordinates, which stand in tags. What is read stays as it was written.
+    text = re.sub(r"<[^!>][^>]*>", lambda tag: re.sub(r"(?<=\d\.\d\d)\d+", "", tag[0]), text)
     for gid, title in titles.items():
         text = text.replace(f'<g id="{gid}">', f'<g id="{gid}"><title>{escape(title)}</title>')
     text = re.sub(r'\bid="', f'id="{name}-', text)

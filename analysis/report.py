@@ -16,9 +16,10 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from analysis import compare, figures, ladder, report_bias, report_cost, report_words, symmetry
-from analysis.compare import gain_text, plus_minus, quantity
+from analysis.compare import gain_text, quantity
 from analysis.report_tables import DRAWN, ROWS, Cell, Shown, commands, environment, health, limited, runs, shown
 from analysis.report_tables import unfinished as without_result
+from analysis.typeset import accuracy
 from engine.errors import DATA, Refusal
 from engine.run import Run
 from engine.store import write_bytes
@@ -35,6 +36,7 @@ def write_report(
     runs: Sequence[Run] | None = None,
     speeds: Path | None = None,
     planned: Mapping[str, Mapping[str, float]] | None = None,
+    baseline: Sequence[str] = (),
 ) -> Path:
     """Write RESULTS/NAME/report.html from the runs' folders, its figures beside it, and return its path.
 
@@ -45,6 +47,7 @@ def write_report(
         runs: the runs of these folders, where known; see `compare.load`.
         speeds: latencies, of scripts/profile_model.py --results-file; without, RESULTS/NAME/speeds.csv if it is there.
         planned: the contrasts that the sweep was made for (`contrasts.registered`).
+        baseline: the rungs that it compares others with, of which a table takes the first that it holds.
 
     Raises:
         Refusal: there are no runs, or the page cannot be written.
@@ -61,7 +64,7 @@ def write_report(
     if speeds and not speeds.is_file():
         raise Refusal(f"there is no {speeds}; python scripts/profile_model.py MODEL... --results-file writes it", DATA)
     frame = compare.load(folders, runs)
-    page = _page(frame, ladder.table(compare.rungs(frame)), results, name, speeds, planned or {})
+    page = _page(frame, ladder.table(compare.rungs(frame)), results, name, speeds, planned or {}, baseline)
     drawn = page.pop("drawn")
     text = _template().render(name=name, question=question, figures=_marked(drawn), **page)
     for old in (path.parent / "figures").glob("*.svg") if drawn else ():  # or they are what somebody published
@@ -79,6 +82,7 @@ def _page(
     name: str,
     speeds: Path | None,
     planned: Mapping[str, Mapping[str, float]],
+    baseline: Sequence[str],
 ) -> dict[str, Any]:
     """All that the template shows; `drawn` has the figures by name."""
     finished = bool((table["n"] > 0).any())
@@ -86,8 +90,8 @@ def _page(
     signature, source = report_bias.symmetries(limited(frame, "rung", ROWS), results, name)
     probed, probes = report_bias.probes(frame)
     gaps = report_bias.permutation(frame) if finished else None
-    against, power, compared_out = report_cost.differences(frame, table) if finished else (None, "", 0)
-    budgets, unfair = report_cost.fair(frame, speeds)
+    against, power, compared_out = report_cost.differences(frame, table, baseline) if finished else (None, "", 0)
+    budgets, unfair = report_cost.fair(frame, speeds, baseline)
     costs, uncosted = report_cost.cost_figures(frame, best, speeds) if finished else ({}, [])
     tuned = report_cost.tuned(frame)
     drawn = {f"probe-{probe}": svg for probe, _, svg, _ in probes} | ({"gaps": gaps[0]} if gaps else {})
@@ -100,7 +104,7 @@ def _page(
     unfinished = without_result(frame)
     return {
         "drawn": drawn,
-        "result": report_words.result(frame, table, signature, probed),
+        "result": report_words.result(frame, table, signature, probed, planned),
         "easy": report_words.is_easy(frame),
         "self_test": {"passed": passed, "text": verdict},
         "total": len(frame),
@@ -143,13 +147,13 @@ def _best(frame: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _claims(table: pd.DataFrame) -> Shown:
-    """What the families declare, with what changes from the rung before as tooltips and marks."""
+    """What the families declare, with what differs from the rung before as tooltips and marks."""
     cells, tips = [], []
     table = table[:ROWS]
     for row in table.itertuples():
         cells.append([row.rung, *(getattr(row, claim) for claim in ladder.CLAIMS), quantity(row.params)])
-        cells[-1] += [plus_minus(row.acc1, row.acc1_half, row.n), gain_text(row)]
-        told = {claim: f"changes from {row.before}" for claim in row.changed}
+        cells[-1] += [accuracy(row.acc1, row.acc1_half, row.n), gain_text(row)]
+        told = {claim: f"differs from {row.before}" for claim in row.changed}
         tips.append(["", *(told.get(claim, "") for claim in ladder.CLAIMS), "", "", ""])
     words = tuple(ladder.WORDS[claim] for claim in ladder.CLAIMS)
     header = ("rung", *words, "parameters", "accuracy, %", "gain")

@@ -13,16 +13,17 @@ import archs
 from analysis import bias_figures, probe_table, symmetry
 from analysis.probes import names, permutation_gap
 from analysis.report_tables import Shown, limited, shown
-from analysis.typeset import MISSING, Sheet, count_text, number, plus_minus, probability
+from analysis.typeset import MISSING, Sheet, count_text, estimate, number, plus_minus, probability
 from engine import store
 from engine.errors import Refusal
 
 MARKS = {"pass": "●", "fail": "○", "undetermined": "?"}
 PROBE_NOTE = (
-    "mean over n seeds ± half the 95 % interval, over seeds, of one seed over test images; in brackets: by chance"
+    "mean over n seeds ± half its 95 % interval, or [its ends] where it is lopsided; of two seeds both in brackets; of "
+    "one [the interval over test images]; chance: what guessing would give"
 )
 GAP_NOTE = "gap: accuracy on whole images less that of the same seed trained and tested on shuffled ones, points; "
-GAP_NOTE += "p same: of a gap of half a point or more (TOST)"
+GAP_NOTE += "p same: of a gap of half a point or more (TOST); both after Holm over the rungs with the same shuffle"
 WHAT = {  # a figure's title per probe; another probe is called by its name
     "shift": "Shift: accuracy and agreement when images are moved by so many pixels",
     "patch_shuffle": "Patch shuffle: accuracy kept when k × k blocks of the image change places",
@@ -185,9 +186,7 @@ def _estimate(row: Any, unit: str) -> str:
     if math.isnan(row.value):
         return MISSING
     digits = 2 if unit == "ratio" else 1
-    half = "" if math.isnan(row.high - row.low) else f" ± {(row.high - row.low) / 2:.{digits}f}"
-    value, null = (number(round(each, digits) + 0.0, digits) for each in (row.value, row.null))  # no minus before 0
-    return f"{value}{half} ({null})"
+    return f"{estimate(row.value, row.low, row.high, row.n, digits)}, chance {number(row.null, digits)}"
 
 
 def permutation(frame: pd.DataFrame) -> tuple[str, Shown] | None:
@@ -202,7 +201,7 @@ def permutation(frame: pd.DataFrame) -> tuple[str, Shown] | None:
             *(row.rung, row.permute, count_text(row)),
             *(number(row.acc1), number(row.acc1_permuted), plus_minus(row.gap, row.gap_half, row.n, "+")),
             plus_minus(row.relative, row.relative_half, row.n, "+"),
-            *(probability(row.p), probability(row.p_same)),
+            *(probability(row.p_holm), probability(row.p_same_holm)),
         ]
         for row in table.itertuples()
     ]

@@ -1,16 +1,17 @@
 """What the report says of cost and of certainty: fair budgets, paired differences, cost, recipes, publications."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
-from analysis import contrasts, fairness, figures, published, tuning
+from analysis import contrasts, fairness, figures, judges, published, tuning
 from analysis.compare import REFERENCE
 from analysis.report_tables import DRAWN, Shown, limited, shown
 from engine.errors import Refusal
+from engine.rungs import DATA, RECIPE, text
 
 MAPS = 12  # heat maps on a page
 BUDGETS = 6  # tables per kind of fairness
@@ -23,17 +24,23 @@ SPEEDS = {  # of scripts/profile_model.py --results-file
 }
 
 
-def differences(frame: pd.DataFrame, table: pd.DataFrame) -> tuple[Shown, str, int]:
-    """All rungs against the first: table, what so many seeds can show, and how many rungs were left out.
+def differences(frame: pd.DataFrame, table: pd.DataFrame, baseline: Sequence[str] = ()) -> tuple[Shown, str, int]:
+    """All rungs against the baseline: table, what so many seeds can show, and how many rungs were left out.
 
-    Of very many rungs the most accurate take part, and the first.
+    Of very many rungs the most accurate take part, and the baseline.
+
+    Args:
+        baseline: BASELINE of the sweep; without one, the first rung, which the page then says.
     """
-    part = frame
+    part, first = frame, table["rung"].iloc[0]
     if (over := len(table) - DRAWN) > 0:
         ranked = table.sort_values("acc1", ascending=False, kind="stable")["rung"]
-        part = frame[frame["rung"].isin([table["rung"].iloc[0], *ranked[: DRAWN - 1]])]
-    against = contrasts.against(part)
-    sheet = contrasts.sheet(against)
+        kept = frame["rung"].isin(ranked[: DRAWN - 1]) | frame["rung"].isin(baseline) | frame["name"].isin(baseline)
+        part = frame[kept if baseline else kept | (frame["rung"] == first)]
+    against = contrasts.against(part, baseline or None)
+    chosen = set(against["baseline"]) - {""}
+    names = dict.fromkeys(part.loc[part["rung"].isin(chosen), "name"])
+    sheet = contrasts.sheet(against, f"Differences to {', '.join(names)}{'' if baseline else ', the first rung'}")
     return shown("differences", sheet), contrasts.power_note(part, against), max(over, 0)
 
 
@@ -42,8 +49,13 @@ def planned(frame: pd.DataFrame, wanted: Mapping[str, Mapping[str, float]]) -> S
     return shown("planned", contrasts.registered_sheet(contrasts.registered(frame, wanted)))
 
 
-def fair(frame: pd.DataFrame, speeds: Path | None) -> tuple[dict[str, list[Shown]], list[str]]:
-    """Per kind of fairness a table for each budget that rungs share; and what could not be compared, and why."""
+def fair(
+    frame: pd.DataFrame, speeds: Path | None, baseline: Sequence[str] = ()
+) -> tuple[dict[str, list[Shown]], list[str]]:
+    """Per kind of fairness a table for each budget that rungs share; and what could not be compared, and why.
+
+    A budget that holds no baseline of the sweep's has accuracies and ranks, and no differences.
+    """
     found, notes = {}, []
     if frame["acc1"].isna().all():
         return {}, []
@@ -60,7 +72,9 @@ def fair(frame: pd.DataFrame, speeds: Path | None) -> tuple[dict[str, list[Shown
             continue
         if len(parts) > BUDGETS:
             notes.append(f"Of {len(parts)} budgets of {fairness.WORDS[kind]} the {BUDGETS} dearest are shown.")
-        tables = contrasts.tables([part for _, part in parts[-BUDGETS:]], None)
+        shared = [part for _, part in parts[-BUDGETS:]]
+        here = {name for part in shared for name in (*part["name"], *part["rung"])}
+        tables = contrasts.tables(shared, [name for name in baseline if name in here])
         sheets = [contrasts.sheet(table, title) for table, (title, _) in zip(tables, parts[-BUDGETS:], strict=True)]
         found[kind] = [
             shown(f"fair-{kind}-{i}", sheet) for i, sheet in enumerate([*sheets, *([missed] * bool(missed))])
@@ -93,18 +107,27 @@ def cost_figures(frame: pd.DataFrame, table: pd.DataFrame, speeds: Path | None) 
 def tuned(frame: pd.DataFrame) -> tuple[Shown, list[str], list[str]] | None:
     """Where learning rate or weight decay was varied within rungs: the best cells, heat maps, warnings of edges."""
     known = frame[frame["epochs"].notna()]
-    numbers = ("lr", "weight_decay", "batch_size", "smoothing", "drop_path", "mixup", "cutmix", "momentum")
-    varied = known.groupby("name", sort=False)[list(numbers)].nunique().max() if len(known) else pd.Series(0, numbers)
-    axes = [field for field in numbers if varied[field] > 1]
+    # All that varies within a rung is an axis, or accuracies of different recipes would be averaged; but accuracies on
+    # different data are those of different tables, and a longer run is the same cell further on.
+    recipe = [field for field in RECIPE if field not in (*DATA, "epochs")]
+    told = known[recipe].map(str).assign(name=known["name"])
+    varied = told.groupby("name", sort=False)[recipe].nunique().max() if len(known) else pd.Series(0, recipe)
+    axes = sorted((field for field in recipe if varied[field] > 1), key=lambda field: field not in tuning.AXES)
     if not {"lr", "weight_decay"} & set(axes):
         return None
-    rows = known.assign(model=known["name"])[["model", "signature", "state", "acc1", "epochs", "seed", *axes]]
+    same = {field: known[field].map(str).nunique() < 2 for field in DATA}
+    data = [" ".join(f"{key}={text(row[key])}" for key in DATA if not same[key]) for row in known.to_dict("records")]
+    models = [f"{name} {words}".strip() for name, words in zip(known["name"], data, strict=True)]
+    rows = known.assign(model=models)[["model", "signature", "state", "acc1", "epochs", "seed", *axes]]
+    # A list of pandas' is no key.
+    rows = rows.map(lambda value: tuple(value) if isinstance(value, list) else value)
     cells = tuning.cells(rows.to_dict("records"), axes)
     if not (best := tuning.winners(cells, axes, {})):
         return None
-    maps = [tuning.heat_map(cells, win.model, axes) for win in best[:MAPS]]
+    kind = judges.kind(known["holdout"])
+    maps = [tuning.heat_map(cells, win.model, axes, kind) for win in best[:MAPS]]
     warnings = [f"`{win.model}`: {edge}." for win in best for edge in win.edges]
-    return shown("tuning", tuning.sheet(best)), [svg for svg in maps if svg], warnings
+    return shown("tuning", tuning.sheet(best, kind)), [svg for svg in maps if svg], warnings
 
 
 def reported(frame: pd.DataFrame) -> Shown | None:

@@ -1,13 +1,17 @@
-"""The plain result of a sweep: a few sentences that are computed, and what they do not show."""
+"""The plain result of a sweep: a few sentences that are computed, and what they do not show.
 
+What an ingredient is worth is said only of the contrasts that the sweep was made for (CONTRASTS of its file). The order
+of a file is no claim: which rung stands before which says nothing of cause.
+"""
+
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
-from analysis import compare, contrasts, ladder
-from analysis.compare import REFERENCE, plus_minus
-from analysis.typeset import quantity
-from engine.datasets import DATASETS
+from analysis import compare, contrasts, judges
+from analysis.compare import REFERENCE
+from analysis.typeset import accuracy, plus_minus, quantity
 
 UNSTEADY = 5  # points between the best and the worst seed of a rung beyond which its mean says little
 EASY = ("digits",)  # data on which the flat MLP ties with nearly everything: their page opens with what was built in
@@ -19,22 +23,27 @@ def result(
     table: pd.DataFrame,
     symmetries: list[dict[str, Any]] | None = None,
     probed: pd.DataFrame | None = None,
+    planned: Mapping[str, Mapping[str, float]] | None = None,
 ) -> dict[str, str]:
     """The result in statements, under what each is about.
 
     Args:
+        table: of `compare.rungs`.
         symmetries: of `report_bias.symmetries`; they and the probes come first where accuracy says little.
         probed: of `probe_table.summary`.
+        planned: the contrasts that the sweep was made for; without any, no rung is said to owe its accuracy to
+            anything.
     """
     undecided = {"Not decided": " ".join(_undecided(frame, table))}
     if not (table["n"] > 0).any():
         return {"No result": "No run of this sweep has finished.", **undecided}
     told = {"Built in": symmetry_sentence(symmetries)} if symmetries else {}
     told |= {"Learned": said} if probed is not None and (said := probe_sentence(probed)) else {}
+    asked = {"Asked": asked_sentence(contrasts.registered(frame, planned))} if planned else {}
     if told and is_easy(frame):
-        gain = {} if len(told) > 1 else {"Largest gain": _largest_gain(table)}
-        return {**told, "Accuracy": f"{_best(frame, table)} {tie(frame)}".strip(), **gain, **undecided}
-    return {"Best rung": _best(frame, table), "Largest gain": _largest_gain(table), **undecided}
+        return {**told, "Accuracy": f"{_best(frame, table)} {tie(frame)}".strip(), **asked, **undecided}
+    spread = asked or ({"Range": said} if (said := _range(frame, table)) else {})
+    return {"Best rung": _best(frame, table), **spread, **undecided}
 
 
 def is_easy(frame: pd.DataFrame) -> bool:
@@ -107,12 +116,51 @@ def tie(frame: pd.DataFrame) -> str:
     )
 
 
+def asked_sentence(table: pd.DataFrame) -> str:
+    """What came of the contrasts that the sweep was made for: how many are decided, and the largest that is.
+
+    Args:
+        table: of `contrasts.registered`.
+    """
+    tested = table[table["diff_n"] > 1]
+    if tested.empty:
+        return (
+            "Of what the sweep was made to compare nothing can be told from chance: no contrast has two common seeds."
+        )
+    parts = []
+    for condition, own in tested.groupby("condition", sort=False):
+        clear = own[own["diff_p_holm"] < 0.05]
+        where = f" under {condition}" if condition else ""
+        what = f"{len(own)} contrast{'s' * (len(own) > 1)} that the sweep was made for{where}"
+        if clear.empty:
+            parts.append(f"Of {what}, none is shown to differ from zero (Holm).")
+            continue
+        row = clear.loc[clear["diff"].abs().idxmax()]
+        shown = f"{len(clear)} {'is' if len(clear) == 1 else 'are'} shown to differ from zero (Holm)"
+        named = row["contrast"].removesuffix(f" ({condition})")
+        size = plus_minus(row["diff"], row["diff_half"], row["diff_n"], "+")
+        parts.append(f"Of {what}, {shown}; the largest is “{named}”, {size} points.")
+    return " ".join(parts)
+
+
+def _range(frame: pd.DataFrame, table: pd.DataFrame) -> str:
+    """From which rung to which accuracies range; what lies between them is not said, as nobody asked beforehand."""
+    own = comparable(frame, table)
+    own = own[own["n"] > 0].sort_values("acc1", kind="stable")
+    if len(own) < 2:
+        return ""
+    low, high = own.iloc[0], own.iloc[-1]
+    return (
+        f"Accuracies on the same data range from {low.acc1:.2f} % (`{low.rung}`) to {high.acc1:.2f} % (`{high.rung}`). "
+        "No contrast was named beforehand (CONTRASTS of the sweep’s file), so no ingredient is said to buy anything."
+    )
+
+
 def _best(frame: pd.DataFrame, table: pd.DataFrame) -> str:
     ranked = comparable(frame, table)
     ranked = ranked[ranked["n"] > 0].sort_values("acc1", ascending=False, kind="stable")
     best, own = ranked.iloc[0], ranked[ranked["family"] != REFERENCE]
-    seeds = f"mean of {best.n} seeds, 95 % interval" if best.n > 1 else "one seed, so no interval"
-    text = f"The most accurate rung is `{best.rung}` with {_level(best)} ({seeds})"
+    text = f"The most accurate rung is `{best.rung}` with {_level(best)} ({_seeds(best)})"
     if len(ranked) < 2:
         return f"{text}; no other rung on the same data has finished."
     second = ranked.iloc[1]
@@ -121,7 +169,9 @@ def _best(frame: pd.DataFrame, table: pd.DataFrame) -> str:
     if lead.n < 2:
         text += f"; next is `{second.rung}`, but they share too few seeds to tell the two apart."
     elif lead.clear:
-        text += f", ahead of `{second.rung}` by {margin} points over the same seeds."
+        text += (
+            f", ahead of `{second.rung}` by {margin} points over the same seeds (not corrected for choosing the two)."
+        )
     elif lead.half == 0:
         text += f"; its lead over `{second.rung}` is {lead.mean:.2f} points with each seed, too coarse for an interval."
     else:
@@ -131,43 +181,16 @@ def _best(frame: pd.DataFrame, table: pd.DataFrame) -> str:
     return text
 
 
+def _seeds(row: Any) -> str:
+    """What its mean and what stands behind it are."""
+    if row.n < 2:
+        return "one seed, so no interval"
+    what = "" if row.acc1_half == 0 else "; both in brackets" if row.n == 2 else ", 95 % interval"
+    return f"mean of {row.n} seeds{what}"
+
+
 def _level(row: Any) -> str:
-    return plus_minus(row.acc1, row.acc1_half, row.n).replace(" (n=1)", "") + " %"
-
-
-def _largest_gain(table: pd.DataFrame) -> str:
-    steps = table[(table["before"] != "") & (table["family"] != REFERENCE) & table["gain"].notna()]
-    if steps.empty:
-        return "There is no step to judge: no two neighbouring rungs of the ladder have finished a common seed."
-    if (steps["gain_n"] < 2).all():
-        return "No gain on the ladder can be told from chance: its neighbours share one seed each."
-    clear = steps[steps["gain_clear"]]
-    gains, losses = clear[clear["gain"] > 0], clear[clear["gain"] < 0]
-    if gains.empty:
-        none = f"None of the {len(steps)} steps" if len(steps) > 1 else "The one step"
-        text = f"{none} on the ladder is {'a' if len(steps) > 1 else 'not a'} gain whose 95 % interval excludes zero"
-        if losses.empty:
-            return text + "."
-        row = losses.sort_values("gain").iloc[0]
-        return f"{text}; the step from `{row.before}` to `{row.rung}` loses {_size(row)} points{_holm(row, table)}."
-    row = gains.sort_values("gain", ascending=False, kind="stable").iloc[0]
-    what = f", which changes {_listed([ladder.WORDS[claim] for claim in row.changed])}" if row.changed else ""
-    return (
-        f"The largest gain on the ladder whose interval excludes zero is {_size(row)} points, at the step from "
-        f"`{row.before}` to `{row.rung}`{what}{_holm(row, table)}."
-    )
-
-
-def _size(row: Any) -> str:
-    return plus_minus(abs(row.gain), row.gain_half, row.gain_n)
-
-
-def _holm(row: Any, table: pd.DataFrame) -> str:
-    tested = int(table["gain_p"].notna().sum())
-    if tested < 2:
-        return ""
-    verdict = "survives" if row.gain_p_holm < 0.05 else "does not survive"
-    return f"; it {verdict} Holm’s correction for {tested} steps (p = {row.gain_p_holm:.2g})"
+    return accuracy(row.acc1, row.acc1_half, row.n).replace(" (n=1)", "") + " %"
 
 
 def _undecided(frame: pd.DataFrame, table: pd.DataFrame) -> list[str]:
@@ -194,21 +217,23 @@ def _undecided(frame: pd.DataFrame, table: pd.DataFrame) -> list[str]:
             "Digits are too easy to rank architectures: trained to the end, the flat MLP ties with nearly every other "
             "one, so ranks must not be over-read."
         )
-    for dataset, group in frame.dropna(subset="acc1").groupby("dataset", sort=False):
-        if dataset in DATASETS:
-            size, share = DATASETS[dataset].val_size, group.groupby("rung")["acc1"].mean() / 100
+    for (dataset, holdout), group in frame.dropna(subset="acc1").groupby(["dataset", "holdout"], sort=False):
+        if size := judges.count(str(dataset), float(holdout)):
+            share = group.groupby("rung")["acc1"].mean() / 100
             errors = (100 * (share * (1 - share) / size) ** 0.5).agg(["min", "max"])
             error = " to ".join(dict.fromkeys(f"{value:.1f}" for value in errors))
             notes.append(
-                f"The intervals are over seeds only: the {size:,} test images of {dataset} add a standard error of "
-                f"{error} points to an accuracy."
+                f"The intervals are over seeds only: the {size:,} {judges.kind(group['holdout'])} of {dataset} add a "
+                f"standard error of {error} points to an accuracy."
             )
     for key, what in (("commit", "commits"), ("processor", "kinds of processor"), ("threads", "thread counts")):
         values = recorded(frame, key)
         if len(values) > 1:
             effect = "" if key == "commit" else ", so images/s are not comparable"
             notes.append(f"The runs come from {len(values)} {what}{effect}.")
-    return notes or ["Only seeds were varied: the intervals say nothing of other recipes or data."]
+    ways = frame["condition"].nunique()
+    tried = f"{ways} conditions were tried" if ways > 1 else "One recipe per rung was tried"
+    return notes or [f"{tried}: the intervals are over seeds and say nothing of other recipes or data."]
 
 
 def recorded(frame: pd.DataFrame, key: str) -> list[str]:

@@ -1,7 +1,7 @@
 """What a search over recipes found: per model the best cell, how much hangs on it, a map of learning rate and decay.
 
-Accuracies are of held-out training images, and the best of many is flattered by having been chosen: it says which cell
-to train with, not how good the model is.
+The best of many is flattered by having been chosen: it says which cell to train with, not how good the model is. On
+which images it was chosen follows from the runs (`analysis/judges.py`); by test images, it is no test any more.
 """
 
 import math
@@ -126,8 +126,12 @@ def _level(ranked: pd.DataFrame, axis: str) -> bool:
     return bool((level[axis] != ranked[axis].iloc[0]).any())
 
 
-def sheet(found: Sequence[Winner]) -> Sheet:
-    """The table of winners."""
+def sheet(found: Sequence[Winner], judges: str) -> Sheet:
+    """The table of winners.
+
+    Args:
+        judges: the images that accuracies are of, of `judges.kind`.
+    """
     rows, data = [], []
     for win in found:
         tried = f"{win.finished}" if win.finished == win.tried else f"{win.finished} of {win.tried}"
@@ -144,14 +148,14 @@ def sheet(found: Sequence[Winner]) -> Sheet:
             ]
         )
         data.append({**win.__dict__, "cell": _words(win.cell), "second": _words(win.second or {})})
-    note = "accuracies on held-out training images, of the best of many: they choose the cell and flatter it"
+    note = f"accuracies on {judges}, of the best of many: they choose the cell and flatter it"
     return Sheet("", HEADER, rows, pd.DataFrame(data), note, align="llrlrrrl")
 
 
-def heat_map(table: pd.DataFrame, model: str, axes: Sequence[str]) -> str | None:
+def heat_map(table: pd.DataFrame, model: str, axes: Sequence[str], judges: str) -> str | None:
     """Accuracy over learning rate and weight decay, or the first two axes, the best cell ringed; inline SVG.
 
-    Tiles for a grid, of which each shows the best of what else was varied; points for drawn cells, both axes
+    Tiles for a grid, or words, of which each shows the best of what else was varied; points for drawn cells, both axes
     logarithmic. None where fewer than two axes were varied or nothing has finished.
     """
     axes = [axis for axis in axes if axis != "seed"]
@@ -162,7 +166,8 @@ def heat_map(table: pd.DataFrame, model: str, axes: Sequence[str]) -> str | None
     tiles = own.sort_values("acc1", ascending=False, na_position="last").drop_duplicates([x, y])
     best = tiles.iloc[0]
     xs, ys = (_order(tiles[axis]) for axis in (x, y))
-    is_grid = len(tiles) == len(xs) * len(ys)
+    numbers = all(isinstance(value, int | float) and value > 0 for value in (*xs, *ys))  # or no axis is logarithmic
+    is_grid = len(tiles) == len(xs) * len(ys) or not numbers
     # One diverged cell would press all other differences flat: the scale ends as far below the median as the best is
     # above it.
     finished = tiles["acc1"].dropna()
@@ -195,14 +200,18 @@ def heat_map(table: pd.DataFrame, model: str, axes: Sequence[str]) -> str | None
                 axis.set_minor_locator(NullLocator())
         panel.set_xlabel(x)
         panel.set_ylabel(y)
-        panel.set_title(f"{model}: held-out accuracy, %", fontsize=10, loc="left")
+        panel.set_title(f"{model}: accuracy on {judges}, %", fontsize=10, loc="left")
         return figures.inline(figure, f"tuning-{model.replace('/', '-')}", f"{model}: accuracy by {x} and {y}", titles)
 
 
 def _order(values: pd.Series) -> list[Any]:
-    """Numbers by size, words as they came."""
+    """Numbers by size; words, and what has gaps, as they came."""
     distinct = list(dict.fromkeys(values))
-    return distinct if any(isinstance(value, (str, list, tuple)) for value in distinct) else sorted(distinct)
+    return (
+        distinct
+        if any(value is None or isinstance(value, (str, list, tuple)) for value in distinct)
+        else sorted(distinct)
+    )
 
 
 def _colour(acc1: float, scale: Any) -> tuple[str, str]:
@@ -241,7 +250,7 @@ def _words(cell: Mapping[str, Any]) -> str:
 
 
 def _tick(value: Any) -> str:
-    """As `_text`; numbers with more than two decimals, which figures do not keep, as 1e-4."""
+    """As `_text`; numbers with more than two decimals as 1e-4, which is shorter."""
     if not isinstance(value, float) or float(f"{value:.2f}") == value:
         return _text(value)
     digits, _, power = f"{value:.2e}".partition("e")

@@ -35,7 +35,8 @@ def main() -> None:
         else:
             write = {"markdown": compare.markdown, "latex": compare.latex, "csv": compare.table_csv}[given.table]
             print(write(table))
-    print(write_report(found.name, folders, results, found.question, found.runs, given.speeds, found.contrasts))
+    told = {"planned": found.contrasts, "baseline": found.baseline}
+    print(write_report(found.name, folders, results, found.question, found.runs, given.speeds, **told))
 
 
 if __name__ == "__main__":

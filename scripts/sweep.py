@@ -182,9 +182,8 @@ def _compare(sweep: Sweep, how: How) -> None:
     if not report.exists() or report.stat().st_mtime <= changed:
         from analysis.report import write_report
 
-        report = write_report(
-            sweep.name, sweep.folders, sweep.folder.parent, sweep.question, sweep.runs, planned=sweep.contrasts
-        )
+        told = {"planned": sweep.contrasts, "baseline": sweep.baseline}
+        report = write_report(sweep.name, sweep.folders, sweep.folder.parent, sweep.question, sweep.runs, **told)
     print(f"report: {report}")
 
 

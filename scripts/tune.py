@@ -109,7 +109,9 @@ def is_live(sweep: Sweep) -> bool | None:
 
 def tell(asked: Search, sweep: Sweep, rows: list[dict[str, Any]], epochs: int | None, how: How) -> int:
     """Print the winners and write tuning.csv and the maps beside the sweep's files."""
-    from analysis import figures, tuning
+    import pandas as pd
+
+    from analysis import figures, judges, tuning
 
     axes, space = list(asked.space), asked.space
     ranges = {key: (span.low, span.high) for key, span in space.items() if isinstance(span, tune.Range)}
@@ -117,13 +119,14 @@ def tell(asked: Search, sweep: Sweep, rows: list[dict[str, Any]], epochs: int | 
     found = tuning.winners(table, axes, ranges)
     if not found:
         raise Refusal(f"no run has finished; look: python scripts/sweep.py status {sweep.name}", 1)
-    show(tuning.sheet(found).rich())
+    kind = judges.kind(pd.Series([run.holdout for run in sweep.runs]))
+    show(tuning.sheet(found, kind).rich())
     for win in found:
         print(*(f"{win.model}: {edge}" for edge in win.edges), sep="\n", end="\n" if win.edges else "")
     (sweep.folder / "figures").mkdir(parents=True, exist_ok=True)
     store.write_bytes(sweep.folder / "tuning.csv", table.to_csv(index=False).encode())
     for model in asked.models:
-        if svg := tuning.heat_map(table, model, axes):
+        if svg := tuning.heat_map(table, model, axes, kind):
             path = sweep.folder / "figures" / f"tuning-{model.replace('/', '-')}.svg"
             store.write_bytes(path, figures.standalone(svg).encode())
             print(f"map: {_shown(path)}")

@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import itertools
 import json
 import os
 import re
@@ -87,13 +88,16 @@ def test_probes_are_drawn_with_interval_and_chance(folders, tmp_path):
     assert "Moved by one pixel, images are still recognised in 60 % (<code>timm/resnet18</code>) to 51" in text.replace(
         "\u00a0", " "
     )
-    assert ">54.0 ± 2.5 (10.0)<" in text
+    # By hand: 53, 54 and 55, so a half-width of 4.3027 / sqrt(3) = 2.48
+    assert ">54.0 ± 2.5, chance 10.0<" in text
 
 
 def test_what_the_sweep_was_made_for_comes_before_all_against_the_first(folders, tmp_path):
     wanted = {"a kernel: mixer to convmixer": {"convmixer_nano": 1, "mixer_nano": -1}}
     text = page_of(folders, tmp_path, planned=wanted)
-    section = text[text.index("What this sweep was made to compare") : text.index("Differences to the first rung")]
+    section = text[
+        text.index("What this sweep was made to compare") : text.index("Differences to mlp_nano, the first rung")
+    ]
     assert "a kernel: mixer to convmixer" in section and ">better<" in section
     assert "made to compare" not in page_of(folders, tmp_path)
 
@@ -116,6 +120,11 @@ def test_fair_tables_hold_those_of_equal_cost(folders, tmp_path):
     assert "At 16.0 k MACs per image ± 10%: 3 rungs" in fair
     assert "At 9.00 k parameters ± 10%: 3 rungs" in fair
     assert "a run has no record of its machine" in fair, "so its time compares with nothing"
+    budget = fair[: fair.index("Rungs that miss")]
+    assert "98.19" in budget and ">baseline<" not in budget and "+5.05" not in budget, "no baseline was named"
+    named = page_of(folders, tmp_path, baseline=("mixer_nano",))
+    fair = named[named.index("At equal MACs") : named.index("Learning curves</h2>")]
+    assert ">baseline<" in fair and ">+5.05 ± 0.15<" in fair
 
 
 def test_latencies_are_drawn_where_they_were_measured(folders, tmp_path):
@@ -144,6 +153,21 @@ def test_recipes_have_a_heat_map_and_a_warning_at_the_edge(tmp_path):
     assert "lr 0.004 is at the upper edge: try higher" in tried
     assert "<title>mlp_nano\nlr 0.004, weight_decay 0.05\n84.50 %</title>" in tried
     assert (tmp_path / "ladder/figures/tuning-0.svg").exists()
+    assert "accuracies on test images, of the best of many" in tried and "held-out" not in tried
+
+
+def test_recipes_are_judged_by_the_images_of_the_runs_and_never_averaged_over_data(tmp_path):
+    """At rate 0.002 whole images have 82 and shuffled ones 50: 66 is neither."""
+    folders = []
+    for lr, permute in itertools.product((1e-3, 2e-3), ("none", "pixels")):
+        run = make_run({"model": "mlp_nano", "lr": lr, "permute": permute, "holdout": 0.1, "epochs": 2})
+        folders.append(write_run(tmp_path, run, (80 if permute == "none" else 48) + 1000 * lr))
+    text = page_of(folders, tmp_path)
+    tried = text[text.index("Recipes that were tried") :]
+    assert "accuracies on held-out training images, of the best of many" in tried
+    assert "mlp_nano permute=none\nlr" not in tried, "one axis makes no map"
+    rows = re.findall(r"mlp_nano permute=(\w+).*?lr=0.002.*?>(\d\d\.\d\d)<", tried, re.DOTALL)
+    assert rows[:2] == [("none", "82.00"), ("pixels", "50.00")]
 
 
 def test_what_others_report_is_shown_apart(tmp_path):

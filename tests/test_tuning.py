@@ -79,14 +79,14 @@ def test_only_runs_of_the_full_length_win():
 def test_without_a_finished_run_there_is_no_winner_and_no_map():
     table = tuning.cells(rows({(1e-3, 0.1): None}), ("lr", "weight_decay"))
     assert tuning.winners(table, ("lr", "weight_decay"), {}) == []
-    assert tuning.heat_map(table, "mixer_nano", ("lr", "weight_decay")) is None
+    assert tuning.heat_map(table, "mixer_nano", ("lr", "weight_decay"), "test images") is None
 
 
 def test_the_map_shows_every_cell_and_rings_the_best():
     values = {(lr, wd): 60.0 + 10 * i for i, lr in enumerate((1e-4, 1e-3, 1e-2)) for wd in (0.0, 0.05)}
     values[1e-2, 0.05] = None
     axes = ("lr", "weight_decay")
-    svg = figures.standalone(tuning.heat_map(tuning.cells(rows(values), axes), "mixer_nano", axes))
+    svg = figures.standalone(tuning.heat_map(tuning.cells(rows(values), axes), "mixer_nano", axes, "test images"))
     root = ElementTree.fromstring(svg)
     text = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
     assert text.count("60.0") == 2 and text.count("70.0") == 2 and text.count("80.0") == 1
@@ -103,5 +103,5 @@ def test_the_map_shows_every_cell_and_rings_the_best():
 def test_drawn_cells_are_points_on_logarithmic_axes():
     values = {(lr, lr / 7): 60 + 1e4 * lr for lr in (1e-4, 2.5e-4, 1e-3)}
     axes = ("lr", "weight_decay")
-    svg = tuning.heat_map(tuning.cells(rows(values), axes), "mixer_nano", axes)
+    svg = tuning.heat_map(tuning.cells(rows(values), axes), "mixer_nano", axes, "test images")
     assert svg.count("<title>") == 3 and "70.0" in svg and "mathdefault" not in svg
