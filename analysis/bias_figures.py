@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis import figures
 from analysis.figures import INK, PAPER
-from analysis.typeset import number, plus_minus
+from analysis.typeset import estimate, number, plus_minus
 
 PER_LINE = 4  # panels beside each other, so that their ticks can be read
 
@@ -26,6 +26,8 @@ def probe_bars(
     label: str,
 ) -> str:
     """A panel per key over the same rungs: bars with their 95 % interval, and a tick where chance would put each.
+
+    Of two seeds the line ends at these.
 
     Args:
         rows: of `probe_table.summary`, of one probe.
@@ -57,9 +59,8 @@ def probe_bars(
 
 
 def _said(row: Any, key: str, unit: str) -> str:
-    half = (row.high - row.low) / 2
-    sure = "" if math.isnan(half) else f" ± {half:.2f}"
-    return f"{row.rung}\n{key}: {number(row.value)}{sure} {unit}, n = {row.n}\nby chance {number(row.null)}"
+    said = estimate(row.value, row.low, row.high, row.n)
+    return f"{row.rung}\n{key}: {said} {unit}, n = {row.n}\nby chance {number(row.null)}"
 
 
 def gaps(table: pd.DataFrame, families: Iterable[str]) -> str:

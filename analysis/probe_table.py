@@ -87,12 +87,20 @@ def of(frame: pd.DataFrame) -> pd.DataFrame:
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per rung, probe and key of `load`: mean over n seeds, and its 95 % interval.
 
-    That is Student's over seeds; of a single seed it is the one over test images.
+    That is Student's over seeds, and ends where the scale of a percentage does; of a single seed it is the one over
+    test images. Of two seeds `low` and `high` are these themselves: their interval would be 13 times as wide as they
+    are apart, and a spread shared between rungs would be that of none of them.
     """
     rows = []
     for (rung, name, key), group in frame.groupby(["rung", "probe", "key"], sort=False):
         known = group.dropna(subset="value")
         mean, half, n, _ = stats.interval(known["value"])
-        low, high = (mean - half, mean + half) if n != 1 else known[["low", "high"]].iloc[0]
+        low, high = mean - half, mean + half
+        if n == 1:
+            low, high = known[["low", "high"]].iloc[0]
+        elif n == 2:
+            low, high = known["value"].min(), known["value"].max()
+        elif unit_of(name, key) == "%":
+            low, high = stats.within(mean, half)
         rows.append(dict(zip(SUMMARY, (rung, name, key, n, mean, low, high, group["null"].mean()), strict=True)))
     return pd.DataFrame(rows, columns=SUMMARY)

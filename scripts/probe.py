@@ -67,12 +67,15 @@ def print_tables(folders: list[Path], wanted: list[str]) -> None:
 
     from analysis import compare, probe_table
     from analysis.probes import permutation_gap
+    from analysis.typeset import number, plus_minus, probability
 
     summary = probe_table.summary(probe_table.load(folders))
     for name in wanted:
         rows = summary[summary["probe"] == name]
         headline = [key for key in probe_table.headline(name) if key in set(rows["key"])]
-        note = "value ± 95 % interval (null); the interval is over seeds, of one seed over test images"
+        note = (
+            "value ± 95 % interval over seeds, or [its ends]; of two seeds (both), of one [over test images]; the null"
+        )
         table = Table("rung", "n", *headline, title=name, caption=note, box=None)
         for rung, group in rows.groupby("rung", sort=False):
             cells = {row.key: text(row, probe_table.unit_of(name, row.key)) for row in group.itertuples()}
@@ -82,20 +85,24 @@ def print_tables(folders: list[Path], wanted: list[str]) -> None:
     if not len(gaps):
         return
     words = ("rung", "shuffled", "n", "accuracy", "of shuffled", "gap, points", "relative gap", "p no gap", "p same")
-    note = "± 95 % interval over seeds; p same: of a gap of half a point or more (TOST)"
+    note = "± 95 % interval over seeds, of two both in brackets; p same: of a gap of half a point or more (TOST); "
+    note += "both after Holm over the rungs with the same shuffle"
     table = Table(*words, title="permutation_gap", caption=note, box=None)
     for row in gaps.itertuples():
-        numbers = (f"{row.acc1:.2f}", f"{row.acc1_permuted:.2f}", f"{row.gap:+.2f} ± {row.gap_half:.2f}")
-        numbers += (f"{row.relative:+.3f} ± {row.relative_half:.3f}", f"{row.p:.3f}", f"{row.p_same:.3f}")
+        numbers = (number(row.acc1), number(row.acc1_permuted), plus_minus(row.gap, row.gap_half, row.n, "+"))
+        numbers += (plus_minus(row.relative, row.relative_half, row.n, "+"),)
+        numbers += (probability(row.p_holm), probability(row.p_same_holm))
         count = f"{row.n} of {row.n + row.n_missing}" if row.n_missing else f"{row.n}"
         table.add_row(escape(row.rung), row.permute, count, *numbers)
     show(table)
 
 
 def text(row: Any, unit: str) -> str:
-    """64.8 ± 1.2 (10.1); a ratio has a digit more."""
+    """64.8 ± 1.2, null 10.1; a ratio has a digit more."""
+    from analysis.typeset import estimate, number
+
     digits = 2 if unit == "ratio" else 1
-    return f"{row.value:.{digits}f} ± {(row.high - row.low) / 2:.{digits}f} ({row.null:.{digits}f})"
+    return f"{estimate(row.value, row.low, row.high, row.n, digits)}, null {number(row.null, digits)}"
 
 
 if __name__ == "__main__":

@@ -265,6 +265,11 @@ def test_load_has_a_row_per_run_probe_and_key(trained):
     seeds = own.loc[["acc_1"] * 3].assign(key="acc_1", value=[50.0, 52.0, 57.0]).reset_index(drop=True)
     three = probe_table.summary(seeds).iloc[0]
     assert (three["low"], three["high"]) == pytest.approx(stats.t.interval(0.95, 2, 53, stats.sem([50, 52, 57])))
+    two = probe_table.summary(seeds[:2]).iloc[0]
+    assert (two["n"], two["value"], two["low"], two["high"]) == (2, 51, 50, 52), "both seeds, and no interval"
+    high = probe_table.summary(seeds.assign(value=[99.0, 100.0, 99.6])).iloc[0]
+    low = stats.t.interval(0.95, 2, 298.6 / 3, stats.sem([99.0, 100.0, 99.6]))[0]
+    assert (high["low"], high["high"]) == (pytest.approx(low), 100), "agreement and accuracy end at 100 %"
 
 
 def test_the_permutation_gap_is_paired_by_seed_and_recipe(tmp_path):
@@ -287,7 +292,7 @@ def test_the_permutation_gap_is_paired_by_seed_and_recipe(tmp_path):
     sides = [
         stats.ttest_1samp(gaps, sign * 0.5, alternative=word).pvalue for sign, word in ((1, "less"), (-1, "greater"))
     ]
-    assert row.p_same == pytest.approx(max(sides))
+    assert row.p_same == row.p_same_holm == pytest.approx(max(sides)), "one rung is a family of one"
     assert row.relative == pytest.approx(np.mean(gaps / (np.array(original[:3]) - 10)))
     assert row.gap - row.gap_half == pytest.approx(stats.t.interval(0.95, 2, gaps.mean(), stats.sem(gaps))[0])
 
@@ -301,7 +306,7 @@ def test_the_command_prints_a_table_per_probe(trained, digits):
     done = script(*trained.values(), "--data-dir", digits, "--threads", "1")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("already there") == 4
-    words = ("shift", "patch_shuffle", "permutation_gap", "convmixer_nano", "1.00 ± 0.00")
+    words = ("shift", "patch_shuffle", "permutation_gap", "convmixer_nano", "1.00 [1.00, 1.00], null ")
     assert all(word in done.stdout for word in words), done.stdout
 
 
