@@ -5,8 +5,11 @@ saves data, below it costs them. n(tau) comes from the mean accuracies over seed
 log n, never beyond the sizes that were trained. An accuracy that is reached at the smallest size already needs 0 of
 these data, one that is never reached infinitely many; so an interval ends at 0 or infinity where the data say no more.
 
-The interval is BCa over the seeds that both rungs have at every size, drawn jointly. Runs of all sizes should have the
-same number of updates and a learning rate tuned per size, or DE compares recipes.
+A curve is one rung under one recipe: what differs between runs of one size and seed is another curve, which is called
+by it. What differs between sizes only (epochs, so that all have as many updates; a learning rate tuned per size) is
+one recipe, and should be so, or DE compares recipes.
+
+The interval is BCa over the seeds that both rungs have at every size, drawn jointly.
 """
 
 import math
@@ -20,6 +23,7 @@ from analysis import stats
 from analysis.typeset import MISSING, Sheet, number, quantity
 from engine.datasets import DATASETS
 from engine.errors import Refusal
+from engine.rungs import RECIPE, text
 
 RESAMPLES = 10_000
 LEVELS = 3  # accuracies to compare at, where none are given
@@ -27,10 +31,23 @@ FIELDS = ("dataset", "holdout", "permute")  # what all runs of a curve share
 
 
 def curves(frame: pd.DataFrame) -> pd.DataFrame:
-    """Finished runs by number of training images: columns name, seed, samples, acc1, and `data`, what they share."""
+    """Finished runs by number of training images: columns name, bare, condition, seed, samples, acc1, and `data`.
+
+    `data` is what all share, `bare` the rung, `condition` what tells its curves apart ("" for only one), `name` both.
+    """
     done = frame[frame["acc1"].notna()]
     data = done[list(FIELDS)].astype(str).agg(" ".join, axis=1)
-    return done[["name", "seed", "acc1"]].assign(samples=images(done), data=data).dropna()
+    found = done[["seed", "acc1"]].assign(bare=done["name"], samples=images(done), data=data)
+    fields = [field for field in RECIPE if field in done and field not in (*FIELDS, "train_samples")]
+    told = done[fields].map(text)
+    found["condition"] = ""
+    for _, rows in found.groupby(["bare", "data"], sort=False):
+        sizes = rows["samples"]
+        varies = [field for field in fields if told.loc[rows.index, field].groupby(sizes).nunique().max() > 1]
+        words = [" ".join(f"{field}={told.at[i, field]}" for field in varies) for i in rows.index]
+        found.loc[rows.index, "condition"] = words
+    found["name"] = (found["bare"] + " " + found["condition"]).str.strip()
+    return found[["name", "bare", "condition", "seed", "samples", "acc1", "data"]].dropna()
 
 
 def images(frame: pd.DataFrame) -> pd.Series:
@@ -59,7 +76,7 @@ def equivalents(table: pd.DataFrame, name: str, over: str, level: float, seed: i
     """Data-equivalents of `name` over the baseline `over` at an accuracy in percent, with a 95 % interval.
 
     Args:
-        table: of `curves`, for one `data`.
+        table: of `curves`, for one `data`; a seed has one run of each size.
 
     Returns:
         name, over, level, n (seeds), sizes, smallest and largest (of these sizes), needs and over_needs (images),
@@ -105,20 +122,48 @@ def levels(table: pd.DataFrame, count: int = LEVELS) -> list[float]:
 
 
 def sheets(frame: pd.DataFrame, baseline: str | None, asked: Sequence[float] = ()) -> list[Sheet]:
-    """A table of data-equivalents per set of data. Raises Refusal where no rung was trained on two sizes."""
+    """A table of data-equivalents per set of data and baseline.
+
+    Args:
+        baseline: a rung; where it was trained in several ways, each curve is compared with that of its own condition.
+            Without one, the first rung.
+
+    Raises:
+        Refusal: no rung was trained on two sizes, or the baseline was not, or not in the ways of the others.
+    """
     found = []
     for data, table in curves(frame).groupby("data", sort=False):
         sizes = table.groupby("name", sort=False)["samples"].nunique()
         names = list(sizes.index[sizes > 1])
         if not names:
             continue
-        base = baseline if baseline in names else names[0]
-        others = [name for name in names if name != base]
-        rows = [equivalents(table, name, base, level) for level in asked or levels(table) for name in others]
-        found.append(_sheet(str(data).partition(" ")[0], base, rows))
+        first = table[table["name"].isin(names)].drop_duplicates("name").set_index("name")
+        pairs: dict[str, list[str]] = {}
+        for name in names:
+            base = _baseline(first, name, baseline or str(first["bare"].iloc[0]))
+            if base != name:
+                pairs.setdefault(base, []).append(name)
+        for base, others in pairs.items():
+            rows = [equivalents(table, name, base, level) for level in asked or levels(table) for name in others]
+            found.append(_sheet(str(data).partition(" ")[0], base, rows))
     if not found:
-        raise Refusal("--samples needs rungs that were trained on at least two sizes; see train_samples")
+        raise Refusal("--samples needs two rungs that were trained on at least two sizes; see train_samples")
     return found
+
+
+def _baseline(curves: pd.DataFrame, name: str, chosen: str) -> str:
+    """The baseline's curve that stands beside this one. Raises Refusal where there is none, or more than one."""
+    if chosen in curves.index:
+        return chosen
+    own = curves[curves["bare"] == chosen]
+    alike = own[own["condition"] == curves.at[name, "condition"]]
+    fitting = alike if len(alike) else own
+    if len(fitting) == 1:
+        return str(fitting.index[0])
+    listed = ", ".join(map(repr, own.index if len(own) else curves.index))
+    if not len(own):
+        raise Refusal(f"no rung '{chosen}' was trained on two sizes or more; these were: {listed}")
+    raise Refusal(f"'{chosen}' was trained in {len(own)} ways, none of them that of '{name}'; name one: {listed}")
 
 
 def _sheet(dataset: str, base: str, rows: list[dict[str, Any]]) -> Sheet:

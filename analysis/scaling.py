@@ -6,10 +6,12 @@
 
 All are fitted by maximum likelihood of Huber's density in log E, its scale free, from many starts; AICc compares them.
 Intervals are percentiles of a hierarchical bootstrap: configurations, then seeds within each, then the frontier anew.
+Here all runs are one frontier, whatever their family; `analysis/exponents.py` fits each family apart and compares.
 C counts multiply-accumulates: 3 x MACs of a forward pass x images seen. FLOPs are twice that.
 """
 
 import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +40,8 @@ class Fit(NamedTuple):
     aicc: float
     alpha_bounds: tuple[float, float] = (math.nan, math.nan)
     e_inf_bounds: tuple[float, float] = (math.nan, math.nan)
+    draws: np.ndarray = np.empty(0)
+    """alpha of each bootstrap fit."""
 
     def error(self, compute: np.ndarray) -> np.ndarray:
         """E(C)."""
@@ -45,12 +49,12 @@ class Fit(NamedTuple):
 
 
 def points(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row per finished run: configuration, seed, compute (MACs), params, seen (images), error (a share)."""
+    """One row per finished run: configuration, family, seed, compute (MACs), params, seen (images), error (a share)."""
     done = frame[frame["acc1"].notna() & frame["macs"].notna()]
     seen = images(done) * done["epochs"].astype(float)
-    table = pd.DataFrame({"configuration": done["rung"], "seed": done["seed"], "params": done["params"], "seen": seen})
+    table = done[["family", "seed", "params"]].assign(configuration=done["rung"], seen=seen)
     table["compute"], table["error"] = 3 * done["macs"] * seen, 1 - done["acc1"] / 100
-    return table.dropna()[["configuration", "seed", "compute", "params", "seen", "error"]]
+    return table.dropna()[["configuration", "family", "seed", "compute", "params", "seen", "error"]]
 
 
 def on_frontier(compute: np.ndarray, error_RN: np.ndarray) -> np.ndarray:
@@ -100,13 +104,13 @@ def fits(table: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> tupl
         k, n = best.shape[1] + 1, int(front.sum())
         aicc = 2 * objective[0] + 2 * k + (2 * k * (k + 1) / (n - k - 1) if n > k + 1 else math.inf)
         a, alpha, b, e_inf = (float(value[0]) for value in _natural(best, kind, centre))
-        bounds = [(math.nan, math.nan)] * 2
+        bounds, alphas = [(math.nan, math.nan)] * 2, np.empty(0)
         if resamples:
             usable = (weights > 0).sum(1) > k
             again, _, _ = _fit(x[ever], drawn[usable], weights[usable], kind, best)
             _, alphas, _, floors = _natural(again, kind, centre)
             bounds = [tuple(map(float, np.quantile(values, (0.025, 0.975)))) for values in (alphas, floors)]
-        found.append(Fit(kind, a, alpha, b, e_inf, float(scale[0]), float(aicc), *bounds))
+        found.append(Fit(kind, a, alpha, b, e_inf, float(scale[0]), float(aicc), *bounds, alphas))
     return sorted(found, key=lambda fit: fit.aicc), means[front].sort_values("compute")
 
 
@@ -235,14 +239,31 @@ def allocation(table: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -
 
 
 def sheets(frame: pd.DataFrame) -> list[Sheet]:
-    """The laws and the allocation of the frontier of all runs on the same images, a pair of tables per data set."""
-    found = []
+    """Per data set the exponents by family and their differences, then the frontier of all families: laws, allocation.
+
+    Raises Refusal where runs differ in what judges them, or neither a family nor all together can be fitted.
+    """
+    from analysis import exponents
+
+    found: list[Sheet] = []
     for dataset, part in frame[frame["acc1"].notna()].groupby("dataset", sort=False):
         if part[["holdout", "permute"]].astype(str).nunique().max() > 1:
             raise Refusal(f"these runs on {dataset} differ in holdout or permute; compare them apart")
         table = points(part)
-        laws, front = fits(table)
-        found += [_laws(str(dataset), laws, front), _allocation(str(dataset), allocation(table))]
+        own, why = [], ""
+        try:
+            own = exponents.sheets(str(dataset), table)
+        except Refusal as error:
+            why = str(error)
+        try:
+            laws, front = fits(table)
+            own += [_laws(str(dataset), laws, front), _allocation(str(dataset), allocation(table))]
+        except Refusal:
+            if not own:
+                raise
+        if why:
+            own[0] = replace(own[0], note=f"{own[0].note}; by family nothing is fitted: {why}")
+        found += own
     return found
 
 
@@ -254,12 +275,12 @@ def _laws(dataset: str, laws: list[Fit], front: pd.DataFrame) -> Sheet:
         cells = [number(fit.alpha, 3), alpha, number(100 * fit.e_inf, 1), e_inf, quantity(fit.b)]
         rows.append([fit.kind, *cells, number(fit.aicc - laws[0].aicc, 1)])
     header = ("law", "alpha", "95 %", "E_inf, %", "95 %", "b, MACs", "AICc - best")
-    data = pd.DataFrame(laws)
+    data = pd.DataFrame(laws).drop(columns="draws")
     for name in ("alpha", "e_inf"):
         data[[f"{name}_low", f"{name}_high"]] = data.pop(f"{name}_bounds").tolist()
     low, high = front["compute"].min(), front["compute"].max()
     note = f"{len(front)} points on the frontier, {quantity(low)} to {quantity(high)} MACs (FLOPs: twice that)"
-    return Sheet(f"Scaling of the error on {dataset}", header, rows, data, note)
+    return Sheet(f"Scaling of the error on {dataset}, all families on one frontier", header, rows, data, note)
 
 
 def _allocation(dataset: str, slopes: dict[str, tuple[float, float, float]]) -> Sheet:

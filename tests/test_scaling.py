@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import samples, scaling
+from analysis import exponents, samples, scaling
 from engine.errors import Refusal
 
 ALPHA, FLOOR = 0.25, 0.1
@@ -113,7 +113,19 @@ def test_allocation_recovers_the_optimum_of_two_power_laws():
 
 def test_compute_counts_three_passes_over_all_images_seen():
     frame = pd.DataFrame(
-        [{"rung": "r", "seed": 0, "acc1": 90.0, "macs": 10.0, "params": 5.0, "epochs": 4, "dataset": "digits"}] * 2
+        [
+            {
+                "rung": "r",
+                "family": "f",
+                "seed": 0,
+                "acc1": 90.0,
+                "macs": 10.0,
+                "params": 5.0,
+                "epochs": 4,
+                "dataset": "digits",
+            }
+        ]
+        * 2
     ).assign(train_samples=[100, None], holdout=0.0)
     table = scaling.points(frame)
     assert table["compute"].tolist() == [3 * 10 * 100 * 4, 3 * 10 * 1297 * 4]
@@ -159,6 +171,84 @@ def test_data_equivalents_use_the_seeds_and_sizes_in_common():
     assert (found["n"], found["sizes"]) == (3, 4)
     alone = samples.equivalents(table[table["name"] == "base"].assign(seed=0), "base", "base", level=65.0)
     assert alone["n"] == 1 and math.isnan(alone["low"])
+
+
+def family(rng, name, alpha, seeds=3):
+    law = 0.6 * (COMPUTE / 1e10) ** -alpha
+    table = runs_of(COMPUTE, law * np.exp(0.03 * rng.standard_normal((seeds, len(COMPUTE)))))
+    return table.assign(configuration=name + table["configuration"], family=name)
+
+
+def test_each_family_has_its_exponent_and_their_difference_an_interval():
+    """The slopes of least squares on the log of the means, by NumPy, are those that are found; the truth is inside."""
+    rng = np.random.default_rng(11)
+    truth = {"mlp": 0.2, "mixer": 0.2, "convmixer": 0.3}
+    table = pd.concat([family(rng, name, alpha) for name, alpha in truth.items()])
+    found, refused = exponents.by_family(table, resamples=200)
+    assert list(found) == list(truth) and refused == {}
+    for name, alpha in truth.items():
+        means = table[table["family"] == name].groupby("compute")["error"].mean()
+        slope = -np.polyfit(np.log(means.index), np.log(means), 1)[0]
+        fit = found[name][0]
+        assert fit.kind == "power" and fit.alpha == pytest.approx(slope, abs=0.003)
+        assert fit.alpha_bounds[0] <= alpha <= fit.alpha_bounds[1] and len(fit.draws) == 200
+    pairs = {(pair.family, pair.over): pair for pair in exponents.differences(found)}
+    same, steeper, other = (pairs[pair] for pair in (("mixer", "mlp"), ("convmixer", "mlp"), ("convmixer", "mixer")))
+    assert same.low <= 0 <= same.high and same.p_holm > 0.05
+    for pair in (steeper, other):
+        assert pair.low <= 0.1 <= pair.high and pair.low > 0.08 and pair.p_holm == pytest.approx(3 * 2 / 201)
+    assert steeper.value == found["convmixer"][0].alpha - found["mlp"][0].alpha
+    # Were both normal, a difference would have the root of the summed squares of both half-widths.
+    halves = [np.diff(found[name][0].alpha_bounds)[0] / 2 for name in ("mlp", "convmixer")]
+    assert (steeper.high - steeper.low) / 2 == pytest.approx(math.hypot(*halves), rel=0.2)
+
+
+def test_a_family_of_few_points_is_said_to_be_left_out():
+    rng = np.random.default_rng(12)
+    few = family(rng, "mixer", 0.2)
+    table = pd.concat([family(rng, "mlp", 0.2), few[few["compute"] < 1e11], family(rng, "timm", 0.2)])
+    first, *others = exponents.sheets("cifar10", table)
+    assert [row[0] for row in first.rows] == ["mlp", "mixer", "timm"] and others == []
+    assert "mixer is not fitted: a scaling fit needs 8 points" in first.note
+    with pytest.raises(Refusal, match="mixer: a scaling fit needs"):
+        exponents.sheets("cifar10", few[few["compute"] < 1e11])
+
+
+def recipes(rates):
+    """Runs as `compare.load` gives them; 2.01 times fewer images at the first rate, many more at the second."""
+    rows = []
+    for lr, base, own in rates:
+        for seed in range(4):
+            for n in (100, 300, 1000, 3000, 10000):
+                for name, factor in (("base", base), ("own", own)):
+                    acc1 = 20 * math.log10(n / factor) + 0.01 * seed
+                    fields = {"dataset": "cifar10", "holdout": 0.0, "permute": "none", "train_samples": n, "lr": lr}
+                    rows.append({"name": name, "rung": name, "seed": seed, "acc1": acc1, "epochs": 1e5 / n, **fields})
+    return pd.DataFrame(rows)
+
+
+def test_runs_of_different_recipes_make_curves_of_their_own():
+    frame = recipes([(1e-3, 1.0, 1 / 2.01), (0.1, 1.0, 50.0)])
+    sheets = samples.sheets(frame, "base", [50.0])
+    assert [sheet.rows[0][0] for sheet in sheets] == ["own lr=0.001", "own lr=0.1"]
+    assert [sheet.header[3] for sheet in sheets] == ["by base lr=0.001", "by base lr=0.1"], "like with like"
+    assert sheets[0].rows[0][4] == "2.01" and sheets[1].rows[0][4] == "< 0.03"
+    assert sheets[0].data["low"][0] == pytest.approx(2.01) and sheets[0].data["n"][0] == 4
+    named = samples.sheets(frame, "base lr=0.001", [50.0])
+    assert [row[0] for row in named[0].rows] == ["own lr=0.001", "base lr=0.1", "own lr=0.1"]
+    lone = frame[(frame["name"] == "base") | (frame["lr"] == 1e-3)]
+    with pytest.raises(Refusal, match=r"'base' was trained in 2 ways, none of them that of 'own'; name one: 'base lr="):
+        samples.sheets(lone, "base", [50.0])
+    with pytest.raises(Refusal, match="no rung 'bse' was trained on two sizes"):
+        samples.sheets(frame, "bse", [50.0])
+
+
+def test_what_differs_between_sizes_only_is_one_recipe():
+    """Fewer epochs on more images, and a rate tuned per size."""
+    frame = recipes([(1e-3, 1.0, 1 / 2.01)])
+    frame["lr"] = frame["lr"] * (1 + (frame["train_samples"] > 500))
+    (sheet,) = samples.sheets(frame, None, [50.0])
+    assert sheet.rows[0][:1] == ["own"] and sheet.rows[0][4] == "2.01"
 
 
 def test_samples_without_sizes_are_refused():
