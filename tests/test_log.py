@@ -1,0 +1,111 @@
+"""What results/LOG.md says of the ladder, from its committed tables: by the code of the project and by SciPy alone."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from analysis import compare, contrasts
+from analysis.probes import permutation_gap
+from slurm import sweep
+
+RESULTS = Path(__file__).parent.parent / "results"
+TABLE = pd.read_csv(RESULTS / "ladder/runs.csv")
+LOG = (RESULTS / "LOG.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def frame():
+    """The runs of the ladder with the accuracies of the table."""
+    ladder = sweep.load("ladder")
+    known = TABLE.set_index(["rung", "seed", "permute"])["acc1"].to_dict()
+    found = compare.load(ladder.folders, list(ladder.runs))
+    found["acc1"] = [
+        known[row.name_, row.seed, row.permute] for row in found.rename(columns={"name": "name_"}).itertuples()
+    ]
+    return found
+
+
+def holm(p):
+    """Step by step, as its definition has it."""
+    order, adjusted, highest = np.argsort(p), np.empty(len(p)), 0.0
+    for rank, i in enumerate(order):
+        highest = max(highest, (len(p) - rank) * p[i])
+        adjusted[i] = min(1.0, highest)
+    return adjusted
+
+
+def seeds(rung, permute):
+    rows = TABLE[(TABLE["rung"] == rung) & (TABLE["permute"] == permute)]
+    return rows.sort_values("seed")["acc1"].to_numpy()
+
+
+RUNGS = list(dict.fromkeys(TABLE["rung"]))
+SHUFFLED = list(dict.fromkeys(TABLE.loc[TABLE["permute"] == "pixels", "rung"]))
+
+
+def test_permutation_gaps_are_corrected_over_the_eighteen_rungs(frame):
+    gaps = [seeds(rung, "none")[:3] - seeds(rung, "pixels") for rung in SHUFFLED]
+    p = holm([stats.ttest_1samp(gap, 0).pvalue for gap in gaps])
+    sides = [
+        (stats.ttest_1samp(g, -0.5, alternative="greater"), stats.ttest_1samp(g, 0.5, alternative="less")) for g in gaps
+    ]
+    same = holm([max(side.pvalue for side in both) for both in sides])
+    table = permutation_gap.table(frame)
+    assert len(table) == 18 and table["p_holm"].tolist() == pytest.approx(p)
+    assert table["p_same_holm"].tolist() == pytest.approx(same)
+    assert same[0] == pytest.approx(0.0119, abs=5e-5) and "p 0.012 after Holm over 18" in LOG
+    assert same[1] == pytest.approx(0.697, abs=5e-4) and "(not shown, p 0.70)" in LOG
+    survive = [rung.split("_")[0] for rung, value in zip(SHUFFLED, p, strict=True) if value < 0.05]
+    assert survive == ["resmlp", "banded", "toeplitz", "convmixer"]
+
+
+def test_on_shuffled_images_four_rungs_are_decided_that_one_family_left_open(frame):
+    table = contrasts.against(frame, sweep.load("ladder").baseline).set_index("rung")
+    apart, together = {}, {}
+    for permute, rungs in (("none", RUNGS[1:]), ("pixels", SHUFFLED[1:])):
+        p = [stats.ttest_rel(seeds(rung, permute), seeds(RUNGS[0], permute)).pvalue for rung in rungs]
+        own = dict(zip([f"{rung} permute={permute}" for rung in rungs], p, strict=True))
+        apart |= dict(zip(own, holm(p), strict=True))
+        together |= own
+    together = dict(zip(together, holm(list(together.values())), strict=True))
+    assert table.loc[list(apart), "diff_p_holm"].to_dict() == pytest.approx(apart)
+    flipped = [rung for rung in apart if (apart[rung] < 0.05) != (together[rung] < 0.05)]
+    assert [rung.split("_")[0] for rung in flipped] == ["bmlp", "gmlp", "vip", "toeplitz"]
+    assert all("pixels" in rung and table.at[rung, "verdict"] in ("better", "worse") for rung in flipped)
+    assert {f"{apart[rung]:.4f}" for rung in flipped} == {"0.0499"} and "0.0499" in LOG
+    assert {f"{together[rung]:.3f}" for rung in flipped} == {"0.061", "0.062"}
+
+
+def test_contrasts_decided_on_whole_and_on_shuffled_images(frame):
+    wanted = sweep.load("ladder").contrasts
+    table = contrasts.registered(frame, wanted).set_index("contrast")
+    for permute, decided in (("none", 7), ("pixels", 3)):
+        p = []
+        for weights in wanted.values():
+            count = min(len(seeds(rung, permute)) for rung in weights)
+            total = sum(weight * seeds(rung, permute)[:count] for rung, weight in weights.items())
+            p.append(stats.ttest_1samp(total, 0).pvalue)
+        own = table[table["condition"] == f"permute={permute}"]
+        assert own["diff_p_holm"].tolist() == pytest.approx(holm(p))
+        assert (own["diff_p_holm"] < 0.05).sum() == decided
+
+
+def test_probes_of_the_ladder():
+    probes = pd.read_csv(RESULTS / "ladder/probes.csv")
+    probes = probes[(probes["permute"] == "none") & (probes["probe"] == "shift")]
+    means = probes.groupby(["key", "rung"])["value"].mean()
+    flat = means["peak"].index.str.startswith("patchmlp")
+    ends = [means["peak"][part].agg(["min", "max"]).round(1).tolist() for part in (flat, ~flat)]
+    assert ends == [[-0.3, -0.0], [0.3, 3.1]]
+    assert "see no peak at a patch (-0.3 to 0.0), models on tokens do (0.3 to 3.1)" in re.sub(r"\s+", " ", LOG)
+    mixing = ("resmlp", "mixer", "gmlp", "vip", "cyclemlp", "banded", "toeplitz", "gfnet")
+    moved = means["acc_8"][means["acc_8"].index.str.startswith(mixing)]
+    assert (round(moved.min()), round(moved.max())) == (36, 41) and "token mixing to 36 to 41 %" in re.sub(
+        r"\s+", " ", LOG
+    )
+    parameters = TABLE.drop_duplicates("rung").set_index("rung")["params"] / 0.31e6
+    assert parameters[parameters.index.str.startswith("vip")].iloc[0] == pytest.approx(1.121, abs=5e-4)
