@@ -214,6 +214,27 @@ def test_a_family_of_few_points_is_said_to_be_left_out():
         exponents.sheets("cifar10", few[few["compute"] < 1e11])
 
 
+def test_the_tables_go_from_families_to_the_frontier_of_all(monkeypatch):
+    monkeypatch.setattr(scaling.fits, "__defaults__", (60, 0))
+    monkeypatch.setattr(exponents.by_family, "__defaults__", (60, 0))
+    rng, macs = np.random.default_rng(13), np.geomspace(1e4, 1e8, 12)
+    rows = [
+        {"rung": f"{name} {m:g}", "family": name, "seed": seed, "macs": m, "params": m, "epochs": 10, "holdout": 0.0}
+        | {"acc1": 100 * (1 - level * (m / 1e4) ** -alpha * math.exp(0.02 * rng.standard_normal()))}
+        for name, level, alpha in (("mlp", 0.6, 0.15), ("mixer", 0.5, 0.25))
+        for m in macs
+        for seed in range(2)
+    ]
+    frame = pd.DataFrame(rows).assign(dataset="cifar10", permute="none", train_samples=10_000)
+    families, difference, laws, _ = scaling.sheets(frame)
+    assert [(row[0], round(float(row[1]), 2)) for row in families.rows] == [("mlp", 0.15), ("mixer", 0.25)]
+    assert difference.rows[0][0] == "mixer − mlp" and float(difference.rows[0][1]) == pytest.approx(0.1, abs=0.015)
+    assert laws.title.endswith("all families on one frontier") and "draws" not in laws.data
+    few = frame[(frame["family"] == "mlp") & (frame["macs"] < 1e5)]
+    with pytest.raises(Refusal, match="a scaling fit needs 8 points"):
+        scaling.sheets(few)
+
+
 def recipes(rates):
     """Runs as `compare.load` gives them; 2.01 times fewer images at the first rate, many more at the second."""
     rows = []
