@@ -12,7 +12,8 @@ import logging
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
@@ -169,11 +170,8 @@ class _Record(FlopCounterMode):
 @torch.no_grad()
 def record(model: nn.Module, x_BCHW: Tensor) -> Record:
     """The number of record and its parts."""
-    training = model.training
-    model.eval()
-    with _Record() as counter:
+    with _frozen(model), _Record() as counter:
         model(x_BCHW)
-    model.train(training)
     total = {op: flops // 2 for op, flops in counter.flop_counts["Global"].items()}
     inside = {op: macs for op, macs in total.items() if op not in OUTSIDE}
     by_module = {
@@ -190,6 +188,25 @@ def record(model: nn.Module, x_BCHW: Tensor) -> Record:
         activations=counter.activations,
         unknown=dict(counter.unknown),
     )
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients, by parameter too.
+
+    Torch's module tracker hooks a gradient to each tensor that a module is given and that wants one. Without a graph
+    a class token or a pooling query, a parameter given as it is, has none to hook, and the tracker raises.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    wanting = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.eval().requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for parameter in wanting:
+            parameter.requires_grad_(True)
 
 
 def _name(op: Any) -> str:

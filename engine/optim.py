@@ -20,8 +20,9 @@ Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def head_of(model: nn.Module) -> nn.Module:
-    """The classifier, of our models and of timm's."""
-    return model.get_classifier() if hasattr(model, "get_classifier") else model.head
+    """The classifier, of our models and of timm's; of a model that has two for distillation, both."""
+    head = model.get_classifier() if hasattr(model, "get_classifier") else model.head
+    return nn.ModuleList(head) if isinstance(head, tuple | list) else head
 
 
 def freeze_body(model: nn.Module) -> None:

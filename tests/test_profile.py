@@ -74,6 +74,26 @@ def test_record_sees_matrix_times_vector_and_deformable_convolutions():
     assert found.ours["torchvision::deform_conv2d"] == 8 * 36 * 4 * 9
 
 
+class Queried(nn.Module):
+    """A pooling query: a parameter goes into a module as it is, as in class attention and attention pooling."""
+
+    def __init__(self):
+        super().__init__()
+        self.query, self.project = nn.Parameter(torch.ones(1, 6)), nn.Linear(6, 5)
+
+    def forward(self, x):
+        return self.project(self.query) @ torch.ones(5, 3)
+
+
+def test_record_leaves_the_model_as_it_was():
+    model = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), Queried())
+    model.train()[1].eval()
+    model[0].bias.requires_grad_(False)
+    assert record(model, torch.randn(1, 6)).macs == 6 * 6 + 6 * 5 + 5 * 3
+    assert [module.training for module in model] == [True, False, True]
+    assert [name for name, weight in model.named_parameters() if not weight.requires_grad] == ["0.bias"]
+
+
 def test_fourier_transforms_stand_apart():
     class Spectrum(nn.Module):
         def forward(self, x):
