@@ -28,8 +28,8 @@ State = dict[str, Tensor]
 
 # Where files keep their weights, the trained ones before their moving average, as the authors evaluate them.
 WRAPPERS = ("state_dict", "model", "state_dict_ema", "model_ema")
-# What DistributedDataParallel, torch.compile and Flax's optimizers put before every name.
-PREFIXES = ("module.", "_orig_mod.", "params/", "opt/target/")
+# What DistributedDataParallel, torch.compile, Lightning and Flax's optimizers put before every name.
+PREFIXES = ("module.", "_orig_mod.", "model.", "params/", "opt/target/")
 # Follow from the data set, so that a run may want others than the file has; `adapt` knows how.
 ADAPTED = ("img_size", "num_classes", "in_chans")
 
@@ -206,7 +206,10 @@ def _implied(name: str, state: State, own: Mapping[str, Any]) -> dict[str, Any]:
         return family.implied(state, own) if hasattr(family, "implied") else frame(state, own, None)
     with torch.device("meta"):
         model = archs.create(name, **own)
-    head, stem = (state.get(f"{part(name, model)}weight") for part in (_head, _stem))
+    head, stem = (
+        next((state[f"{begin}weight"] for begin in part(name, model) if f"{begin}weight" in state), None)
+        for part in (_head, _stem)
+    )
     implied = {} if head is None else {"num_classes": len(head)}
     return implied if stem is None else {**implied, "in_chans": stem.shape[1]}
 
@@ -277,14 +280,18 @@ def _family(name: str) -> ModuleType | None:
     return importlib.import_module(f"archs.{name.partition('_')[0]}")
 
 
-def _head(name: str, model: nn.Module) -> str:
-    """How the names of the classifier's parameters begin."""
-    return f"{model.default_cfg['classifier']}." if name.startswith("timm/") else "head."
+def _head(name: str, model: nn.Module) -> tuple[str, ...]:
+    """How the names of the classifier's parameters begin, of both where timm's model has two for distillation."""
+    return _beginnings(model.default_cfg["classifier"]) if name.startswith("timm/") else ("head.",)
 
 
-def _stem(name: str, model: nn.Module) -> str:
-    """How the names of the first layer's parameters begin."""
-    return f"{model.default_cfg['first_conv']}." if name.startswith("timm/") else "stem."
+def _stem(name: str, model: nn.Module) -> tuple[str, ...]:
+    """How the names of the first layer's parameters begin; timm's CrossViT has one for each of its sizes."""
+    return _beginnings(model.default_cfg["first_conv"]) if name.startswith("timm/") else ("stem.",)
+
+
+def _beginnings(named: str | Sequence[str] | None) -> tuple[str, ...]:
+    return tuple(f"{each}." for each in ([named] if isinstance(named, str) else named or ()))
 
 
 def _few(names: Sequence[str], most: int = 5) -> str:

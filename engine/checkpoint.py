@@ -41,7 +41,7 @@ def write(path: Path, state: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Load a file of ours or of timm; nothing in it is executed. Raises Refusal (CHECKPOINT) naming the damage."""
+    """Load a file of ours; nothing in it is executed. Raises Refusal (CHECKPOINT) naming the damage."""
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()

@@ -5,22 +5,17 @@
 everything, and the file may be gone, but not changed.
 """
 
-import argparse
 import hashlib
 import logging
-import zipfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
 from torch import nn
 
 from archs.convert import adapt
-from engine import checkpoint, store
+from engine import store
 from engine.errors import CHECKPOINT, Refusal
 from engine.run import Run
+from engine.weights import read
 
 log = logging.getLogger("softmlp")
 
@@ -73,37 +68,7 @@ def load_weights(
     log.info("weights of %s%s", path, "".join(f"; {note}" for note in notes))
 
 
-def read(path: Path) -> Mapping[str, Any]:
-    """The content of a weight file; nothing in it is executed. Raises Refusal (CHECKPOINT)."""
-    if path.suffix == ".npz":
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return dict(arrays)
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise Refusal(f"{path} cannot be loaded ({str(error).splitlines()[0]})", CHECKPOINT) from None
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    # timm's trainer leaves its arguments in the file, as a Namespace of plain values.
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        file = checkpoint.read(path)
-    if not isinstance(file, Mapping):
-        raise Refusal(f"{path} holds a {type(file).__name__}, not weights by name", CHECKPOINT)
-    return file
-
-
 def file_of(path: str | Path) -> Path:
     """The weight file that a path means: itself, or the last weights of a run's folder."""
     path = Path(path).expanduser()
     return path / "last.pth.tar" if path.is_dir() else path
-
-
-def _read_safetensors(path: Path) -> Mapping[str, Any]:
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError:
-        raise Refusal(f"{path} needs a package: pip install safetensors", CHECKPOINT) from None
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise Refusal(f"{path} cannot be loaded ({error})", CHECKPOINT) from None

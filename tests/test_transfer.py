@@ -212,6 +212,7 @@ def test_safetensors_without_the_package_says_so(tmp_path, monkeypatch):
             raise ImportError(name)
         return original(name, *args, **kwargs)
 
+    pytest.importorskip("safetensors.torch").save_file(_weights(), tmp_path / "file.safetensors")
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(Refusal, match="pip install safetensors"):
         transfer.read(tmp_path / "file.safetensors")
