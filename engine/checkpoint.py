@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from engine.errors import CHECKPOINT, Refusal
+from engine.errors import CHECKPOINT, Refusal, line_of
 from engine.store import replacing
 
 KEEP = 2
@@ -53,8 +53,7 @@ def read(path: Path) -> dict[str, Any]:
     except Refusal:
         raise
     except Exception as error:
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise Refusal(f"{path} cannot be loaded ({reason})", CHECKPOINT) from None
+        raise Refusal(f"{path} cannot be loaded ({line_of(error)})", CHECKPOINT) from None
 
 
 def latest(folder: Path) -> dict[str, Any] | None:

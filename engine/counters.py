@@ -146,6 +146,8 @@ class Record:
     """Numbers put out by what `macs` counts, as in "On network design spaces", arXiv 1905.13214."""
     unknown: dict[str, int]
     """Operation -> times it ran, of those that are neither PyTorch's own nor have a formula: `check` refuses them."""
+    output: tuple[int, ...] | None
+    """Shape of what the model puts out; None if that is no tensor."""
 
 
 class _Record(FlopCounterMode):
@@ -171,7 +173,7 @@ class _Record(FlopCounterMode):
 def record(model: nn.Module, x_BCHW: Tensor) -> Record:
     """The number of record and its parts."""
     with _frozen(model), _Record() as counter:
-        model(x_BCHW)
+        out = model(x_BCHW)
     total = {op: flops // 2 for op, flops in counter.flop_counts["Global"].items()}
     inside = {op: macs for op, macs in total.items() if op not in OUTSIDE}
     by_module = {
@@ -187,6 +189,7 @@ def record(model: nn.Module, x_BCHW: Tensor) -> Record:
         outside={_name(op): macs for op, macs in total.items() if op in OUTSIDE},
         activations=counter.activations,
         unknown=dict(counter.unknown),
+        output=tuple(out.shape) if isinstance(out, Tensor) else None,
     )
 
 

@@ -1,5 +1,9 @@
 """What a user can mend: one line that says what, where and what now, and an exit code that says of which kind."""
 
+import re
+import traceback
+from pathlib import Path
+
 USAGE = 2  # a command, name, flag or YAML file is wrong
 DATA = 3  # a data file is missing or unusable
 CHECKPOINT = 4  # no checkpoint can be used
@@ -43,3 +47,12 @@ class Refusal(Exception):  # noqa: N818 - it is an answer to the user, not a fau
 
     def __reduce__(self) -> tuple:
         return Refusal, (str(self), self.code)
+
+
+def line_of(error: BaseException) -> str:
+    """An error in one line, without colours; of one that says nothing, its kind and the code that raised it."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
+    if text:
+        return " ".join(text.splitlines()[0].split())[:300]
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{type(error).__name__} in {Path(frames[-1].filename).name}: {frames[-1].line}" if frames else repr(error)

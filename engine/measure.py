@@ -26,6 +26,7 @@ from torch.utils.benchmark import Timer
 
 BLOCK_SECONDS = 0.05
 LARGEST_BATCH = 1024
+ONE_VALUE = "Expected more than 1 value per channel"  # how PyTorch refuses to train a BatchNorm on one
 GAIN = 1.03  # a doubled batch must give that many more images per second
 
 
@@ -64,8 +65,6 @@ def speeds(subjects: Sequence[Subject], batch_size: int | None = None, rounds: i
 
     Without a batch size it is doubled, for each model by itself, until that gains nothing. `images_per_s_with_copy`
     includes bringing the images from the host's pinned memory; on a CPU there is no such copy, and it is None.
-    `latency_ratio` and `images_ratio` are medians over the rounds, relative to the first model: above 1 is slower in
-    the one, faster in the other.
     """
     batches = [batch_size or best_batch(subject) for subject in subjects]
     latency = [block(subject, 1) for subject in subjects]
@@ -81,15 +80,12 @@ def speeds(subjects: Sequence[Subject], batch_size: int | None = None, rounds: i
     rows = []
     for i, (subject, batch) in enumerate(zip(subjects, batches, strict=True)):
         images = [batch / seconds for seconds in per_batch[i]]
-        first = [batches[0] / seconds for seconds in per_batch[0]]
         rows.append(
             {
                 "device": device_name(subject.device),
                 **_spread("latency_ms", [1e3 * seconds for seconds in found[i]]),
-                "latency_ratio": median(a / b for a, b in zip(found[i], found[0], strict=True)),
                 "batch_size": batch,
                 **_spread("images_per_s", images),
-                "images_ratio": median(a / b for a, b in zip(images, first, strict=True)),
                 "images_per_s_with_copy": median(batch / s for s in next(with_copy)) if copied[i] else None,
             }
         )
@@ -176,12 +172,20 @@ def _spread(name: str, values: Sequence[float]) -> dict[str, float]:
 # --- memory
 
 
-def memory(subject: Subject, batch: int) -> dict[str, float]:
-    """Peak of allocated memory in MB (10^6 bytes) of one forward pass for inference and of one training step."""
-    peaks = {}
+def memory(subject: Subject, batch: int) -> dict[str, float | None]:
+    """Peak of allocated memory in MB (10^6 bytes) of one forward pass for inference and of one training step.
+
+    None where there is no such step, because at this batch size a BatchNorm would see one value per channel.
+    """
+    peaks: dict[str, float | None] = {}
     for name, step in (("infer", subject.infer), ("train", subject.train)):
         subject.model.train(name == "train")
-        peaks[f"{name}_peak_mb"] = peak_bytes(subject.model, subject.images(batch), step) / 1e6
+        try:
+            peaks[f"{name}_peak_mb"] = peak_bytes(subject.model, subject.images(batch), step) / 1e6
+        except ValueError as error:
+            if ONE_VALUE not in str(error):
+                raise
+            peaks[f"{name}_peak_mb"] = None
     subject.model.eval()
     return peaks
 

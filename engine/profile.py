@@ -11,13 +11,26 @@ from torch import Tensor, nn
 
 import archs
 from engine.counters import Account, accounts, check, record
+from engine.errors import Refusal, line_of
 
 
 def profile(name: str, *, img_size: int, in_chans: int, num_classes: int, **overrides: Any) -> dict[str, int]:
-    """{"params", "macs", "flops"} at batch 1: matrix products and convolutions, 1 MAC = 2 FLOPs."""
+    """{"params", "macs", "flops"} at batch 1, in evaluation: matrix products and convolutions, 1 MAC = 2 FLOPs.
+
+    Raises Refusal for a model that does not take such an image, or does not classify it: timm has models that want the
+    size they were made for, and encoders.
+    """
     with torch.device("meta"):
         model = archs.create(name, img_size=img_size, in_chans=in_chans, num_classes=num_classes, **overrides)
-        return {"params": count_params(model), **count_macs(model, torch.empty(1, in_chans, img_size, img_size))}
+        try:
+            found = record(model, torch.empty(1, in_chans, img_size, img_size))
+        except Exception as error:
+            raise Refusal(f"{name} fails on an image of {img_size} px: {line_of(error)}") from error
+    if found.output != (1, num_classes):
+        raise Refusal(
+            f"{name} puts out {found.output or 'no tensor'} for an image, not {num_classes} numbers, one a class"
+        )
+    return {"params": count_params(model), "macs": found.macs, "flops": 2 * found.macs}
 
 
 def witnessed(
@@ -25,9 +38,11 @@ def witnessed(
 ) -> tuple[dict[str, Any], list[Account]]:
     """The costs of `profile`, the activations, and what each counter says.
 
-    `activations` are the numbers that matrix products and convolutions put out for one image, `saved_bytes` what its
-    backward pass needs of them and of the rest, in float32. A column `NAME_macs` is a counter's own number, None where
-    it has none. Raises Refusal where a counter differs by more than 2 % and no known reason explains it.
+    `activations` are the numbers that matrix products and convolutions put out for one image, `saved_bytes` what the
+    backward pass needs of them and of the rest for one more image of a batch, in float32: the difference between
+    batches of three and of two, because a BatchNorm cannot be trained on a single value. A column `NAME_macs` is a
+    counter's own number, None where it has none. Raises Refusal where a counter differs by more than 2 % and no known
+    reason explains it.
     """
     shape = {"img_size": img_size, "in_chans": in_chans, "num_classes": num_classes}
     expected = expected_costs(name)["macs"] if shape == own_shape(name) and not overrides and _is_ours(name) else None
@@ -36,13 +51,13 @@ def witnessed(
     check(name, true, found)
     with torch.device("meta"):
         model = archs.create(name, **shape, **overrides)
-        saved = saved_bytes(model, torch.empty(images))
+        two, three = (saved_bytes(model, torch.empty(batch, *images[1:])) for batch in (2, 3))
     costs = {
         "params": count_params(model),
         "macs": true.macs,
         "flops": 2 * true.macs,
         "activations": true.activations,
-        "saved_bytes": saved,
+        "saved_bytes": three - two,
     }
     says = {account.counter: account.macs for account in found}
     witnesses = {
@@ -78,14 +93,26 @@ def within(
 ) -> list[dict[str, Any]]:
     """The variants that match a pattern and cost at most `amount` of `kind` ("macs" or "params").
 
-    A plain name instead asks for that model at the width that meets the budget; `model_kwargs` says which.
+    A plain name instead asks for that model at the width that meets the budget; `model_kwargs` says which, and `note`
+    what a round width gave up.
     """
     plain = not set("*?[") & set(pattern)
-    found = {}
+    found, note = {}, None
     if plain:
-        from archs.budget import solve
+        from archs.budget import search
 
-        found[pattern] = solve(pattern, **{kind: amount}, **shape, **overrides)
+        solution = search(pattern, **{kind: amount}, **shape, **overrides)
+        found[pattern] = solution.arguments
+        if solution.exact:
+            arguments, cost = solution.exact
+            round_words, exact_words = (
+                _words({key: value for key, value in given.items() if key not in overrides})
+                for given in (solution.arguments, arguments)
+            )
+            note = (
+                f"{pattern}: {round_words}, a multiple of 8, is {solution.cost / amount - 1:+.1%} off the budget; "
+                f"exactly: {exact_words}, {cost / amount - 1:+.1%}"
+            )
     else:
         found = {name: overrides for name in archs.list_archs(pattern)}
     rows = []
@@ -93,19 +120,19 @@ def within(
         full = own_shape(name) | {key: value for key, value in shape.items() if value is not None}
         costs = profile(name, **full, **arguments)
         if plain or costs[kind] <= amount:
-            words = " ".join(f"{key}={value}" for key, value in arguments.items())
-            rows.append({"model": name, "img_size": full["img_size"], **costs, "model_kwargs": words or None})
+            row = {"model": name, "img_size": full["img_size"], **costs, "model_kwargs": _words(arguments) or None}
+            off = {"off_budget_percent": 100 * (costs[kind] / amount - 1)} if plain else {}
+            rows.append(row | off | ({"note": note} if note else {}))
     return rows
+
+
+def _words(arguments: dict[str, Any]) -> str:
+    """`key=value` of each, as --model-kwargs takes them."""
+    return " ".join(f"{key}={value}" for key, value in arguments.items())
 
 
 def count_params(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def count_macs(model: nn.Module, x_BCHW: Tensor) -> dict[str, int]:
-    """{"macs", "flops"} of one forward pass in evaluation mode."""
-    macs = record(model, x_BCHW).macs
-    return {"macs": macs, "flops": 2 * macs}
 
 
 def saved_bytes(model: nn.Module, x: Tensor) -> int:

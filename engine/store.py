@@ -30,6 +30,7 @@ from engine.errors import CHECKPOINT, OUTPUT, Refusal
 from engine.run import Run, make_run, read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+SPEEDS = "speeds.csv"  # in a sweep's folder: latencies of its rungs, of scripts/profile_model.py --sweep
 DONE, FAILED, RUNNING, STOPPED, PLANNED = "done", "failed", "running", "stopped", "planned"
 
 

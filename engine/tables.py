@@ -43,11 +43,11 @@ def write(path: Path, rows: Sequence[Row]) -> None:
 
 
 def cell(value: Any) -> str:
-    """A number with thousands set apart; nothing for None."""
+    """A number with thousands set apart, a small one to three digits; nothing for None."""
     if value is None or value != value:
         return ""
     if isinstance(value, float):
-        return f"{value:,.2f}"
+        return f"{value:,.2f}" if abs(value) >= 1 or not value else f"{value:.3g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

@@ -11,7 +11,6 @@ import collections
 import io
 import pickle
 import re
-import traceback
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
@@ -23,7 +22,7 @@ import numpy as np
 import torch
 
 from archs.convert import WRAPPERS
-from engine.errors import CHECKPOINT, Refusal
+from engine.errors import CHECKPOINT, Refusal, line_of
 
 ADVICE = "write the weights alone, where its code is: torch.save(model.state_dict(), FILE)"
 # What a file that is no weights begins with, what it is, and what to do.
@@ -169,15 +168,6 @@ def read(path: Path) -> Mapping[str, Any]:
         raise Refusal(f"{path} cannot be loaded, damaged or cut off perhaps ({reason})", CHECKPOINT) from None
     _refuse_code(path, file)
     return file
-
-
-def line_of(error: BaseException) -> str:
-    """An error in one line, without colours; of one that says nothing, its kind and the code that raised it."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
-    if text:
-        return " ".join(text.splitlines()[0].split())[:300]
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{type(error).__name__} in {Path(frames[-1].filename).name}: {frames[-1].line}" if frames else repr(error)
 
 
 def _kind(path: Path) -> str | None:

@@ -4,20 +4,22 @@ MACs are matrix products and convolutions at batch 1; torch's counter, fvcore, t
 beside them, and a difference over 2 % that no known reason explains is an error.
 """
 
-import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
 from engine.cli import Parser, pairs, run_main, show
-from engine.errors import Refusal
+from engine.errors import OUTPUT, Refusal
+from engine.store import SPEEDS
 from engine.tables import check_suffix, parse_amount, table, write
 
 
-def main() -> None:
+def main() -> int:
     parser = Parser(prog="scripts/profile_model.py", description=__doc__)
     parser.add_argument("model", nargs="*", help="family_variant or timm/NAME, several to compare")
     parser.add_argument("--model", dest="models", nargs="+", default=[], help="the same, as a flag")
     parser.add_argument("--compare", nargs="+", default=[], metavar="MODEL", help="the same, with ratios to the first")
+    parser.add_argument("--sweep", metavar="NAME", help="each rung of a sweep, for RESULTS/NAME/speeds.csv")
     parser.add_argument("--model-kwargs", nargs="*", default=[], metavar="KEY=VALUE", help="for all of them")
     parser.add_argument("--img-size", type=int, help="pixels (default: the variant's own, timm: 224)")
     parser.add_argument("--in-chans", type=int, help="channels (default: the variant's own, timm: 3)")
@@ -35,7 +37,10 @@ def main() -> None:
     parser.add_argument("--results-file", type=Path, help="also write the rows to this .csv, .json or .md")
     given = parser.parse()
     names = [*given.model, *given.models, *given.compare] or (["*"] if given.budget else [])
-    if not names:
+    shaped = given.model_kwargs or given.img_size or given.in_chans or given.num_classes
+    if given.sweep and (names or given.budget or shaped):
+        raise Refusal("--sweep says which models, at which size; leave out the others")
+    if not names and not given.sweep:
         raise Refusal("name at least one model; all: python scripts/list_models.py")
     for flag in ("batch_size", "rounds", "img_size", "in_chans", "num_classes", "by_module"):
         if (value := getattr(given, flag)) is not None and value < 1:
@@ -49,63 +54,86 @@ def main() -> None:
     asked = {key: getattr(given, key) for key in ("img_size", "in_chans", "num_classes")}
 
     from engine.profile import by_module, own_shape, within
+    from engine.profiles import Subject, attempt, refuse_if_all, side_by_side
 
-    turn, notes = False, []
+    turn, notes, failures = False, [], []
     try:
-        if given.budget:
-            rows = [row for name in names for row in within(name, kind, most, asked, kwargs)]
-            rows.sort(key=lambda row: -row[kind])
-        else:
-            asked = {key: value for key, value in asked.items() if value is not None}
-            shapes = [own_shape(name) | asked for name in names]
-            if given.by_module:
-                both = zip(names, shapes, strict=True)
-                rows = [row for name, shape in both for row in by_module(name, given.by_module, **shape, **kwargs)]
-            else:
-                turn = True
-                rows, notes = profiles(names, shapes, kwargs, given)
+        subjects = _of_sweep(given.sweep, Subject) if given.sweep else []
+        if not given.budget:
+            known = {key: value for key, value in asked.items() if value is not None}
+            subjects += [Subject(name, name, own_shape(name) | known, kwargs) for name in names]
     except ValueError as error:
         raise Refusal(str(error)) from None
+    if given.budget:
+        rows = [
+            row
+            for name in names
+            for row in attempt(name, lambda n=name: within(n, kind, most, asked, kwargs), failures)
+        ]
+        rows.sort(key=lambda row: -row.get(kind, 0))
+        notes = [row.pop("note") for row in rows if row.get("note")]
+    elif given.by_module:
+        rows = []
+        for label, name, shape, own in subjects:
+            rows += attempt(label, lambda n=name, s=shape, o=own: by_module(n, given.by_module, **s, **o), failures)
+    else:
+        turn = True
+        several = len(subjects) > 1
+        rows, notes, failures = side_by_side(
+            subjects,
+            device=_device(given.device),
+            speed=not given.no_speed,
+            batch_size=given.batch_size,
+            rounds=given.rounds,
+            amp=given.amp,
+            tell=lambda line: print(line, file=sys.stderr, flush=True) if several else None,
+        )
+        if not given.compare:
+            rows = [{key: value for key, value in row.items() if not key.endswith("_ratio")} for row in rows]
+    refuse_if_all(rows, failures)
     if not rows:
         raise Refusal(f"no variant of {' '.join(names)} is within {given.budget}")
     show(table([{key: value for key, value in row.items() if key != "differences"} for row in rows], turn))
     print(*notes, sep="\n", end="\n" if notes else "")
-    if given.results_file:
-        write(given.results_file, rows)
+    if file := given.results_file or (_speeds_of(given.sweep) if given.sweep else None):
+        write(file, rows)
+        print(f"written: {file}")
+    for failure in failures:
+        print(f"softmlp: {failure.line}", file=sys.stderr)
+    return failures[0].code if failures else 0
 
 
-def profiles(
-    names: list[str], shapes: list[dict[str, int]], kwargs: dict[str, Any], given: argparse.Namespace
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """A row per model; and what the counters miss, a line each."""
-    import archs
-    from engine import measure
-    from engine.profile import witnessed
+def _of_sweep(name: str, subject: type) -> list[Any]:
+    """Each rung of a sweep once, as its runs are trained: their image size, their data's channels and classes."""
+    from slurm import cost, sweep
+
+    found = {}
+    for run in sweep.load(name).runs:
+        _, img_size, in_chans, num_classes = cost.shape_of(run)
+        if not in_chans * num_classes * img_size:
+            raise Refusal(f"the data of {name} are not written yet, so their classes are not known; make_beton.py does")
+        shape = {"img_size": img_size, "in_chans": in_chans, "num_classes": num_classes}
+        found.setdefault(run.rung, subject(run.rung, run.model, shape, run.model_kwargs))
+    return list(found.values())
+
+
+def _speeds_of(name: str) -> Path:
+    """Where report.py and compare.py look for the latencies of a sweep."""
+    from slurm import sweep
+
+    folder = sweep.load(name).folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refusal(f"cannot create {folder}: {error.strerror}; set SOFTMLP_RESULTS", OUTPUT) from None
+    return folder / SPEEDS
+
+
+def _device(wanted: str) -> Any:
     from engine.run import make_how
     from engine.train import pick_device
 
-    device = pick_device(make_how({"device": given.device}))
-    rows, notes, subjects = [], [], []
-    for name, shape in zip(names, shapes, strict=True):
-        costs, accounts = witnessed(name, **shape, **kwargs)
-        differences = [f"{account.counter} {line}" for account in accounts for line in account.differences()]
-        rows.append({"model": name, "img_size": shape["img_size"], **costs})
-        notes += [f"{name}: {line}" for line in differences if " misses " in line]
-        if not given.no_speed:
-            model = archs.create(name, **shape, **kwargs).to(device)
-            image = (shape["in_chans"], shape["img_size"], shape["img_size"])
-            subjects.append(measure.Subject(name=name, model=model, image=image, device=device, amp=given.amp))
-        rows[-1]["differences"] = "; ".join(differences)
-    for row, subject, speed in zip(
-        rows, subjects, measure.speeds(subjects, given.batch_size, given.rounds) if subjects else [], strict=False
-    ):
-        row |= speed | measure.memory(subject, speed["batch_size"])
-    for row in rows:
-        for kind in ("params", "macs"):
-            row[f"{kind}_ratio"] = row[kind] / max(rows[0][kind], 1)
-        if not given.compare:
-            rows[rows.index(row)] = {key: value for key, value in row.items() if not key.endswith("_ratio")}
-    return rows, notes
+    return pick_device(make_how({"device": wanted}))
 
 
 if __name__ == "__main__":
