@@ -3,11 +3,13 @@
 A ladder cannot be of equal parameters and of equal MACs at once: a flat MLP does one MAC per parameter, a token model
 one per parameter and token. So the kind of fairness is chosen by name, and the ladder is read at each.
 
-Time is that of training an image, the median over a rung's runs, comparable on one machine and under one load only; or
-the latency at batch 1 of a table that scripts/profile_model.py --results-file has written, of one device.
+Time is the latency of an image at batch 1, measured for all rungs on one device in one run: RESULTS/NAME/speeds.csv,
+which scripts/profile_model.py --sweep NAME writes, or another such table. How fast the runs trained is no substitute:
+that depends on batch size, loader and load.
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +18,10 @@ import pandas as pd
 
 from analysis.typeset import MISSING, Sheet, quantity
 from engine.errors import DATA, Refusal
+from engine.store import SPEEDS
 
 KINDS = ("macs", "params", "time")
-WORDS = {"macs": "MACs per image", "params": "parameters", "time": "time per image"}
+WORDS = {"macs": "MACs per image", "params": "parameters", "time": "latency per image"}
 MACHINE = ("processor", "cores", "threads", "device")
 TOLERANCE = 0.1
 
@@ -30,25 +33,54 @@ class Budget(NamedTuple):
     rungs: list[str]
 
 
-def costs(frame: pd.DataFrame, kind: str, speeds: Path | None = None) -> pd.Series:
+def speeds_file(folders: Sequence[Path], given: Path | None = None) -> Path | None:
+    """The latencies that equal time means: the table given, else the speeds.csv in the folder of the sweep, if any.
+
+    Raises Refusal for a table that is not there, and where several sweeps have one each.
+    """
+    if given:
+        if not given.is_file():
+            raise Refusal(f"there is no {given}; python scripts/profile_model.py --sweep NAME writes one", DATA)
+        return given
+    found = [folder / SPEEDS for folder in folders if (folder / SPEEDS).is_file()]
+    if len(found) > 1:
+        raise Refusal(f"{' and '.join(map(str, found))} were not measured together; name one by --speeds")
+    return found[0] if found else None
+
+
+def costs(frame: pd.DataFrame, kind: str, speeds: Path | None = None, sweep: str = "NAME") -> pd.Series:
     """Cost by rung, in order of appearance; NaN where it is not known yet. Times are in seconds.
 
-    Raises Refusal for times of several machines, of a machine that was not recorded, or without a latency.
+    Raises Refusal for time without latencies, or with those of several devices or another image size.
     """
     groups = frame.groupby("rung", sort=False)
     if kind != "time":
         return groups[kind].first()
-    if speeds:
-        return frame.drop_duplicates("rung").set_index("rung")["name"].map(_latencies(speeds))
+    if speeds is None:
+        raise Refusal(
+            f"no latencies of these rungs are known; python scripts/profile_model.py --sweep {sweep} measures them all "
+            "(of other runs: MODEL... --results-file FILE.csv, then --speeds FILE.csv)"
+        )
+    table = _latencies(speeds)
+    first = frame.drop_duplicates("rung").set_index("rung")
+    if "img_size" in table:
+        timed = first["name"].map(table["img_size"])
+        other = timed.notna() & first["img_size"].notna() & (timed != first["img_size"])
+        for rung in first.index[other]:
+            raise Refusal(
+                f"{speeds} has {rung} at {timed[rung]:.0f} px, its runs are of {first['img_size'][rung]:.0f} px; "
+                "profile_model.py takes --img-size"
+            )
+    return first["name"].map(table["latency_ms"]) / 1e3
+
+
+def one_machine(frame: pd.DataFrame) -> None:
+    """Raise Refusal where the finished runs were trained on several machines, or on one that was not recorded."""
     timed = frame[frame["acc1"].notna() & frame["images_per_s"].notna()]
     machines = {_machine(env) for env in timed["env"]}
     if len(machines) > 1:
         listed = " | ".join(sorted(machines)[:3])
-        raise Refusal(
-            f"these runs were timed on {len(machines)} machines ({listed}); time all models on one: "
-            "python scripts/profile_model.py MODEL... --results-file FILE.csv, then --speeds FILE.csv"
-        )
-    return 1 / groups["images_per_s"].agg(lambda rates: rates[rates.index.isin(timed.index)].median())
+        raise Refusal(f"these runs were timed on {len(machines)} machines ({listed})")
 
 
 def _machine(env: dict[str, Any]) -> str:
@@ -59,8 +91,8 @@ def _machine(env: dict[str, Any]) -> str:
     return ", ".join([*words, str(env.get("host"))] if str(env.get("device")).startswith("cuda") else words)
 
 
-def _latencies(path: Path) -> dict[str, float]:
-    """Seconds per image at batch 1, by model."""
+def _latencies(path: Path) -> pd.DataFrame:
+    """The rows of a table of latencies, by model."""
     try:
         table = pd.read_csv(path)
     except (OSError, ValueError) as error:
@@ -69,7 +101,7 @@ def _latencies(path: Path) -> dict[str, float]:
         raise Refusal(f"{path} lacks {', '.join(sorted(missing))}; profile_model.py --results-file writes them", DATA)
     if table["device"].nunique() > 1:
         raise Refusal(f"{path} holds times of {table['device'].nunique()} devices; keep one")
-    return (table.drop_duplicates("model").set_index("model")["latency_ms"] / 1e3).to_dict()
+    return table.drop_duplicates("model").set_index("model")
 
 
 def budgets(amounts: pd.Series, names: pd.Series, tolerance: float = TOLERANCE) -> tuple[list[Budget], pd.DataFrame]:
@@ -99,11 +131,11 @@ def budgets(amounts: pd.Series, names: pd.Series, tolerance: float = TOLERANCE) 
 
 
 def fair(
-    frame: pd.DataFrame, kind: str, tolerance: float = TOLERANCE, speeds: Path | None = None
+    frame: pd.DataFrame, kind: str, tolerance: float = TOLERANCE, speeds: Path | None = None, sweep: str = "NAME"
 ) -> tuple[list[tuple[str, pd.DataFrame]], Sheet | None]:
     """The runs of each common budget, under a title; and the rungs that miss the budgets, with by how much."""
     names = frame.drop_duplicates("rung").set_index("rung")["name"]
-    found, missed = budgets(costs(frame, kind, speeds), names, tolerance)
+    found, missed = budgets(costs(frame, kind, speeds, sweep), names, tolerance)
     parts = []
     for budget in found:
         title = f"At {amount_text(budget.amount, kind)} {WORDS[kind]} ± {tolerance:.0%}"

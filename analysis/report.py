@@ -15,17 +15,16 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup, escape
 
-from analysis import compare, figures, ladder, report_bias, report_cost, report_words, symmetry
+from analysis import compare, fairness, figures, ladder, report_bias, report_cost, report_words, symmetry
 from analysis.compare import gain_text, quantity
 from analysis.report_tables import DRAWN, ROWS, Cell, Shown, commands, environment, health, limited, runs, shown
 from analysis.report_tables import unfinished as without_result
 from analysis.typeset import accuracy
-from engine.errors import DATA, Refusal
+from engine.errors import Refusal
 from engine.run import Run
 from engine.store import write_bytes
 
 BEST = 40  # rungs in the figures of a sweep that has more: the most accurate
-SPEEDS = "speeds.csv"  # in the sweep's folder: latencies for its page
 
 
 def write_report(
@@ -45,7 +44,7 @@ def write_report(
         folders: of its runs, in the order of the ladder.
         question: what the sweep asks; the page's title.
         runs: the runs of these folders, where known; see `compare.load`.
-        speeds: latencies, of scripts/profile_model.py --results-file; without, RESULTS/NAME/speeds.csv if it is there.
+        speeds: latencies, of scripts/profile_model.py; without, RESULTS/NAME/speeds.csv if it is there.
         planned: the contrasts that the sweep was made for (`contrasts.registered`).
         baseline: the rungs that it compares others with, of which a table takes the first that it holds.
 
@@ -59,10 +58,7 @@ def write_report(
         (path.parent / "figures").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Refusal(f"cannot create {path.parent}: {error.strerror}; set SOFTMLP_RESULTS") from None
-    own = path.parent / SPEEDS
-    speeds = speeds or (own if own.exists() else None)
-    if speeds and not speeds.is_file():
-        raise Refusal(f"there is no {speeds}; python scripts/profile_model.py MODEL... --results-file writes it", DATA)
+    speeds = fairness.speeds_file([path.parent], speeds)
     frame = compare.load(folders, runs)
     page = _page(frame, ladder.table(compare.rungs(frame)), results, name, speeds, planned or {}, baseline)
     drawn = page.pop("drawn")
@@ -91,7 +87,7 @@ def _page(
     probed, probes = report_bias.probes(frame)
     gaps = report_bias.permutation(frame) if finished else None
     against, power, compared_out = report_cost.differences(frame, table, baseline) if finished else (None, "", 0)
-    budgets, unfair = report_cost.fair(frame, speeds, baseline)
+    budgets, unfair = report_cost.fair(frame, speeds, name, baseline)
     costs, uncosted = report_cost.cost_figures(frame, best, speeds) if finished else ({}, [])
     tuned = report_cost.tuned(frame)
     drawn = {f"probe-{probe}": svg for probe, _, svg, _ in probes} | ({"gaps": gaps[0]} if gaps else {})

@@ -50,7 +50,7 @@ def planned(frame: pd.DataFrame, wanted: Mapping[str, Mapping[str, float]]) -> S
 
 
 def fair(
-    frame: pd.DataFrame, speeds: Path | None, baseline: Sequence[str] = ()
+    frame: pd.DataFrame, speeds: Path | None, name: str, baseline: Sequence[str] = ()
 ) -> tuple[dict[str, list[Shown]], list[str]]:
     """Per kind of fairness a table for each budget that rungs share; and what could not be compared, and why.
 
@@ -62,7 +62,7 @@ def fair(
     frame = limited(frame, "rung", 2 * DRAWN)
     for kind in fairness.KINDS:
         try:
-            parts, missed = fairness.fair(frame, kind, speeds=speeds if kind == "time" else None)
+            parts, missed = fairness.fair(frame, kind, speeds=speeds, sweep=name)
         except Refusal as error:
             notes.append(f"Not at equal {fairness.WORDS[kind]}: {error}.")
             continue
@@ -86,7 +86,7 @@ def cost_figures(frame: pd.DataFrame, table: pd.DataFrame, speeds: Path | None) 
     """Accuracy against each cost that is known, as figures by name; and what is missing, and why."""
     notes, known = [], dict(COSTS)
     try:
-        fairness.costs(frame, "time")
+        fairness.one_machine(frame)
         known |= RATE
     except Refusal as error:
         notes.append(f"Images/s are not drawn: {error}.")

@@ -26,7 +26,11 @@ def main() -> None:
     frame = compare.load(folders, runs)
     parts, missed = [("", frame)], None
     if given.fair:
-        parts, missed = fairness.fair(frame, given.fair, given.tolerance / 100, given.speeds)
+        speeds = (
+            fairness.speeds_file([sweep.folder for sweep in sweeps], given.speeds) if given.fair == "time" else None
+        )
+        name = sweeps[0].name if sweeps else "NAME"
+        parts, missed = fairness.fair(frame, given.fair, given.tolerance / 100, speeds, name)
         if not parts:
             raise Refusal(f"no two rungs are of equal {given.fair} within {given.tolerance:g} %; raise --tolerance")
     here = {*frame["name"], *frame["rung"]}
@@ -74,7 +78,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--fair", choices=("macs", "params", "time"), help="a table for each budget that rungs share")
     parser.add_argument("--tolerance", type=_positive, default=10.0, help="for --fair: percent off the budget")
     parser.add_argument(
-        "--speeds", type=Path, metavar="CSV", help="for --fair time: of profile_model.py, not the runs'"
+        "--speeds",
+        type=Path,
+        metavar="CSV",
+        help="for --fair time (default: the sweep's speeds.csv of profile_model.py)",
     )
     parser.add_argument(
         "--samples", nargs="*", type=float, metavar="LEVEL", help="data-equivalents at these accuracies (or some)"

@@ -276,26 +276,52 @@ def test_each_budget_is_a_ladder_of_its_own(make):
     assert len(every) == 1 and every[0][1]["rung"].nunique() == 3
 
 
-def test_equal_time_is_of_one_machine(make, tmp_path):
-    folders = nano(make, {"mlp_nano": [90.0, 91.0], "mixer_nano": [95.0, 94.0]})
-    frame = compare.load(folders)
-    with pytest.raises(Refusal, match="no record of its machine"):
-        fairness.costs(frame, "time")
-    for folder in folders:
-        write_json(
-            folder / "env.json", {"processor": "P", "cores": 2, "threads": 1, "device": "cpu", "host": folder.name}
-        )
-    assert fairness.costs(compare.load(folders), "time").tolist() == [0.01, 0.01]
-    write_json(folders[0] / "env.json", {"processor": "Q", "cores": 2, "threads": 1, "device": "cpu"})
-    with pytest.raises(Refusal, match=r"timed on 2 machines \(P, 2, 1, cpu \| Q, 2, 1, cpu\).*profile_model.py"):
-        fairness.costs(compare.load(folders), "time")
+def test_equal_time_is_the_latency_of_one_device_and_never_the_speed_of_training(make, tmp_path):
+    frame = compare.load(nano(make, {"mlp_nano": [90.0, 91.0], "mixer_nano": [95.0, 94.0]}))
+    assert frame["images_per_s"].notna().all(), "which would be a time, of another meaning"
+    with pytest.raises(Refusal, match=r"profile_model.py --sweep demo measures them"):
+        fairness.costs(frame, "time", sweep="demo")
     speeds = tmp_path / "speeds.csv"
-    speeds.write_text("model,device,latency_ms\nmlp_nano,cpu,2.0\n")
-    costs = fairness.costs(compare.load(folders), "time", speeds)
+    speeds.write_text("model,img_size,device,latency_ms\nmlp_nano,8,cpu,2.0\n")
+    costs = fairness.costs(frame, "time", speeds)
     assert costs["mlp_nano"] == 0.002 and math.isnan(costs["mixer_nano"])
+    speeds.write_text("model,img_size,device,latency_ms\nmlp_nano,224,cpu,2.0\n")
+    size = int(frame["img_size"].iloc[0])
+    with pytest.raises(Refusal, match=f"has mlp_nano at 224 px, its runs are of {size} px"):
+        fairness.costs(frame, "time", speeds)
     speeds.write_text("model,device,latency_ms\nmlp_nano,cpu,2.0\nmixer_nano,gpu,1.0\n")
     with pytest.raises(Refusal, match="times of 2 devices"):
-        fairness.costs(compare.load(folders), "time", speeds)
+        fairness.costs(frame, "time", speeds)
+
+
+def test_one_rule_says_where_latencies_are(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder in (one, two):
+        folder.mkdir()
+    given = tmp_path / "mine.csv"
+    assert fairness.speeds_file([one, two]) is None
+    with pytest.raises(Refusal, match=r"there is no .*mine\.csv"):
+        fairness.speeds_file([one], given)
+    (one / "speeds.csv").touch()
+    given.touch()
+    assert fairness.speeds_file([one, two]) == one / "speeds.csv"
+    assert fairness.speeds_file([one, two], given) == given
+    (two / "speeds.csv").touch()
+    with pytest.raises(Refusal, match="were not measured together; name one by --speeds"):
+        fairness.speeds_file([one, two])
+
+
+def test_speeds_of_training_are_compared_on_one_machine_only(make):
+    folders = nano(make, {"mlp_nano": [90.0, 91.0], "mixer_nano": [95.0, 94.0]})
+    with pytest.raises(Refusal, match="no record of its machine"):
+        fairness.one_machine(compare.load(folders))
+    machine = {"processor": "P", "cores": 2, "threads": 1, "device": "cpu"}
+    for folder in folders:
+        write_json(folder / "env.json", machine | {"host": folder.name})
+    fairness.one_machine(compare.load(folders))
+    write_json(folders[0] / "env.json", machine | {"processor": "Q"})
+    with pytest.raises(Refusal, match=r"timed on 2 machines \(P, 2, 1, cpu \| Q, 2, 1, cpu\)"):
+        fairness.one_machine(compare.load(folders))
 
 
 def script(*args):
@@ -313,6 +339,8 @@ def test_command_line(make, tmp_path):
     assert "| `mlp_nano` |" in done.stdout and "**Runs without a result**" in done.stdout
     latex = script(tmp_path / "runs", "--fair", "params", "--latex")
     assert r"\begin{tabular}" in latex.stdout and "1.00 k parameters" in latex.stdout
+    timed = script(tmp_path / "runs", "--fair", "time")
+    assert timed.returncode == 2 and "no latencies of these rungs are known" in timed.stderr
     plain = script(tmp_path / "runs")
     assert "With 5 pairs" in plain.stdout and plain.stdout.count("runs") <= 1
 
