@@ -32,7 +32,7 @@ def main() -> int:
     )
     parser.add_argument("--no-speed", action="store_true", help="count only")
     parser.add_argument("--by-module", nargs="?", type=int, const=3, metavar="DEPTH", help="per module (3 levels)")
-    budget = "or params=5M: of patterns, the variants within it; of names, the width that meets it"
+    budget = "or params=5M: of patterns, the variants within it; of names, the width (x 8) near it"
     parser.add_argument("--budget", metavar="macs=60M", help=budget)
     parser.add_argument("--results-file", type=Path, help="also write the rows to this .csv, .json or .md")
     given = parser.parse()
