@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
 from pydantic import BaseModel
 
 from engine.errors import Refusal
 from engine.run import How, Run, make_how, make_run, nearest, read_yaml
+from engine.values import pairs
 
 RECIPES = Path(__file__).parent / "recipes"
 ALIASES = {"batch_size": "-b", "workers": "-j", "model": "--arch"}
@@ -82,7 +82,7 @@ def add_fields(parser: argparse.ArgumentParser, kind: type[BaseModel], only: Seq
             parser_action: Any = argparse.BooleanOptionalAction
             group.add_argument(*names, action=parser_action, **common)
         elif name == "model_kwargs":
-            group.add_argument(*names, nargs="*", metavar="KEY=VALUE", **common)
+            group.add_argument(*names, nargs="*", action="extend", metavar="KEY=VALUE", **common)
         elif name in PAIRS:
             group.add_argument(*names, nargs=2, type=float, metavar=PAIRS[name], **common)
         else:
@@ -126,17 +126,6 @@ def split(fields: dict[str, Any], where: str = "") -> tuple[Run, How]:
     how = {key: value for key, value in fields.items() if key in How.model_fields}
     run = {key: value for key, value in fields.items() if key not in How.model_fields}
     return make_run(run, where), make_how(how, where)
-
-
-def pairs(words: Sequence[str], flag: str) -> dict[str, Any]:
-    """`depth=12 token_ratio=0.5` as a dict; values are read as YAML reads them."""
-    result = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals or not key:
-            raise Refusal(f"{flag} takes key=value, not '{word}'")
-        result[key] = yaml.safe_load(value)
-    return result
 
 
 def run_main(main: Callable[[], int | None], debug: bool = False) -> NoReturn:

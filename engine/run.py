@@ -9,14 +9,13 @@ import difflib
 import functools
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 import archs
+from engine import values
 from engine.datasets import SPLITS, lookup
 from engine.errors import Refusal
 
@@ -27,7 +26,7 @@ Count = Annotated[int, Field(ge=1)]
 Scalar = bool | int | float | str | None
 Value = Scalar | list[Scalar]
 
-DATA_DIR = Path(os.environ.get("SOFTMLP_DATA", Path(__file__).resolve().parent.parent / "data"))
+DATA_DIR = values.folder("SOFTMLP_DATA", Path(__file__).resolve().parent.parent / "data")
 
 # Fields added after the first release. While such a field holds its default it is left out of the signature, so that
 # runs made before it existed keep theirs; its default must therefore mean "as before".
@@ -294,32 +293,16 @@ def nearest(word: str, known: Any) -> str | None:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Fields of a Run or How from a YAML file. Raises Refusal naming file, line and nearest key.
+    """Fields of a Run or How from a YAML file, read as engine/values.py reads all of them.
 
-    Numbers such as 1e-3, which YAML 1.1 reads as text, are left to the validation of the field.
+    Raises Refusal naming file, line and nearest key.
     """
-    try:
-        node = yaml.compose(path.read_text(), Loader=yaml.SafeLoader)
-        fields = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise Refusal(f"{path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}" if mark else ""
-        raise Refusal(f"{path}{line}: not YAML: {getattr(error, 'problem', error)}") from None
-    if fields is None:
-        return {}
-    if not isinstance(fields, dict):
-        raise Refusal(f"{path}: expected 'key: value' lines")
+    fields, lines = values.read(path)
     known = [*Run.model_fields, *How.model_fields]
-    seen: dict[str, int] = {}
-    for key_node, _ in node.value:
-        key, line = key_node.value, key_node.start_mark.line + 1
+    for key in fields:
         if key not in known:
-            raise Refusal(f"{path} line {line}: {unknown('key', key, known)}")
-        if key in seen:
-            raise Refusal(f"{path} line {line}: key '{key}' was given in line {seen[key]} already")
-        seen[key] = line
+            line = f" line {lines[key]}" if key in lines else ""
+            raise Refusal(f"{path}{line}: {unknown('key', str(key), known)}")
     return fields
 
 

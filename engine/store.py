@@ -25,7 +25,7 @@ from typing import IO, Any
 
 import yaml
 
-from engine import lease
+from engine import lease, values
 from engine.errors import CHECKPOINT, OUTPUT, Refusal
 from engine.run import Run, make_run, read_yaml
 
@@ -36,7 +36,7 @@ DONE, FAILED, RUNNING, STOPPED, PLANNED = "done", "failed", "running", "stopped"
 
 def results_dir() -> Path:
     """`$SOFTMLP_RESULTS`, or results/ of the checkout."""
-    return Path(os.environ.get("SOFTMLP_RESULTS", ROOT / "results"))
+    return values.folder("SOFTMLP_RESULTS", ROOT / "results")
 
 
 def folder_of(run: Run, results: Path | None = None) -> Path:

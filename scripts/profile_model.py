@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from engine.cli import Parser, pairs, run_main, show
+from engine.cli import Parser, run_main, show
 from engine.errors import OUTPUT, Refusal
 from engine.store import SPEEDS
 from engine.tables import check_suffix, parse_amount, table, write
+from engine.values import pairs
 
 
 def main() -> int:
@@ -20,7 +21,9 @@ def main() -> int:
     parser.add_argument("--model", dest="models", nargs="+", default=[], help="the same, as a flag")
     parser.add_argument("--compare", nargs="+", default=[], metavar="MODEL", help="the same, with ratios to the first")
     parser.add_argument("--sweep", metavar="NAME", help="each rung of a sweep, for RESULTS/NAME/speeds.csv")
-    parser.add_argument("--model-kwargs", nargs="*", default=[], metavar="KEY=VALUE", help="for all of them")
+    parser.add_argument(
+        "--model-kwargs", nargs="*", action="extend", default=[], metavar="KEY=VALUE", help="for all of them"
+    )
     parser.add_argument("--img-size", type=int, help="pixels (default: the variant's own, timm: 224)")
     parser.add_argument("--in-chans", type=int, help="channels (default: the variant's own, timm: 3)")
     parser.add_argument("--num-classes", type=int, help="classes (default: the variant's own, timm: 1000)")

@@ -18,9 +18,10 @@ from typing import Any
 
 from analysis import probes
 from engine import store
-from engine.cli import Parser, add_fields, pairs, run_main, show
+from engine.cli import Parser, add_fields, run_main, show
 from engine.errors import Refusal
 from engine.run import How, Run, make_how, unknown
+from engine.values import pairs
 from slurm import states
 from slurm.clusters import Resources
 from slurm.sweep import Sweep, load
@@ -239,7 +240,9 @@ def _add_where(part: argparse.ArgumentParser) -> None:
 
 
 def _add_grid(part: argparse.ArgumentParser) -> None:
-    part.add_argument("--grid", nargs="+", metavar="FIELD=VALUE,VALUE", help="instead of NAME: every combination")
+    part.add_argument(
+        "--grid", nargs="+", action="extend", metavar="FIELD=VALUE,VALUE", help="instead of NAME: every combination"
+    )
     add_fields(part, Run)
 
 
@@ -257,7 +260,9 @@ def _add_resume(part: argparse.ArgumentParser) -> None:
         ("cancelled", "what was cancelled"),
     ):
         part.add_argument(f"--{kind}", action="store_true", help=f"train {words}; several add up")
-    part.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="other resources, such as mem_gb=64")
+    part.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="other resources, such as mem_gb=64"
+    )
     _add_where(part)
 
 
@@ -277,7 +282,9 @@ def _add_signature(part: argparse.ArgumentParser) -> None:
 
 
 def _add_cancel(part: argparse.ArgumentParser) -> None:
-    part.add_argument("--where", nargs="+", default=[], metavar="FIELD=VALUE", help="only runs with all of these")
+    part.add_argument(
+        "--where", nargs="+", action="extend", default=[], metavar="FIELD=VALUE", help="only runs with all of these"
+    )
     part.add_argument("--yes", action="store_true", help="do not ask")
 
 

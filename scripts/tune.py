@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from engine import store
-from engine.cli import Parser, add_config, add_fields, pairs, run_main, show
+from engine.cli import Parser, add_config, add_fields, run_main, show
 from engine.errors import Refusal
 from engine.repro import command
 from engine.run import How, Run, make_how, read_yaml
+from engine.values import pairs
 from slurm import tune
 from slurm.clusters import Resources
 from slurm.sweep import Sweep
@@ -48,7 +49,7 @@ def parse() -> argparse.Namespace:
     add_config(parser)
     parser.add_argument("--arch", "--model", dest="models", nargs="+", required=True, metavar="NAME", help="models")
     words = f"lr=1e-4,1e-3 for a list, lr=1e-4:1e-2 for a log-uniform range (default: {' '.join(tune.GRID)})"
-    parser.add_argument("--grid", nargs="+", metavar="FIELD=VALUES", help=words)
+    parser.add_argument("--grid", nargs="+", action="extend", metavar="FIELD=VALUES", help=words)
     parser.add_argument("--search", choices=tune.SEARCHES, default="grid", help="how the space is searched")
     parser.add_argument("--trials", type=int, default=27, metavar="N", help="per model, not for grid (default: 27)")
     parser.add_argument("--search-seed", type=int, default=0, metavar="N", help="of what is drawn (default: 0)")

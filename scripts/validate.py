@@ -14,9 +14,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from engine.cli import Parser, add_fields, pairs, run_main
+from engine.cli import Parser, add_fields, run_main
 from engine.errors import CHECKPOINT, Refusal
 from engine.run import How, Run, make_how, make_run
+from engine.values import pairs
 
 FOREIGN = ("model", "model_kwargs", "dataset", "img_size")
 VIEWS = ("scale", "ratio", "aa", "color_jitter", "reprob", "remode", "crop_pad", "hflip")

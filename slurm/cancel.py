@@ -2,37 +2,49 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-import yaml
-
+import archs
 from engine import lease, store
 from engine.errors import BUSY, CANCELLED, CLASSES, Refusal
 from engine.run import Run, unknown
+from engine.values import pairs
 from slurm import scheduler, submit, worker
+from slurm.grid import ALIASES, ARGUMENT
 from slurm.sweep import Sweep
-
-ALIASES = {"arch": "model"}
 
 
 def matching(runs: Sequence[Run], words: Iterable[str]) -> list[int]:
     """Which runs have all of the given `field=value`. Raises Refusal for what is no field of a Run, or fits no run."""
-    wanted = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        key = ALIASES.get(key, key)
-        if not equals:
-            raise Refusal(f"--where takes field=value, not '{word}'")
-        if key not in Run.model_fields:
+    words, wanted = list(words), {}
+    for given, value in pairs(words, "--where").items():
+        key = ALIASES.get(given, given)
+        argument = key.removeprefix(ARGUMENT)
+        if key not in Run.model_fields and argument == key:
             raise Refusal(f"--where: {unknown('field', key, [*Run.model_fields, *ALIASES])}")
-        wanted[key] = yaml.safe_load(value)
+        if key in wanted:
+            raise Refusal(f"--where gives {key} twice; leave one out")
+        wanted[key] = value
     found = [
-        index
-        for index, run in enumerate(runs)
-        if all(getattr(run, key) == value or str(getattr(run, key)) == str(value) for key, value in wanted.items())
+        index for index, run in enumerate(runs) if all(_equal(_of(run, key), value) for key, value in wanted.items())
     ]
     if not found:
         raise Refusal(f"no run has {' and '.join(words)}; python scripts/sweep.py status lists the runs")
     return found
+
+
+def _of(run: Run, key: str) -> Any:
+    """What a run has of a field, or of an argument of its model; of one that is not given, the variant's own."""
+    if key in Run.model_fields:
+        return run.record()[key]
+    argument = key.removeprefix(ARGUMENT)
+    own = {} if run.model.startswith("timm/") else archs.arguments(run.model)
+    return {**own, **run.model_kwargs}.get(argument)
+
+
+def _equal(has: Any, wanted: Any) -> bool:
+    """Equal as values, so that 1e-3 is 0.001 and 1 is 1.0; or as what is typed, so that a word needs no quotes."""
+    return (has == wanted and isinstance(has, bool) == isinstance(wanted, bool)) or str(has) == str(wanted)
 
 
 def cancel(sweep: Sweep, indices: Iterable[int]) -> tuple[int, int]:

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from engine import values
 from engine.errors import CLUSTER, Refusal
 from engine.run import unknown
 from slurm import scheduler
@@ -126,14 +126,13 @@ def make(fields: Mapping[str, Any], where: str = "") -> Resources:
 
 def profiles() -> dict[str, dict[str, Any]]:
     """slurm/clusters.yaml, or the file of SOFTMLP_CLUSTERS: name -> fields of Resources, validated."""
-    path = Path(os.environ.get("SOFTMLP_CLUSTERS") or Path(__file__).parent / "clusters.yaml")
+    path = values.folder("SOFTMLP_CLUSTERS", Path(__file__).parent / "clusters.yaml")
     try:
-        table = yaml.safe_load(path.read_text()) or {}
-    except OSError as error:
-        raise Refusal(f"{path}: {error.strerror}; it is named by SOFTMLP_CLUSTERS") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise Refusal(f"{path}: not YAML: {' '.join(str(error).split())[:200]}") from None
-    if not isinstance(table, dict) or not all(isinstance(fields, dict) for fields in table.values()):
+        table, _ = values.read(path)
+    except Refusal as refusal:
+        named = "; it is named by SOFTMLP_CLUSTERS" if os.environ.get("SOFTMLP_CLUSTERS") else ""
+        raise Refusal(f"{refusal}{named}") from None
+    if not all(isinstance(fields, dict) for fields in table.values()):
         raise Refusal(f"{path}: expected a name, and below it 'key: value' lines, per cluster")
     for name, fields in table.items():
         make(fields, f"{path}, {name}")

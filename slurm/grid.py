@@ -9,11 +9,10 @@ import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import yaml
-
-from engine import store
+from engine import store, values
 from engine.errors import Refusal
 from engine.run import How, Run, make_run, unknown
 from slurm.sweep import DEFINITION, MAX_RUNS, Sweep
@@ -63,9 +62,9 @@ def load(name: str) -> Sweep | None:
     if not path.is_file():
         return None
     try:
-        definition = yaml.safe_load(path.read_text())
+        definition = read(path)
         sweep = define(definition, name.rpartition("_")[0], None if "cells" not in definition else name)
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         line = str(error).splitlines()[0]
         raise Refusal(f"{path} is damaged ({line}); repeat the command that launched it") from None
     if sweep.name != name:
@@ -73,8 +72,16 @@ def load(name: str) -> Sweep | None:
     return sweep
 
 
+def read(path: Path) -> dict[str, Any]:
+    """The definition in a sweep.yaml. Raises Refusal for a file that is not what `define` was given."""
+    try:
+        return values.read(path)[0]
+    except Refusal as refusal:
+        raise Refusal(f"{path} is damaged ({refusal}); repeat the command that launched it") from None
+
+
 def parse(words: Sequence[str]) -> dict[str, list[Any]]:
-    """`lr=1e-3,3e-3` as {"lr": ["1e-3", "3e-3"]}, values as YAML reads them; a list is written [0.9,0.99].
+    """`lr=1e-3,3e-3` as {"lr": [0.001, 0.003]}, values as engine/values.py reads them; a list is written [0.9,0.99].
 
     Raises Refusal for what is no list of values of a field of the run.
     """
@@ -87,12 +94,11 @@ def parse(words: Sequence[str]) -> dict[str, list[Any]]:
         if key in axes:
             raise Refusal(f"--grid names {key} twice")
         try:
-            values = yaml.safe_load(f"[{text}]")
-        except yaml.YAMLError:
-            values = []
-        if not values:
+            axes[key] = values.values(text, word)
+        except Refusal:
+            axes[key] = []
+        if not axes[key]:
             raise Refusal(f"--grid {word!r}: expected values with commas between them, as lr=1e-3,3e-3")
-        axes[key] = values
     if not axes:
         raise Refusal("--grid is empty; give it values of a field, as lr=1e-3,3e-3")
     return axes

@@ -66,7 +66,7 @@ def test_a_space_has_values_and_ranges():
         "lr": Range(1e-4, 1e-2, False),
         "batch_size": Range(16, 64, True),
     }
-    assert tune.parse(["lr=1e-4,1e-2"], "random") == {"lr": ["1e-4", "1e-2"]}
+    assert tune.parse(["lr=1e-4,1e-2"], "random") == {"lr": [1e-4, 1e-2]}
     assert [Range(1e-4, 1e-2, False).at(share) for share in (0, 0.5, 1)] == [1e-4, 1e-3, 1e-2]
     assert Range(16, 64, True).at(0.5) == 32
 
