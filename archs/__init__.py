@@ -14,12 +14,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from archs import sizes
+
 if TYPE_CHECKING:
     from torch import nn
 
     from archs.convert import Checkpoint
 
-_SHARED = ("__init__", "backbone", "layers", "bias", "convert", "budget", "relabeling")
+_SHARED = ("__init__", "backbone", "layers", "bias", "convert", "budget", "relabeling", "sizes")
 
 
 def families() -> list[str]:
@@ -39,7 +41,10 @@ def variants(family: str) -> dict[str, dict[str, Any]]:
 
 
 def arguments(name: str, **overrides: Any) -> dict[str, Any]:
-    """What `build` gets for `name`. Raises ValueError for an unknown name or argument, naming the nearest."""
+    """What `build` gets for `name`.
+
+    Raises ValueError for an unknown name or argument, naming the nearest, and for a size that makes no sense.
+    """
     family, _, variant = name.partition("_")
     known = variants(family) if _is_family(family) else {}
     if variant not in known:
@@ -52,7 +57,19 @@ def arguments(name: str, **overrides: Any) -> dict[str, Any]:
             close = difflib.get_close_matches(key, accepted, n=1, cutoff=0.3)
             hint = f"did you mean '{close[0]}'? " if close else ""
             raise ValueError(f"{name} has no argument '{key}'; {hint}it takes: {', '.join(sorted(accepted))}")
-    return {**known[variant], **overrides}
+    return {**known[variant], **fitted(name, overrides)}
+
+
+def fitted(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides in the form that `build` wants, so that 0 and [0] are one value; those of timm's models as they are.
+
+    Raises ValueError for a size that makes no sense.
+    """
+    family = name.partition("_")[0]
+    try:
+        return sizes.fit(family, overrides) if _is_family(family) else dict(overrides)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 def create(

@@ -14,9 +14,10 @@ from typing import Any, NoReturn
 
 from pydantic import BaseModel
 
+from engine import streams
 from engine.errors import Refusal
 from engine.run import How, Run, make_how, make_run, nearest, read_yaml
-from engine.values import pairs
+from engine.values import home, pairs
 
 RECIPES = Path(__file__).parent / "recipes"
 ALIASES = {"batch_size": "-b", "workers": "-j", "model": "--arch"}
@@ -48,8 +49,12 @@ class Parser(argparse.ArgumentParser):
         raise Refusal(f"{message}; see python {self.prog} --help")
 
     def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
-        """Like parse_args; an unknown flag is a Refusal that names the nearest one."""
-        known, extra = self.parse_known_args(argv)
+        """Like parse_args; an unknown flag is a Refusal that names the nearest one.
+
+        A leading ~ of a word, or after its first =, is a home, as an interactive shell would have it.
+        """
+        words = [_word(word) for word in (sys.argv[1:] if argv is None else argv)]
+        known, extra = self.parse_known_args(words)
         if extra:
             flag = extra[0].partition("=")[0]
             flags = [option for parser in self._all() for option in parser._option_string_actions]
@@ -128,23 +133,33 @@ def split(fields: dict[str, Any], where: str = "") -> tuple[Run, How]:
     return make_run(run, where), make_how(how, where)
 
 
-def run_main(main: Callable[[], int | None], debug: bool = False) -> NoReturn:
-    """Run a script's main: a Refusal is one line on stderr and its exit code; Ctrl-C is 130, a closed pipe is quiet."""
+def run_main(main: Callable[[], int | None], debug: bool = False, *, prints: bool = True) -> NoReturn:
+    """Run a script's main: a Refusal is one line on stderr and its exit code; Ctrl-C is 130.
+
+    Args:
+        prints: whether what it prints is what it is for; if not, it goes on where nothing can be printed.
+    """
     # With a CUDA toolkit and no GPU, importing torch's extension builder warns about something nobody asked for.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    streams.in_utf8()
+    streams.mend(prints)
     try:
-        sys.exit(main() or 0)
+        try:
+            code = main() or 0
+        except SystemExit as end:
+            code = end.code or 0
+            streams.want(code == 0)  # --help, which was all that was asked for
+        streams.finish()
     except Refusal as refusal:
         if debug or "--debug" in sys.argv:
             raise
         print(f"softmlp: {refusal}", file=sys.stderr)
-        sys.exit(refusal.code)
+        code = refusal.code
     except KeyboardInterrupt:
         print("softmlp: interrupted; repeat the command to go on", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
+        code = 130
+    streams.leave()
+    sys.exit(code)
 
 
 def show(table: Any) -> None:
@@ -152,6 +167,17 @@ def show(table: Any) -> None:
     from rich.console import Console
 
     Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def _word(word: str) -> str:
+    """A word of the command line with its home. Raises Refusal for bytes that are no text, which no file could keep."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        shown = word.encode(errors="backslashreplace").decode()
+        raise Refusal(f"the argument '{shown}' has bytes that are no UTF-8; spell or rename it in UTF-8") from None
+    key, equals, text = word.partition("=")
+    return f"{key}={home(text)}" if equals and not key.startswith("~") else home(word)
 
 
 def _choices(annotation: Any) -> list[str]:

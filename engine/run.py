@@ -12,17 +12,20 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 import archs
 from engine import values
 from engine.datasets import SPLITS, lookup
 from engine.errors import Refusal
+from engine.limits import startable
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Threads = Annotated[int, AfterValidator(startable)]
+Folder = Annotated[Path, AfterValidator(lambda path: Path(values.home(str(path))))]
 Scalar = bool | int | float | str | None
 Value = Scalar | list[Scalar]
 
@@ -139,7 +142,7 @@ class Run(BaseModel):
         kwargs = given.get("model_kwargs") or {}
         if not isinstance(kwargs, dict):
             raise ValueError(f"model_kwargs must be key: value pairs, not {kwargs!r}")
-        kwargs = {key: _number(value) for key, value in kwargs.items()}
+        kwargs = archs.fitted(model, {key: _number(value) for key, value in kwargs.items()})
         for key in ("img_size", "num_classes", "in_chans", "drop_path"):
             if key in kwargs:
                 raise ValueError(f"model_kwargs may not set '{key}': it follows from dataset, img_size and drop_path")
@@ -166,6 +169,10 @@ class Run(BaseModel):
         if self.scale is not None and self.crop_pad:
             raise ValueError(
                 "scale (random resized crop) and crop_pad (random crop) are two ways to crop; leave one out"
+            )
+        if self.crop_pad >= self.img_size:
+            raise ValueError(
+                f"crop_pad {self.crop_pad} at {self.img_size} pixels: crops beside the image are black; give less"
             )
         if self.aa is not None:
             from engine.policy import parse  # not at the top: it needs NumPy, which --help does not
@@ -240,11 +247,11 @@ class How(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    data_dir: Path = Field(DATA_DIR, description="folder of the .beton files")
+    data_dir: Folder = Field(DATA_DIR, description="folder of the .beton files")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
     loader: Literal["ffcv", "memory"] = Field("ffcv", description="memory: plain NumPy, slow; an oracle for tests")
-    workers: Annotated[int, Field(ge=1)] = Field(1, description="threads that decode and augment")
-    threads: Annotated[int, Field(ge=0)] = Field(0, description="threads of torch; 0: all cores")
+    workers: Annotated[Threads, Field(ge=1)] = Field(1, description="threads that decode and augment")
+    threads: Annotated[Threads, Field(ge=0)] = Field(0, description="threads of torch; 0: all cores")
     log_interval: Count = Field(50, description="steps between two lines of metrics.jsonl")
     checkpoint_interval: Annotated[int, Field(ge=0)] = Field(0, description="also save every N steps; 0: epochs only")
     torchcompile: bool = Field(False, description="torch.compile; changes the last bits")

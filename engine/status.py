@@ -146,7 +146,7 @@ class Metrics:
 @contextlib.contextmanager
 def log_to(folder: Path) -> Iterator[None]:
     """Also write the log to log.txt of the run, as far as there is room: what cannot be saved is said elsewhere."""
-    handler = logging.FileHandler(folder / "log.txt", delay=True)
+    handler = logging.FileHandler(folder / "log.txt", delay=True, encoding="utf-8", errors="backslashreplace")
     handler.handleError = lambda record: None
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)

@@ -52,4 +52,4 @@ def model_of(source: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, prints=False)

@@ -108,4 +108,4 @@ def whole(least: int, most: int | None = None) -> Callable[[str], int]:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, prints=False)

@@ -20,6 +20,7 @@ from analysis import probes
 from engine import store
 from engine.cli import Parser, add_fields, run_main, show
 from engine.errors import Refusal
+from engine.limits import startable
 from engine.run import How, Run, make_how, unknown
 from engine.values import pairs
 from slurm import states
@@ -297,7 +298,10 @@ COMMANDS |= {"collect": collect, "repro": repro}
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1")
-    return int(text)
+    try:
+        return startable(int(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text} is {error}") from None
 
 
 def _seconds(text: str) -> float:
@@ -307,4 +311,4 @@ def _seconds(text: str) -> float:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, prints=not {"launch", "resume"} & {*sys.argv[1:2]})

@@ -17,6 +17,7 @@ from typing import Any
 from engine import store
 from engine.cli import Parser, add_config, add_fields, run_main, show
 from engine.errors import Refusal
+from engine.limits import startable
 from engine.repro import command
 from engine.run import How, Run, make_how, read_yaml
 from engine.values import pairs
@@ -65,6 +66,10 @@ def parse() -> argparse.Namespace:
     for flag in ("trials", "slots", "train_epochs"):
         if (value := getattr(given, flag)) is not None and value < 1:
             raise Refusal(f"--{flag.replace('_', '-')} {value} is not a whole number from 1")
+    try:
+        startable(given.slots or 1)
+    except ValueError as error:
+        raise Refusal(f"--slots {given.slots} is {error}") from None
     return given
 
 
@@ -149,4 +154,4 @@ def _shown(path: Path) -> Path:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, prints=False)
