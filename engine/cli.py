@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from pydantic import BaseModel
 
-from engine import streams
+from engine import streams, timm_flags
 from engine.errors import Refusal
 from engine.run import How, Run, make_how, make_run, nearest, read_yaml
 from engine.values import home, pairs
@@ -22,19 +22,6 @@ from engine.values import home, pairs
 RECIPES = Path(__file__).parent / "recipes"
 ALIASES = {"batch_size": "-b", "workers": "-j", "model": "--arch"}
 PAIRS = {"opt_betas": ("B1", "B2"), "scale": ("MIN", "MAX"), "ratio": ("MIN", "MAX")}
-# What the ancestors of this testbed call it, and timm's word for it.
-RENAMED = {
-    "--data_path": "--data-dir",
-    "--architecture": "--model",
-    "--optimizer": "--opt",
-    "--scheduler": "--sched",
-    "--smooth": "--smoothing",
-    "--clip": "--clip-grad",
-    "--resolution": "--img-size",
-    "--crop_resolution": "--img-size",
-    "--num_workers": "--workers",
-    "--num-workers": "--workers",
-}
 
 
 class Parser(argparse.ArgumentParser):
@@ -58,9 +45,10 @@ class Parser(argparse.ArgumentParser):
         if extra:
             flag = extra[0].partition("=")[0]
             flags = [option for parser in self._all() for option in parser._option_string_actions]
-            if flag in RENAMED:
-                raise Refusal(f"{flag} is called {RENAMED[flag]} here, as in timm")
-            close = nearest(flag.replace("_", "-"), flags)
+            if told := timm_flags.answer(flag, flags):
+                raise Refusal(told)
+            key = flag.replace("_", "-")
+            close = key if key in flags else None if timm_flags.is_foreign(flag) else nearest(key, flags)
             hint = f"did you mean {close}?" if close else f"see python {self.prog} --help"
             raise Refusal(f"unknown {'flag' if flag.startswith('-') else 'argument'} '{flag}'; {hint}")
         return known
@@ -71,6 +59,14 @@ class Parser(argparse.ArgumentParser):
             if isinstance(action, argparse._SubParsersAction):
                 parsers += action.choices.values()
         return parsers
+
+
+class TimmFlags(argparse.Action):
+    """Print what every flag of timm's train.py is here, and end."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        print(timm_flags.table(parser._option_string_actions))
+        parser.exit()
 
 
 def add_fields(parser: argparse.ArgumentParser, kind: type[BaseModel], only: Sequence[str] | None = None) -> None:

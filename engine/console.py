@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import store
-from engine.cli import add_config, add_fields
+from engine.cli import TimmFlags, add_config, add_fields
 from engine.errors import Refusal
 from engine.run import How, Run
 
@@ -20,6 +20,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=store.results_dir(), help="folder of all results")
     parser.add_argument("--experiment", help="folder under --output, instead of runs/SIGNATURE-MODEL-sSEED")
     parser.add_argument("--debug", action="store_true", help="show a traceback for a mistake of the user's, too")
+    words = "show what every flag of timm's train.py is here, and what to do instead"
+    parser.add_argument("--timm-flags", action=TimmFlags, nargs=0, default=argparse.SUPPRESS, help=words)
     add_fields(parser, Run)
     add_fields(parser, How)
 

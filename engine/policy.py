@@ -8,11 +8,13 @@ Deviations: always bilinear (timm draws bilinear or bicubic, torchvision takes t
 mean colour (torchvision: black); keeping 0 bits gives black, which Pillow 13 refuses to do.
 """
 
+import math
 import re
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 FORMS = (
     "rand-m9-n2-mstd0.5-inc1 (timm's RandAugment; also p0.5 mmax10 tweights), trivial or ta_wide (TrivialAugment), "
@@ -48,8 +50,8 @@ class Argument(NamedTuple):
     signed: bool = False
     whole: int = 0
     """0 as it is, 1 cut to an integer, 2 rounded to one."""
-    low: float = -np.inf
-    high: float = np.inf
+    low: float = -math.inf
+    high: float = math.inf
 
 
 def parse(aa: str) -> Policy:
@@ -72,18 +74,20 @@ def parse(aa: str) -> Policy:
         magnitude=float(found.get("m", 10)),
         layers=int(found.get("n", 2)),
         prob=float(found.get("p", 0.5)),
-        std=np.inf if kind == "rand" and std > 100 else std,
+        std=math.inf if kind == "rand" and std > 100 else std,
         magnitude_max=float(found.get("mmax", 10)) or 10.0,
         increasing=found.get("inc") == "1",
         weighted="t" in found,
     )
 
 
-def table(policy: Policy, img_size: int) -> tuple[np.ndarray, np.ndarray]:
+def table(policy: Policy, img_size: int) -> "tuple[np.ndarray, np.ndarray]":
     """Rows (R, L, 9) of op, probability, magnitude 0..10, base, slope, signed, whole, low, high; weights (R,) or (0,).
 
     One row is drawn per layer, or, where L > 1, one for all layers. Weights are for a draw without replacement.
     """
+    import numpy as np  # not at the top: --help names the policies and needs no arrays
+
     weights = np.zeros(0)
     if policy.kind == "rand":
         from timm.data import auto_augment as timm_policies

@@ -16,9 +16,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 import archs
 from engine import values
-from engine.datasets import SPLITS, lookup
+from engine.datasets import DATASETS, SPLITS, lookup
 from engine.errors import Refusal
 from engine.limits import startable
+from engine.policy import FORMS, parse
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -70,7 +71,7 @@ class Run(BaseModel):
 
     model: str = Field("mixer_nano", description="family_variant, or timm/NAME; scripts/list_models.py lists them")
     model_kwargs: dict[str, Value] = Field({}, description="arguments of the family's build, as depth=8 dim=256")
-    dataset: str = Field("digits", description="digits, cifar10, cifar100, or imagefolder/NAME")
+    dataset: str = Field("digits", description=f"{', '.join(DATASETS)}, or imagefolder/NAME")
     img_size: Count | None = Field(None, description="pixels; by default the data set's own size")
     train_samples: Count | None = Field(None, description="train on the first N of a fixed shuffle (default: all)")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="initialisation, data order and augmentation")
@@ -105,7 +106,7 @@ class Run(BaseModel):
     drop_path: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="stochastic depth")
     scale: tuple[Fraction, Fraction] | None = Field(None, description="area of a random resized crop, such as 0.08 1")
     ratio: tuple[Positive, Positive] = Field((0.75, 4 / 3), description="its aspect ratios")
-    aa: str | None = Field(None, description="rand-m9-mstd0.5-inc1 (RandAugment), trivial, as timm spells them")
+    aa: str | None = Field(None, description=f"a policy: {FORMS}")
     color_jitter: Fraction = Field(0.0, description="brightness, contrast and saturation, each by up to this share")
     reprob: Fraction = Field(0.0, description="probability of erasing a random rectangle")
     remode: Literal["const", "pixel"] = Field("const", description="erase with the mean, or with random pixels")
@@ -175,8 +176,6 @@ class Run(BaseModel):
                 f"crop_pad {self.crop_pad} at {self.img_size} pixels: crops beside the image are black; give less"
             )
         if self.aa is not None:
-            from engine.policy import parse  # not at the top: it needs NumPy, which --help does not
-
             parse(self.aa)  # raises for a spelling that is not known
             if self.color_jitter:
                 raise ValueError("aa changes colours itself and leaves color_jitter out")

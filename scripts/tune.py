@@ -48,7 +48,9 @@ def main() -> int | None:
 def parse() -> argparse.Namespace:
     parser = Parser(prog="scripts/tune.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_config(parser)
-    parser.add_argument("--arch", "--model", dest="models", nargs="+", required=True, metavar="NAME", help="models")
+    parser.add_argument(
+        "--arch", "--model", dest="models", nargs="+", metavar="NAME", help="models (default: the recipe's)"
+    )
     words = f"lr=1e-4,1e-3 for a list, lr=1e-4:1e-2 for a log-uniform range (default: {' '.join(tune.GRID)})"
     parser.add_argument("--grid", nargs="+", action="extend", metavar="FIELD=VALUES", help=words)
     parser.add_argument("--search", choices=tune.SEARCHES, default="grid", help="how the space is searched")
@@ -77,7 +79,9 @@ def search_of(given: argparse.Namespace) -> tuple[Search, How]:
     """What is asked for: flags above the recipe of -c, and a holdout unless one is given."""
     words = vars(given)
     fields = read_yaml(words["config"]) if "config" in words else {}
-    fields.pop("model", None)
+    named = [fields.pop("model")] if "model" in fields else []
+    if not (models := given.models or named):
+        raise Refusal("say which models to tune: --arch NAME ..., or a recipe (-c) that names one")
     flags = {key: value for key, value in words.items() if key in Run.model_fields or key in How.model_fields}
     if "model_kwargs" in flags:
         flags["model_kwargs"] = pairs(flags["model_kwargs"], "--model-kwargs")
@@ -86,9 +90,7 @@ def search_of(given: argparse.Namespace) -> tuple[Search, How]:
     tuned = {key.partition("=")[0] for key in space} - flags.keys()
     fields = {"holdout": HOLDOUT, **{key: value for key, value in fields.items() if key not in tuned}, **flags}
     how = make_how({key: fields.pop(key) for key in list(fields) if key in How.model_fields})
-    asked = Search(
-        tuple(dict.fromkeys(given.models)), fields, tuple(space), given.search, given.trials, given.search_seed
-    )
+    asked = Search(tuple(dict.fromkeys(models)), fields, tuple(space), given.search, given.trials, given.search_seed)
     return asked, how
 
 

@@ -21,7 +21,7 @@ def script(name, *args):
     [
         (["train", "--modle", "x"], "unknown flag '--modle'; did you mean --model?"),
         (["train", "--batch_size", "3"], "did you mean --batch-size?"),
-        (["train", "--optimizer", "sgd"], "--optimizer is called --opt here, as in timm"),
+        (["train", "--optimizer", "sgd"], "--optimizer is called --opt here"),
         (["train", "--lr", "abc"], "lr 'abc'"),
         (["train", "--sched", "cosin"], "'cosine', 'constant'"),
         (["train", "--model", "mixer_s"], "close: mixer_s"),
