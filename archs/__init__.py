@@ -6,6 +6,7 @@ are literals, so that listing and checking names reads the source and never impo
 """
 
 import ast
+import contextlib
 import difflib
 import fnmatch
 import functools
@@ -70,6 +71,11 @@ def fitted(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
         return sizes.fit(family, overrides) if _is_family(family) else dict(overrides)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
+
+
+def defaults(name: str) -> dict[str, Any]:
+    """All that `build` takes for `name` where nothing is given: the literal defaults, the variant's arguments above."""
+    return {**_source(name.partition("_")[0])[2], **arguments(name)}
 
 
 def create(
@@ -148,13 +154,16 @@ def _is_family(name: str) -> bool:
 
 
 @functools.cache
-def _source(family: str) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """VARIANTS and the argument names of `build`, read from the family's source without importing it."""
+def _source(family: str) -> tuple[dict[str, dict[str, Any]], list[str], dict[str, Any]]:
+    """VARIANTS, the argument names of `build` and its literal defaults, read without importing the family."""
     tree = ast.parse((Path(__file__).parent / f"{family}.py").read_text())
-    table, accepted = {}, []
+    table, accepted, own = {}, [], {}
     for node in tree.body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "VARIANTS":
             table = ast.literal_eval(node.value)
         elif isinstance(node, ast.FunctionDef) and node.name == "build":
             accepted = [argument.arg for argument in node.args.kwonlyargs]
-    return table, accepted
+            for key, default in zip(accepted, node.args.kw_defaults, strict=True):
+                with contextlib.suppress(ValueError):  # an expression
+                    own |= {key: ast.literal_eval(default)} if default else {}
+    return table, accepted, own

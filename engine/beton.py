@@ -116,36 +116,28 @@ def sidecar(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def stored_size(dataset: str, img_size: int, data_dir: Path, splits: Sequence[str] = SPLITS) -> int:
-    """The stored size to read: img_size where all these splits are there, else the smallest larger size with all.
-
-    img_size where there is none, so that what is said to be missing is what was asked for.
-    """
-    names = [
-        path.stem.rpartition("_")[2] for path in data_dir.glob(path_of(dataset, splits[0], 0, Path()).stem[:-1] + "*")
-    ]
-    for size in sorted({int(name) for name in names if name.isdecimal()}):
-        if size >= img_size and all(path_of(dataset, split, size, data_dir).exists() for split in splits):
-            return size
-    return img_size
+def stored_sizes(dataset: str, split: str, data_dir: Path) -> list[int]:
+    """The sizes in pixels that a split is stored at, ascending."""
+    start = path_of(dataset, split, 0, Path()).stem[:-1]
+    names = [path.stem.removeprefix(start) for path in data_dir.glob(f"{start}*.beton")]
+    return sorted(int(name) for name in names if name.isdecimal())
 
 
 def ensure(
     dataset: str,
-    img_size: int,
+    size: int,
     data_dir: Path,
     say: Callable[[str], None] = print,
     splits: Sequence[str] = SPLITS,
 ) -> None:
-    """Write the splits of a data set that needs no download; for others, refuse where they are missing."""
-    size = stored_size(dataset, img_size, data_dir, splits)
+    """Write the splits of a data set that needs no download at this stored size; for others, refuse a missing one."""
     for split in splits:
         path = path_of(dataset, split, size, data_dir)
         if path.exists() and sidecar(path).exists():
             continue
         entry = lookup(dataset)
         if entry is None or not entry.source.startswith("sklearn"):
-            raise _missing(path, dataset, size)
+            raise _missing(path, dataset, split, size)
         from engine.convert import write
 
         write(dataset, split, size, data_dir, data_dir, say=say)
@@ -158,7 +150,7 @@ def check(path: Path, dataset: str, img_size: int, *, always_hash: bool = False)
     to `ALWAYS_HASH_BYTES`, or of any if `always_hash`.
     """
     if not path.exists():
-        raise _missing(path, dataset, img_size)
+        raise _missing(path, dataset, path.stem.split("_")[-2], img_size)
     again = f"write it again: rm {path}; {_command(dataset, img_size, path.parent)}"
     facts = read_facts(path)
     if not facts:
@@ -322,5 +314,9 @@ def _command(dataset: str, img_size: int | str, data_dir: Path) -> str:
     return f"python scripts/make_beton.py --dataset {dataset} --img-size {img_size} --data-dir {data_dir}{raw}"
 
 
-def _missing(path: Path, dataset: str, img_size: int) -> Refusal:
-    return Refusal(f"{path} is missing; write it: {_command(dataset, img_size, path.parent)}", DATA)
+def _missing(path: Path, dataset: str, split: str, img_size: int) -> Refusal:
+    """With the larger sizes that are there, which a run may take instead: it then has other pixels."""
+    there = [size for size in stored_sizes(dataset, split, path.parent) if size > img_size]
+    sizes = " and ".join(map(str, there))
+    other = f"there it is of {sizes} pixels: take it by --stored-size {there[0]}, or " if there else ""
+    return Refusal(f"{path} is missing; {other}write it: {_command(dataset, img_size, path.parent)}", DATA)

@@ -73,7 +73,7 @@ def add_fields(parser: argparse.ArgumentParser, kind: type[BaseModel], only: Seq
     """One flag per field of Run or How. A flag that is not given leaves no trace, so that YAML shows through."""
     group = parser.add_argument_group("what decides the result" if kind is Run else "what does not change the result")
     for name, field in kind.model_fields.items():
-        if only is not None and name not in only:
+        if name == "scheme" or (only is not None and name not in only):  # kept with a run, never chosen
             continue
         names = [f"--{name.replace('_', '-')}", *([ALIASES[name]] if name in ALIASES else [])]
         default = "" if field.default in (None, {}) else f" (default: {field.default})"

@@ -38,7 +38,7 @@ def train_here(given: argparse.Namespace, run: Run, how: How) -> None:
     preflight(run, folder)
     with _screen() as tell, Stop().on(CODES) as stop:
         distributed.first_only(lambda: store.make_folder(run, folder))
-        distributed.first_only(lambda: ensure(run.dataset, run.img_size, how.data_dir, splits=run.splits))
+        distributed.first_only(lambda: ensure(run.dataset, run.stored, how.data_dir, splits=run.splits))
         train(run, folder, how, stop, tell)
     first = distributed.rank() == 0
     distributed.finish()

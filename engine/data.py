@@ -17,9 +17,10 @@ from torch import Tensor
 from engine import augment, beton, distributed
 from engine.augment import Augmentation
 from engine.datasets import lookup
+from engine.effects import AUGMENTED
 from engine.errors import DATA, Refusal
 from engine.rng import derive, permutation
-from engine.run import AUGMENTED, How, Run
+from engine.run import How, Run
 
 Batch = tuple[Tensor, Tensor]
 log = logging.getLogger("softmlp")
@@ -106,17 +107,16 @@ def places(run: Run) -> np.ndarray | None:
 def make_loaders(run: Run, how: How) -> tuple[Loader, Loader, dict[str, Any]]:
     """Training and validation loader of a run, and the facts of the training file (mean, std, num_classes, sha256).
 
-    The files are those of img_size or of the smallest larger size that is there; the facts name it as `file`. With a
-    holdout, validation is on a part of the training file and needs no other. Raises Refusal (DATA) for a missing,
+    The files are those of the run's stored size; the facts name the training file as `file`. With a holdout, validation
+    is on a part of it and needs no other. Raises Refusal (DATA) for a missing,
     damaged or foreign file; (USAGE) for a batch larger than the training set and for settings that exclude each other.
     """
     kind = FfcvLoader if how.loader == "ffcv" else MemoryLoader
     part = distributed.rank(), distributed.world()
     if run.batch_size % part[1]:
         raise Refusal(f"batch_size {run.batch_size} is of all processes and cannot be shared evenly by {part[1]}")
-    size = beton.stored_size(run.dataset, run.img_size, how.data_dir, run.splits)
-    files = [beton.path_of(run.dataset, split, size, how.data_dir) for split in run.splits]
-    facts, *others = (beton.check(path, run.dataset, size) for path in files)
+    files = [beton.path_of(run.dataset, split, run.stored, how.data_dir) for split in run.splits]
+    facts, *others = (beton.check(path, run.dataset, run.stored) for path in files)
     if any(facts["write_mode"] != other["write_mode"] for other in others):
         raise Refusal(f"{files[0].name} and {files[1].name} differ in write_mode; write both alike", DATA)
     if others:

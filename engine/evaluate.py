@@ -15,8 +15,9 @@ from torch.nn import functional as F  # noqa: N812
 from engine import beton, data, distributed, metrics, store
 from engine.data import Loader
 from engine.datasets import SPLITS
+from engine.effects import AUGMENTED
 from engine.errors import OUTPUT, Refusal
-from engine.run import AUGMENTED, How, Run
+from engine.run import How, Run
 
 
 @torch.inference_mode()

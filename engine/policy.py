@@ -81,6 +81,28 @@ def parse(aa: str) -> Policy:
     )
 
 
+def canonical(aa: str) -> str:
+    """The one spelling of a policy: parts in a fixed order, and none that says what holds anyway. Raises as `parse`.
+
+    rand-inc1-m9-n2 is rand-m9-inc1; ta_wide is trivial and autoaug is original.
+    """
+    policy, own = parse(aa), Policy("")
+    kind = {"ta_wide": "trivial", "autoaug": "original"}.get(policy.kind, policy.kind)
+    if kind in (*_TRIVIAL, "cifar10"):
+        return kind
+    numbers = {
+        "m": (policy.magnitude, own.magnitude),
+        "n": (policy.layers, own.layers),
+        "p": (policy.prob, own.prob),
+        "mstd": (min(policy.std, 101), own.std),
+        "mmax": (policy.magnitude_max, own.magnitude_max),
+    }
+    parts = [
+        key + (f"{value:.9f}".rstrip("0").rstrip(".")) for key, (value, usual) in numbers.items() if value != usual
+    ]
+    return "-".join([kind, *parts, *["inc1"] * policy.increasing, *["tweights"] * policy.weighted])
+
+
 def table(policy: Policy, img_size: int) -> "tuple[np.ndarray, np.ndarray]":
     """Rows (R, L, 9) of op, probability, magnitude 0..10, base, slope, signed, whole, low, high; weights (R,) or (0,).
 

@@ -9,6 +9,7 @@ import difflib
 import functools
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,9 +18,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 import archs
 from engine import values
 from engine.datasets import DATASETS, SPLITS, lookup
-from engine.errors import Refusal
+from engine.effects import OPTIMIZERS, fault
+from engine.errors import CHECKPOINT, Refusal
 from engine.limits import startable
-from engine.policy import FORMS, parse
+from engine.policy import FORMS, canonical
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -32,36 +34,12 @@ Value = Scalar | list[Scalar]
 
 DATA_DIR = values.folder("SOFTMLP_DATA", Path(__file__).resolve().parent.parent / "data")
 
-# Fields added after the first release. While such a field holds its default it is left out of the signature, so that
-# runs made before it existed keep theirs; its default must therefore mean "as before".
-LATER = frozenset(
-    {
-        "grad_accum_steps",
-        "opt_eps",
-        "layer_decay",
-        "decay_epochs",
-        "decay_rate",
-        "cooldown_epochs",
-        "bce_loss",
-        "scale",
-        "ratio",
-        "aa",
-        "color_jitter",
-        "reprob",
-        "remode",
-        "aug_repeats",
-        "permute",
-        "holdout",
-        "model_ema_warmup",
-        "mode",
-        "body_lr_scale",
-        "initial_checkpoint",
-    }
-)
-
-
-# Fields that say how training images are changed.
-AUGMENTED = ("crop_pad", "hflip", "scale", "ratio", "aa", "color_jitter", "reprob", "remode")
+# Version of what a signature stands for. Raise it, and only then change the pinned values of tests/test_run.py, when a
+# change makes any run compute something else: a default, a family's VARIANTS or build, the order of the images, the
+# loss, a schedule. Runs of two schemes are never resumed into each other nor compared. A new field needs no new scheme
+# where its default means "as before".
+SCHEME = 2
+LAST = "last.pth.tar"  # the weights that a run's folder stands for
 
 
 class Run(BaseModel):
@@ -69,10 +47,14 @@ class Run(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    scheme: int = Field(SCHEME, description="version of what a signature stands for; kept with the run")
     model: str = Field("mixer_nano", description="family_variant, or timm/NAME; scripts/list_models.py lists them")
     model_kwargs: dict[str, Value] = Field({}, description="arguments of the family's build, as depth=8 dim=256")
     dataset: str = Field("digits", description=f"{', '.join(DATASETS)}, or imagefolder/NAME")
     img_size: Count | None = Field(None, description="pixels; by default the data set's own size")
+    stored_size: Count | None = Field(
+        None, description="pixels of the stored images, larger than img_size and shrunk to it (default: img_size)"
+    )
     train_samples: Count | None = Field(None, description="train on the first N of a fixed shuffle (default: all)")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="initialisation, data order and augmentation")
     epochs: Count = Field(30, description="passes over the training set")
@@ -82,23 +64,23 @@ class Run(BaseModel):
         "adamw", description="timm's optimizer of that name (sgd is Nesterov, momentum is not)"
     )
     lr: Positive = Field(1e-3, description="peak learning rate")
-    momentum: Fraction = Field(0.9, description="for sgd")
+    momentum: Fraction = Field(0.9, description="for sgd, momentum, rmsprop")
     opt_eps: Positive | None = Field(None, description="default: timm's")
-    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = Field(
+    layer_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="learning rate per layer from the head"
     )
-    opt_betas: tuple[Fraction, Fraction] | None = Field(None, description="for adamw, lamb, lion; default: timm's")
+    opt_betas: tuple[Fraction, Fraction] | None = Field(None, description="for adam's kin, lamb, lion; default: timm's")
     weight_decay: NonNegative = Field(0.05, description="not applied to biases, norms and other vectors")
     clip_grad: NonNegative = Field(0.0, description="largest gradient norm; 0 is off")
     sched: Literal["cosine", "constant", "linear", "step", "triangular"] = Field(
         "cosine", description="learning rate after warm-up, by the step (triangular: ConvMixer's)"
     )
     decay_epochs: Positive = Field(30.0, description="for step: epochs between two drops")
-    decay_rate: Fraction = Field(0.1, description="for step: factor of each drop")
+    decay_rate: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="for step: factor of each drop")
     cooldown_epochs: Annotated[int, Field(ge=0)] = Field(0, description="of the epochs, the last ones at min_lr")
     warmup_epochs: NonNegative = Field(0.0, description="linear warm-up from warmup_lr; may be a part of an epoch")
     warmup_lr: NonNegative = Field(0.0, description="learning rate at step 0 of the warm-up")
-    min_lr: NonNegative = Field(0.0, description="learning rate at the end of the cosine")
+    min_lr: NonNegative = Field(0.0, description="learning rate at the end of cosine or linear")
     bce_loss: bool = Field(False, description="binary cross-entropy per class instead of softmax cross-entropy")
     smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="label smoothing")
     mixup: NonNegative = Field(0.0, description="mixup alpha; 0 is off")
@@ -131,6 +113,9 @@ class Run(BaseModel):
     initial_checkpoint: str | None = Field(
         None, description="start from these weights: .pth, .npz, .safetensors of any public layout, or a run's folder"
     )
+    initial_identity: Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{16}|run:[0-9a-f]{8})$")] | None = Field(
+        None, description="what initial_checkpoint is, wherever it lies: found out when the run is first described"
+    )
     amp: bool = Field(False, description="autocast to amp_dtype")
     amp_dtype: Literal["bfloat16", "float16"] = Field("bfloat16", description="bfloat16 is fast on AVX512-BF16, too")
 
@@ -147,9 +132,9 @@ class Run(BaseModel):
         for key in ("img_size", "num_classes", "in_chans", "drop_path"):
             if key in kwargs:
                 raise ValueError(f"model_kwargs may not set '{key}': it follows from dataset, img_size and drop_path")
-        if not model.startswith("timm/"):
+        if not model.startswith("timm/"):  # of a model of timm nobody knows the defaults without importing it
             archs.arguments(model, **kwargs)  # raises for a name that is not there
-            own = archs.arguments(model)
+            own = archs.defaults(model)
             kwargs = {key: value for key, value in kwargs.items() if key not in own or _number(own[key]) != value}
         given["model_kwargs"] = dict(sorted(kwargs.items()))
         dataset = lookup(str(given.get("dataset", "digits")))
@@ -157,47 +142,37 @@ class Run(BaseModel):
             if dataset is None:
                 raise ValueError("an imagefolder needs an img_size: the one its .beton was written with")
             given["img_size"] = dataset.img_size
+        if given.get("aa") is not None:
+            given["aa"] = canonical(str(given["aa"]))  # raises for a spelling that is not known
+        path = given.get("initial_checkpoint")
+        if path is not None and given.get("initial_identity") is None:
+            given["initial_identity"] = identify(str(path))
+            given["initial_checkpoint"] = str(Path(path).expanduser().absolute())
         return given
 
     @model_validator(mode="after")
     def _consistent(self) -> "Run":
+        if self.scheme != SCHEME:
+            raise ValueError(
+                f"scheme {self.scheme}: this version trains by scheme {SCHEME}; take the one that wrote it"
+            )
+        own = OPTIMIZERS[self.opt]
+        same = {"stored_size": self.img_size, "opt_betas": own.betas, "opt_eps": own.eps}
+        for key, value in same.items():  # what would be taken anyway has one spelling
+            if getattr(self, key) == value:
+                self.__dict__[key] = None
+        if self.aug_repeats == 1:
+            self.__dict__["aug_repeats"] = 0
+        if line := fault(self, {key: field.default for key, field in Run.model_fields.items()}):
+            raise ValueError(line)
         if self.drop_path and not self.model.startswith("timm/"):
             archs.arguments(self.model, drop_path=self.drop_path)  # a flag that the model cannot use is an error
-        if self.opt_betas is not None and self.opt == "sgd":
-            raise ValueError("opt_betas has no meaning for opt sgd; leave it out, or set momentum")
-        if self.opt == "sgd" and not self.momentum:
-            raise ValueError("opt sgd is Nesterov and needs a momentum; opt momentum with momentum 0 is plain SGD")
-        if self.scale is not None and self.crop_pad:
-            raise ValueError(
-                "scale (random resized crop) and crop_pad (random crop) are two ways to crop; leave one out"
-            )
         if self.crop_pad >= self.img_size:
             raise ValueError(
                 f"crop_pad {self.crop_pad} at {self.img_size} pixels: crops beside the image are black; give less"
             )
-        if self.aa is not None:
-            parse(self.aa)  # raises for a spelling that is not known
-            if self.color_jitter:
-                raise ValueError("aa changes colours itself and leaves color_jitter out")
-        if self.aug_repeats > 1 and all(getattr(self, key) == Run.model_fields[key].default for key in AUGMENTED):
-            raise ValueError(f"aug_repeats {self.aug_repeats} repeats the same pixels without any augmentation")
         if self.permute == "patches" and not self.patch_size:
             raise ValueError(f"permute patches needs a model with patches, and {self.model} has none; permute pixels")
-        for key in ("scale", "ratio"):
-            low, high = getattr(self, key) or (1, 1)
-            if low > high:
-                raise ValueError(f"{key} {low:g} {high:g}: the smaller one comes first")
-        if self.sched == "triangular" and (self.warmup_epochs or self.min_lr or self.cooldown_epochs):
-            raise ValueError("sched triangular rises and falls by itself: leave out warmup, cooldown and min_lr")
-        if self.layer_decay is not None and (self.mode == "linear" or self.body_lr_scale != 1.0):
-            raise ValueError("layer_decay goes neither with mode linear nor with body_lr_scale")
-        if self.amp_dtype != "bfloat16" and not self.amp:
-            raise ValueError(f"amp_dtype {self.amp_dtype} does nothing without amp")
-        if self.warmup_epochs + self.cooldown_epochs > self.epochs:
-            raise ValueError(
-                f"warmup_epochs {self.warmup_epochs:g} and cooldown_epochs {self.cooldown_epochs} are longer than "
-                f"epochs {self.epochs}"
-            )
         return self
 
     def record(self) -> dict[str, Any]:
@@ -205,14 +180,24 @@ class Run(BaseModel):
         return self.model_dump(mode="json")
 
     @functools.cached_property
-    def signature(self) -> str:
-        """Eight hex digits of the SHA-256 of the canonical record; pinned by a golden test."""
+    def content(self) -> dict[str, Any]:
+        """What is hashed: the scheme and what differs from the defaults; weights to start from by what they are."""
+        fields = type(self).model_fields
+        differing = [key for key in fields if getattr(self, key) != fields[key].default and key != "initial_checkpoint"]
         record = self.record()
-        for key in LATER:
-            if getattr(self, key) == type(self).model_fields[key].default:
-                del record[key]
-        text = json.dumps(record, sort_keys=True, separators=(",", ":"))
+        return {"scheme": self.scheme, **{key: _number(record[key]) for key in differing}}
+
+    @functools.cached_property
+    def signature(self) -> str:
+        """Eight hex digits of the SHA-256 of the content as canonical JSON; pinned by a golden test."""
+        text = json.dumps(self.content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Run) and self.content == other.content
+
+    def __hash__(self) -> int:
+        return hash(self.signature)
 
     @property
     def name(self) -> str:
@@ -227,9 +212,14 @@ class Run(BaseModel):
     @property
     def patch_size(self) -> int | None:
         """Side of the model's patches in pixels; None where it has none, or is not square, or is timm's."""
-        own = {} if self.model.startswith("timm/") else archs.arguments(self.model, **self.model_kwargs)
+        own = {} if self.model.startswith("timm/") else {**archs.defaults(self.model), **self.model_kwargs}
         size = own.get("patch_size")
         return size if isinstance(size, int) else None
+
+    @property
+    def stored(self) -> int:
+        """Pixels of the stored images that it reads."""
+        return self.stored_size or self.img_size
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -237,8 +227,11 @@ class Run(BaseModel):
         return SPLITS[:1] if self.holdout else SPLITS
 
     def but(self, **changes: Any) -> "Run":
-        """A validated copy with some fields changed."""
-        return make_run({**self.record(), **changes})
+        """A validated copy with some fields changed; other weights to start from are looked at anew."""
+        record = self.record()
+        if "initial_checkpoint" in changes:
+            del record["initial_identity"]
+        return make_run({**record, **changes})
 
 
 class How(BaseModel):
@@ -284,6 +277,36 @@ def _make(kind: type[BaseModel], fields: dict[str, Any], where: str) -> Any:
         if place:
             message = f"{place} {fields.get(place)!r}: {message[0].lower()}{message[1:]}"
         raise Refusal(prefix + message) from None
+
+
+def identify(path: str) -> str:
+    """What weights are, wherever they lie: `run:SIGNATURE` for a run's folder, else `sha256:` and 16 hex digits.
+
+    A run's folder may still be planned; its name then tells the signature. Raises Refusal (CHECKPOINT) where there is
+    no such file.
+    """
+    place = Path(path).expanduser()
+    folder = place.parent if place.name == LAST else place
+    args = folder / "args.yaml"
+    if args.is_file() and (fields := read_yaml(args)).get("scheme") == SCHEME:
+        return f"run:{make_run(fields, str(args)).signature}"
+    file = place / LAST if place.is_dir() else place
+    planned = re.fullmatch(r"([0-9a-f]{8})-.+-s\d+", folder.name)
+    if planned and not file.exists() and not args.is_file():
+        return f"run:{planned[1]}"
+    try:
+        about = file.stat()
+        return f"sha256:{_sha256(str(file.absolute()), about.st_ino, about.st_size, about.st_mtime_ns)[:16]}"
+    except OSError as error:
+        word = "does not exist" if isinstance(error, FileNotFoundError) else f": {error.strerror}"
+        raise Refusal(f"initial_checkpoint {file} {word}", CHECKPOINT) from None
+
+
+@functools.lru_cache(maxsize=64)
+def _sha256(path: str, *state: int) -> str:
+    """Of a file in this state (inode, bytes, time of the last change), so that a sweep reads it once."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def unknown(kind: str, word: str, known: Any) -> str:

@@ -10,7 +10,9 @@ from typing import Any
 from engine.errors import Refusal
 from engine.run import Run, unknown
 
-RECIPE = [field for field in Run.model_fields if field not in ("model", "model_kwargs", "seed")]
+# Weights to start from are told apart by what they are, not by where they lie.
+NO_RECIPE = ("scheme", "model", "model_kwargs", "seed", "initial_checkpoint")
+RECIPE = [field for field in Run.model_fields if field not in NO_RECIPE]
 DATA = ("dataset", "train_samples", "holdout", "permute")  # accuracies on different data are never compared
 
 

@@ -27,7 +27,7 @@ import yaml
 
 from engine import lease, values
 from engine.errors import CHECKPOINT, OUTPUT, Refusal
-from engine.run import Run, make_run, read_yaml
+from engine.run import SCHEME, Run, make_run, read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 SPEEDS = "speeds.csv"  # in a sweep's folder: latencies of its rungs, of scripts/profile_model.py --sweep
@@ -110,16 +110,24 @@ def make_folder(run: Run, folder: Path) -> None:
     if not path.exists():
         write_bytes(path, yaml.safe_dump(run.record(), sort_keys=False).encode())
         return
-    before, now = read_run(folder).record(), run.record()
-    changed = [f"{key} {before[key]} -> {now[key]}" for key in now if now[key] != before[key]]
-    if changed:
+    there = read_run(folder)
+    if there != run:
+        before, now = there.record(), run.record()
+        changed = [f"{key} {before[key]} -> {now[key]}" for key in now if now[key] != before[key]]
         raise Refusal(f"{folder} holds another run ({', '.join(changed[:3])}); choose another --output")
 
 
 def read_run(folder: Path) -> Run:
-    """The Run of a folder, from its args.yaml."""
+    """The Run of a folder, from its args.yaml. Raises Refusal, too, for one that was trained by another scheme."""
     path = folder / "args.yaml"
-    return make_run(read_yaml(path), where=str(path))
+    fields = read_yaml(path)
+    if (scheme := fields.get("scheme", 1)) != SCHEME:
+        commit = read_json(folder / "env.json").get("commit") or "the one that wrote it"
+        raise Refusal(
+            f"{folder} is of scheme {scheme} and this version trains and names runs by scheme {SCHEME}: read or resume "
+            f"it with commit {commit}, or train it anew: python scripts/train.py -c {path}"
+        )
+    return make_run(fields, where=str(path))
 
 
 def read_status(folder: Path) -> dict[str, Any]:

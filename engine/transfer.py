@@ -14,7 +14,7 @@ from torch import nn
 from archs.convert import adapt
 from engine import store
 from engine.errors import CHECKPOINT, Refusal
-from engine.run import Run
+from engine.run import LAST, Run, identify
 from engine.weights import read
 
 log = logging.getLogger("softmlp")
@@ -30,9 +30,16 @@ def check(run: Run, folder: Path) -> dict[str, str]:
         return {}
     path = file_of(run.initial_checkpoint)
     if not path.is_file():
-        if any(folder.glob("checkpoint-*.pth.tar")) or (folder / "last.pth.tar").exists():
+        if any(folder.glob("checkpoint-*.pth.tar")) or (folder / LAST).exists():
             return {}
-        raise Refusal(f"initial_checkpoint {path} does not exist", CHECKPOINT)
+        first = "; the run that it belongs to comes first" if run.initial_identity.startswith("run:") else ""
+        raise Refusal(f"initial_checkpoint {path} does not exist{first}", CHECKPOINT)
+    if (found := identify(run.initial_checkpoint)) != run.initial_identity:
+        raise Refusal(
+            f"initial_checkpoint {path} was changed since {run.name} was described ({run.initial_identity}, now "
+            f"{found}); put it back, or leave out initial_identity for another run",
+            CHECKPOINT,
+        )
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -71,4 +78,4 @@ def load_weights(
 def file_of(path: str | Path) -> Path:
     """The weight file that a path means: itself, or the last weights of a run's folder."""
     path = Path(path).expanduser()
-    return path / "last.pth.tar" if path.is_dir() else path
+    return path / LAST if path.is_dir() else path

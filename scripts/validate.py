@@ -21,12 +21,14 @@ from engine.values import pairs
 
 FOREIGN = ("model", "model_kwargs", "dataset", "img_size")
 VIEWS = ("scale", "ratio", "aa", "color_jitter", "reprob", "remode", "crop_pad", "hflip")
+# What counts of the run that left the weights.
+JUDGED = (*FOREIGN, "stored_size", "batch_size", "seed", "holdout", "permute", "amp", "amp_dtype", *VIEWS)
 
 
 def main() -> None:
     given = parse()
     fields = vars(given)
-    changes = {key: fields[key] for key in ("batch_size", *VIEWS) if key in fields}
+    changes = {key: fields[key] for key in ("batch_size", "stored_size", *VIEWS) if key in fields}
     if not given.tta and (idle := [key for key in VIEWS if key in changes]):
         raise Refusal(f"--{idle[0].replace('_', '-')} is for the views of --tta N; leave it out")
     if given.predictions and given.predictions.suffix not in (".npz", ".csv"):
@@ -100,7 +102,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--confusion", type=Path, metavar="FILE", help="write the confusion matrix, a row per label: .csv"
     )
-    add_fields(parser, Run, only=(*FOREIGN, "batch_size", *VIEWS))
+    add_fields(parser, Run, only=(*FOREIGN, "batch_size", "stored_size", *VIEWS))
     add_fields(parser, How, only=("data_dir", "device", "loader", "workers", "threads"))
     return parser.parse()
 
@@ -110,7 +112,8 @@ def described(path: Path, args: Any, named: dict[str, Any]) -> Run:
     if isinstance(args, dict) and "model" in args:
         if named:
             raise Refusal(f"{path} says what it is; leave out --{next(iter(named)).replace('_', '-')}")
-        return make_run(args, where=str(path))
+        # Weights of another scheme, or that began from a file which is gone, can be judged all the same.
+        return make_run({key: args[key] for key in JUDGED if key in args}, where=str(path))
     if {"model", "dataset"} <= named.keys():
         return make_run({**named, "model_kwargs": pairs(named.get("model_kwargs", []), "--model-kwargs")})
     raise Refusal(f"{path} is not the weights of a run of ours: say --model NAME --dataset NAME", CHECKPOINT)

@@ -258,7 +258,7 @@ def _prepare(left: list[Run], how: dict[str, Any]) -> None:
                 run.dataset,
                 run.img_size,
                 run.drop_path,
-                run.initial_checkpoint,
+                run.initial_identity,
                 run.batch_size,
                 run.mode,
                 bool(run.mixup or run.cutmix),
@@ -268,9 +268,9 @@ def _prepare(left: list[Run], how: dict[str, Any]) -> None:
             preflight(run, store.folder_of(run, results))
     from engine import beton
 
-    for dataset, img_size, splits in dict.fromkeys((run.dataset, run.img_size, run.splits) for run in left):
+    for dataset, size, splits in dict.fromkeys((run.dataset, run.stored, run.splits) for run in left):
         try:
-            beton.ensure(dataset, img_size, data_dir, splits=splits)
+            beton.ensure(dataset, size, data_dir, splits=splits)
         except ImportError as error:
             words = f"writing the .beton files of {dataset} needs a package that is not here ({error})"
             do = f"python scripts/make_beton.py --dataset {dataset}, where it is, with --data-dir {data_dir}"

@@ -16,7 +16,8 @@ ROWS = 200  # of the table; a sweep with more rungs shows the first ones
 VALUES = 4  # of a field that varies, before they are shown as a range
 # What tells the rows of the table apart, beside what the model costs.
 ROW = ("rung", "dataset", "img_size", "epochs")
-RECIPE = [key for key in Run.model_fields if key not in ("model", "model_kwargs", "dataset", "img_size", "epochs")]
+OTHER = ("scheme", "model", "model_kwargs", "dataset", "img_size", "epochs", "initial_checkpoint")
+RECIPE = [key for key in Run.model_fields if key not in OTHER]
 ALWAYS = ("batch_size", "lr")  # named in the recipe even where they do not vary
 
 

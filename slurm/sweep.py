@@ -122,7 +122,7 @@ def load(name: str) -> Sweep:
             if not isinstance(item, Run):
                 raise Refusal(f"runs() gave {_short(item)}, which is not a Run")
             if (other := found.setdefault(item.signature, item)) is not item:
-                if other.record() != item.record():
+                if other != item:
                     raise Refusal(f"two different runs have the signature {item.signature}; change one a little")
                 dropped += 1
         needs = tuple(_needs(module, run) for run in found.values()) if hasattr(module, "resources") else ()

@@ -141,9 +141,9 @@ def evaluated(run, folder):
     return torch.cat([x.clone() for x, _ in val.epoch(0)]).numpy()
 
 
-def test_a_larger_stored_size_is_read_where_there_is_none_of_img_size(stored, pets_run, tmp_path, pets):
-    """The smallest that has both splits; evaluation takes the centre square, by area."""
-    run = pets_run.but(img_size=20)
+def test_a_larger_stored_size_is_read_where_the_run_says_so(stored, pets_run, tmp_path, pets):
+    """It changes the pixels, so it is the run that says it; evaluation takes the centre square, by area."""
+    run = pets_run.but(img_size=20, stored_size=32)
     _, _, facts = data.make_loaders(run, how_of(stored["squares"]))
     assert (facts["file"], facts["img_size"]) == ("imagefolder-pets_train_32.beton", 32)
     ours = evaluated(run, stored["squares"])
@@ -153,14 +153,39 @@ def test_a_larger_stored_size_is_read_where_there_is_none_of_img_size(stored, pe
         convert.write(PETS, split, 32, pets, tmp_path, say=lambda line: None)
         convert.write(PETS, split, 24, pets, tmp_path, say=lambda line: None)
     convert.write(PETS, "train", 20, pets, tmp_path, say=lambda line: None)
-    assert data.make_loaders(run, how_of(tmp_path))[2]["img_size"] == 24
+    assert data.make_loaders(run, how_of(tmp_path))[2]["img_size"] == 32
+    assert data.make_loaders(run.but(stored_size=24), how_of(tmp_path))[2]["img_size"] == 24
     assert data.make_loaders(pets_run, how_of(tmp_path))[2]["img_size"] == 32
-    with pytest.raises(Refusal, match=r"imagefolder-pets_train_33\.beton is missing"):
-        data.make_loaders(run.but(img_size=33), how_of(tmp_path))
+    assert len({each.signature for each in (run, run.but(stored_size=24), run.but(stored_size=None))}) == 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (
+            {"img_size": 20},
+            "imagefolder-pets_train_20.beton is missing; there it is of 24 and 32 pixels: take it by --stored-size 24, "
+            "or write it: python scripts/make_beton.py --dataset imagefolder/pets --img-size 20",
+        ),
+        ({"img_size": 20, "stored_size": 30}, "train_30.beton is missing; there it is of 32 pixels: take it by"),
+        ({"img_size": 33}, "imagefolder-pets_train_33.beton is missing; write it: python scripts/make_beton.py"),
+    ],
+)
+def test_a_missing_size_names_those_that_are_there(pets_run, tmp_path, fields, words):
+    for name in ("pets_train_24", "pets_train_32", "pets_train_8", "pets_train_x", "pets2_train_40"):
+        (tmp_path / f"imagefolder-{name}.beton").touch()
+    run = pets_run.but(**fields)
+    for attempt in (
+        lambda: data.make_loaders(run, how_of(tmp_path)),
+        lambda: beton.ensure(run.dataset, run.stored, tmp_path),
+    ):
+        with pytest.raises(Refusal) as caught:
+            attempt()
+        assert words in str(caught.value) and "\n" not in str(caught.value) and caught.value.code == DATA
 
 
 def test_padding_and_cropping_follow_the_resizing(stored, pets_run):
-    run = pets_run.but(img_size=20, crop_pad=3, hflip=0.5)
+    run = pets_run.but(img_size=20, stored_size=32, crop_pad=3, hflip=0.5)
     loader, _, _ = data.make_loaders(run, how_of(stored["squares"]))
     plain, _, _ = data.make_loaders(run.but(crop_pad=0, hflip=0), how_of(stored["squares"]))
     ours, base = (torch.cat([x.clone() for x, _ in each.epoch(0)]).numpy() for each in (loader, plain))

@@ -166,7 +166,9 @@ def test_ten_thousand_runs_are_planned_in_seconds(results):
         Run(),
         Run(model="timm/test_resnet", dataset="cifar10", img_size=64, opt_betas=(0.9, 0.95), amp=True, seed=7),
         Run(model_kwargs={"depth": 2, "token_ratio": 1e-5}, hflip=0.5, scale=(0.5, 1), model_ema=True),
-        Run(dataset="imagefolder/my-birds", img_size=64, initial_checkpoint="a folder/it's.pth"),
+        Run(dataset="imagefolder/my-birds", img_size=64, stored_size=96, aa="rand-inc1-m9"),
+        Run(initial_checkpoint="a folder/0a1b2c3d-mixer_nano-s0"),  # of a run that is still planned
+        Run(initial_checkpoint="/it's.pth", initial_identity="sha256:0123456789abcdef"),  # gone since
     ],
 )
 def test_the_command_gives_the_run_back(results, run):

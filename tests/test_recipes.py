@@ -13,8 +13,9 @@ from torch.nn import functional as F  # noqa: N812
 from engine import optim
 from engine.augment import Augmentation
 from engine.cli import RECIPES, Parser, add_config, add_fields, collect, find_config, split
+from engine.effects import AUGMENTED
 from engine.errors import Refusal
-from engine.run import AUGMENTED, How, Run, read_yaml
+from engine.run import How, Run, read_yaml
 from engine.train import preflight
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
