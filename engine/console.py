@@ -35,11 +35,15 @@ def train_here(given: argparse.Namespace, run: Run, how: How) -> None:
     from engine.train import preflight, train
 
     distributed.start(how.device)
-    preflight(run, folder)
-    with _screen() as tell, Stop().on(CODES) as stop:
-        distributed.first_only(lambda: store.make_folder(run, folder))
-        distributed.first_only(lambda: ensure(run.dataset, run.stored, how.data_dir, splits=run.splits))
-        train(run, folder, how, stop, tell)
+    try:
+        preflight(run, folder)
+        with _screen() as tell, Stop().on(CODES) as stop:
+            distributed.first_only(lambda: store.make_folder(run, folder))
+            distributed.first_only(lambda: ensure(run.dataset, run.stored, how.data_dir, splits=run.splits))
+            train(run, folder, how, stop, tell)
+    except BaseException as error:
+        distributed.finish(error)
+        raise
     first = distributed.rank() == 0
     distributed.finish()
     if not first:

@@ -5,8 +5,10 @@ decides, and the others learn what it decided, a Refusal too, so that all ranks 
 """
 
 import datetime
+import gc
 import logging
 import os
+import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -50,12 +52,27 @@ def start(device: str = "auto") -> None:
         logging.getLogger("softmlp").setLevel(logging.WARNING)
 
 
-def finish() -> None:
-    """Leave the process group, if there is one."""
-    if _active():
-        import torch
+def finish(error: BaseException | None = None) -> None:
+    """Leave the process group, if there is one, and wait for its threads; nothing happens where another rank is lost.
 
-        torch.distributed.destroy_process_group()
+    A thread of gloo gives tensors back to Python. If it waits for Python's lock when the interpreter ends, the process
+    dies of SIGABRT ("terminate called without an active exception"). So nothing may hold the group any more:
+    DistributedDataParallel does, from a cycle that only the garbage collector finds.
+
+    Args:
+        error: that ends the work; what its frames hold is let go.
+    """
+    if not _active():
+        return
+    if error is not None and is_lost(error.__cause__ or error):
+        return  # what still waits for the lost one cannot be waited for
+    import torch
+
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+    gc.collect()
+    torch.distributed.destroy_process_group()
 
 
 def rank() -> int:

@@ -8,9 +8,11 @@ writer waits for ever when one of its processes dies. Kept are the file format, 
 decoder, the rotating batch slots and the thread that works ahead.
 """
 
+import atexit
 import contextlib
 import dataclasses
 import queue
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -158,12 +160,16 @@ class LabelDecoder(IntDecoder):
         return decode
 
 
+_OPEN: weakref.WeakSet = weakref.WeakSet()
+
+
 class Batches(EpochIterator):
     """FFCV's epoch thread over an order of our own. An error in it is raised in the consumer; close() ends it."""
 
     error: BaseException | None = None
 
     def run(self) -> None:
+        _OPEN.add(self)
         try:
             super().run()
         except BaseException as error:
@@ -189,6 +195,13 @@ class Batches(EpochIterator):
             with contextlib.suppress(queue.Empty):  # make room for the end marker, which is put without a time limit
                 self.output_queue.get(timeout=0.05)
         super().close()
+
+
+@atexit.register
+def _close_all() -> None:
+    """No thread may be inside torch when the interpreter ends: that is a SIGABRT instead of the exit code."""
+    for batches in list(_OPEN):
+        batches.close()
 
 
 def open_loader(path: Path, batch_size: int, decoder: ImageDecoder) -> Loader:

@@ -142,6 +142,7 @@ def _train_together(spec: dict[str, Any], stop: Stop) -> int:
         code = worker.drain(folders, spec["how"], spec["launch"], _reason(stop, spec))
     except Refusal as refusal:
         print(f"softmlp: {refusal}", flush=True)
+        distributed.finish(refusal)
         return refusal.code
     distributed.finish()
     return code

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from engine import store
-from engine.errors import STOPPED, TERMINATED, USAGE
+from engine.errors import DIVERGED, STOPPED, TERMINATED, USAGE
 from engine.run import make_run
 from engine.train import train
 from tests.test_train import assert_same, result
@@ -31,12 +31,12 @@ CODE = (
 )
 
 
-def start(folder, data, world=2):
+def start(folder, data, world=2, command=None, **more):
     """The processes of a run, as torchrun would start them."""
     port = str(20_000 + os.getpid() % 20_000 + int(time.monotonic() * 100) % 9_000)
     env = {**os.environ, "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    env |= {"GLOO_SOCKET_IFNAME": "lo", "SOFTMLP_DISTRIBUTED_TIMEOUT": "10"}
-    command = [sys.executable, "-c", CODE, str(folder), str(data)]
+    env |= {"GLOO_SOCKET_IFNAME": "lo", "SOFTMLP_DISTRIBUTED_TIMEOUT": "10", **more}
+    command = command or [sys.executable, "-c", CODE, str(folder), str(data)]
     return [
         subprocess.Popen(command, env={**env, "RANK": str(r), "LOCAL_RANK": str(r)}, stderr=subprocess.PIPE, text=True)
         for r in range(world)
@@ -136,6 +136,26 @@ def test_all_processes_refuse_alike(digits, tmp_path, change, words):
     assert len({code for _, code in said}) == 1 and said[0][1] in (USAGE, 5)
     assert all(words in text for text, _ in said)
     assert store.read_status(tmp_path)["state"] == store.FAILED
+
+
+@pytest.mark.parametrize(("lr", "code"), [("0.01", 0), ("1e30", DIVERGED)])
+def test_no_thread_of_gloo_is_left_when_the_interpreter_ends(digits, tmp_path, lr, code):
+    """One that waits for Python's lock then dies of SIGABRT; the exit code of a run that ended well is lost."""
+    noting = (
+        "import atexit, os, pathlib, runpy, sys\n"
+        "def note():\n"
+        "    names = [path.read_text() for path in pathlib.Path('/proc/self/task').glob('*/comm')]\n"
+        "    pathlib.Path(os.environ['NOTE'], os.environ['RANK']).write_text(''.join(names))\n"
+        "atexit.register(note)\n"  # the first, so that it is the last to be called
+        "runpy.run_module('scripts.train', run_name='__main__', alter_sys=True)"
+    )
+    command = [sys.executable, "-c", noting, "--lr", lr, "--epochs", "1", "--train-samples", "256", "--device", "cpu"]
+    command += ["--threads", "1", "--data-dir", str(digits), "--output", str(tmp_path)]
+    processes = start(tmp_path, digits, command=command, NOTE=str(tmp_path))
+    assert [each for _, each in finish(processes)] == [code, code]
+    for rank in ("0", "1"):
+        names = (tmp_path / rank).read_text().split()
+        assert names and not [name for name in names if "gloo" in name or "tcpstore" in name]
 
 
 def test_torchrun_trains_and_prints_once(digits, tmp_path):
