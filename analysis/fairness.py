@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.typeset import MISSING, Sheet, quantity
+from engine import tables
 from engine.errors import DATA, Refusal
 from engine.store import SPEEDS
 
@@ -93,12 +94,11 @@ def _machine(env: dict[str, Any]) -> str:
 
 def _latencies(path: Path) -> pd.DataFrame:
     """The rows of a table of latencies, by model."""
-    try:
-        table = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise Refusal(f"{path} cannot be read: {error}", DATA) from None
+    table = tables.read_frame(path)
     if missing := {"model", "device", "latency_ms"} - set(table.columns):
         raise Refusal(f"{path} lacks {', '.join(sorted(missing))}; profile_model.py --results-file writes them", DATA)
+    if not pd.api.types.is_numeric_dtype(table["latency_ms"]):
+        raise Refusal(f"{path}: not every latency_ms is a number", DATA)
     if table["device"].nunique() > 1:
         raise Refusal(f"{path} holds times of {table['device'].nunique()} devices; keep one")
     return table.drop_duplicates("model").set_index("model")

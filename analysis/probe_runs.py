@@ -87,7 +87,7 @@ def probe(folder: Path, wanted: Sequence[str], how: How) -> list[str]:
     with weights_of(folder).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     keys = {name: {"weights_sha256": digest, "code": code_of(module)} for name, module in modules.items()}
-    missing = [name for name in wanted if not keys[name].items() <= store.read_json(path_of(folder, name)).items()]
+    missing = [name for name in wanted if not keys[name].items() <= store.read_or_warn(path_of(folder, name)).items()]
     subject = open_run(folder, how) if missing else None
     for name in missing:
         estimates = modules[name].measure(subject)

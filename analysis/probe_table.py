@@ -28,7 +28,7 @@ def is_lacking(folder: Path, wanted: Sequence[str]) -> bool:
 
     `probe_runs.probe` looks at weights and code themselves.
     """
-    if store.read_status(folder)["state"] != store.DONE:
+    if not store.is_done(folder):
         return False
     ended = (folder / "status.json").stat().st_mtime
     return any(not (path := path_of(folder, name)).exists() or path.stat().st_mtime < ended for name in wanted)
@@ -72,7 +72,7 @@ def of(frame: pd.DataFrame) -> pd.DataFrame:
     rows, known = [], names()
     for run in frame.itertuples():
         for name in known if (run.folder / "probes").is_dir() else ():
-            for key, estimate in store.read_json(path_of(run.folder, name)).get("values", {}).items():
+            for key, estimate in store.read_or_warn(path_of(run.folder, name)).get("values", {}).items():
                 numbers = {field: math.nan if number is None else number for field, number in estimate.items()}
                 rows.append(
                     {"folder": run.folder, "rung": run.rung, "seed": run.seed, "probe": name, "key": key, **numbers}

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.typeset import MISSING, Sheet
+from engine import tables
 from engine.errors import DATA, Refusal
 from engine.store import ROOT
 
@@ -40,7 +41,7 @@ def load(folder: Path = FOLDER) -> pd.DataFrame:
     parts = []
     explained = _explained(folder)
     for path in sorted(folder.glob("*.csv")):
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = pd.DataFrame(tables.read(path))
         if tuple(table.columns) != COLUMNS:
             raise Refusal(f"{path}: the columns must be {','.join(COLUMNS)}", DATA)
         for i, row in enumerate(table.to_dict("records")):

@@ -1,6 +1,5 @@
 """What the report says of bias: the one that is built in (symmetry signature, exact) and the learned one (probes)."""
 
-import csv
 import math
 import re
 from collections.abc import Sequence
@@ -14,8 +13,8 @@ from analysis import bias_figures, probe_table, symmetry
 from analysis.probes import names, permutation_gap
 from analysis.report_tables import Shown, limited, shown
 from analysis.typeset import MISSING, Sheet, count_text, estimate, number, plus_minus, probability
-from engine import store
-from engine.errors import Refusal
+from engine import store, tables
+from engine.errors import DATA, Refusal
 
 MARKS = {"pass": "●", "fail": "○", "undetermined": "?"}
 PROBE_NOTE = (
@@ -52,7 +51,8 @@ def kept(results: Path, name: str) -> Path | None:
 def self_test(results: Path) -> dict[str, Any]:
     """The verdict of scripts/selftest.py, {} without one."""
     path = kept(results, "dsd.json")
-    return store.read_json(path) if path else {}
+    verdict = store.read_or_warn(path) if path else {}
+    return verdict if isinstance(verdict.get("tasks"), list) and "passed" in verdict else {}
 
 
 def stand_in(model: str) -> str | None:
@@ -83,12 +83,12 @@ def symmetries(frame: pd.DataFrame, results: Path, name: str) -> tuple[list[dict
     rows = []
     for row, (model, opt) in zip(pairs.itertuples(), needed, strict=True):
         record = found.get((model, opt), {}) if model else {}
-        gaps = {group: float(record[group]) for group in symmetry.GROUPS if record.get(group)}
+        gaps = {group: float(record[group]) for group in symmetry.GROUPS if record.get(group, "") != ""}
         rows.append(
             {
                 **{"rung": row.name, "family": row.family, "opt": opt, "stand_in": model or "", "gaps": gaps},
                 "passing": [group for group, gap in gaps.items() if symmetry.verdict(gap) == "pass"],
-                "log10_size": float(record["log10_size"]) if record else math.nan,
+                "log10_size": record["log10_size"] if record else math.nan,
             }
         )
     used = {path for path in (shipped, own) if path and _read(path).keys() & set(needed)}
@@ -99,8 +99,14 @@ def symmetries(frame: pd.DataFrame, results: Path, name: str) -> tuple[list[dict
 def _read(path: Path) -> dict[tuple[str | None, str], dict[str, str]]:
     if not path.is_file():
         return {}
-    with path.open(newline="") as file:
-        return {(row["model"], row["opt"]): row for row in csv.DictReader(file)}
+    numbers = (*symmetry.GROUPS, "log10_size")
+    rows = tables.read(path, ["model", "opt", *numbers])
+    for row in rows:
+        try:
+            row |= {key: float(row[key]) if row[key] else "" for key in numbers}
+        except ValueError as error:
+            raise Refusal(f"{path}, {row['model']}: {error}", DATA) from None
+    return {(row["model"], row["opt"]): row for row in rows}
 
 
 def _measure(pairs: Sequence[tuple[str | None, str]], path: Path) -> dict[tuple[str | None, str], dict[str, str]]:

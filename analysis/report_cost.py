@@ -10,6 +10,7 @@ import pandas as pd
 from analysis import contrasts, fairness, figures, judges, published, tuning
 from analysis.compare import REFERENCE
 from analysis.report_tables import DRAWN, Shown, limited, shown
+from engine import tables
 from engine.errors import Refusal
 from engine.rungs import DATA, RECIPE, text
 
@@ -92,7 +93,7 @@ def cost_figures(frame: pd.DataFrame, table: pd.DataFrame, speeds: Path | None) 
         notes.append(f"Images/s are not drawn: {error}.")
     if speeds:
         names = frame.drop_duplicates("rung").set_index("rung")["name"]
-        measured = pd.read_csv(speeds).rename(columns={"images_per_s": "images_per_s_inference"})
+        measured = tables.read_frame(speeds, ["model"]).rename(columns={"images_per_s": "images_per_s_inference"})
         measured = measured.drop_duplicates("model").set_index("model")
         columns = [column for column in SPEEDS if column in measured and measured[column].notna().any()]
         table = table.assign(**{column: table["rung"].map(names).map(measured[column]) for column in columns})

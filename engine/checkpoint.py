@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from engine.errors import CHECKPOINT, Refusal, line_of
+from engine.files import replacing
 from engine.store import replacing
 
 KEEP = 2

@@ -1,11 +1,8 @@
 """Loss and accuracy over a loader, or every prediction and what to do with it; always of exactly its samples."""
 
-import csv
 import io
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +13,11 @@ from engine import beton, data, distributed, metrics, store
 from engine.data import Loader
 from engine.datasets import SPLITS
 from engine.effects import AUGMENTED
-from engine.errors import OUTPUT, Refusal
+from engine.errors import Refusal
 from engine.run import How, Run
+from engine.tables import append_row
+
+__all__ = ["append_row", "evaluate", "make_views", "predict", "write_confusion", "write_predictions"]
 
 
 @torch.inference_mode()
@@ -130,24 +130,3 @@ def write_confusion(matrix: np.ndarray, per_class: Path | None, confusion: Path 
     if confusion:
         rows = [{"label": label, **{str(c): count for c, count in enumerate(row)}} for label, row in enumerate(matrix)]
         store.write_bytes(confusion, store.csv_text(rows).encode())
-
-
-def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Add a row to a table of results: a CSV with one header, or a .json with a list.
-
-    A column that the CSV lacks is added at its end, and is empty in the rows before. Raises Refusal (OUTPUT): the table
-    cannot be read or written.
-    """
-    try:
-        text = path.read_text() if path.exists() else ""
-        if path.suffix == ".json":
-            plain = {key: None if value != value else value for key, value in row.items()}  # JSON knows no NaN
-            rows = [*json.loads(text or "[]"), plain]
-            store.write_bytes(path, (json.dumps(rows, indent=1) + "\n").encode())
-            return
-    except (OSError, UnicodeDecodeError, ValueError, TypeError) as error:
-        raise Refusal(f"{path} cannot be added to ({error}); choose another --results-file", OUTPUT) from None
-    rows = [*csv.DictReader(io.StringIO(text)), row]
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    filled = [{key: row.get(key, "") for key in columns} for row in rows]
-    store.write_bytes(path, store.csv_text(filled).encode())

@@ -273,7 +273,8 @@ def _read(path: Path) -> Record:
 
 
 def _status(folder: Path) -> Record:
-    return _read(folder / "status.json")
+    """The numbers of status.json; of a damaged one those that are there."""
+    return {key: value for key, value in _read(folder / "status.json").items() if isinstance(value, (int, float))}
 
 
 def _is_here(folder: Path, number: int, record: Record) -> bool | None:

@@ -13,25 +13,52 @@ A run's folder, `RESULTS/runs/SIGNATURE-MODEL-sSEED/`, is the only truth about i
     checkpoint-STEP.pth.tar, model_best.pth.tar, last.pth.tar
 """
 
-import contextlib
 import csv
-import io
 import json
+import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
 
 from engine import lease, values
 from engine.errors import CHECKPOINT, OUTPUT, Refusal
+from engine.files import write_bytes
 from engine.run import SCHEME, Run, make_run, read_yaml
+from engine.tables import csv_text
+
+__all__ = ["csv_text", "write_bytes"]
 
 ROOT = Path(__file__).resolve().parent.parent
 SPEEDS = "speeds.csv"  # in a sweep's folder: latencies of its rungs, of scripts/profile_model.py --sweep
 DONE, FAILED, RUNNING, STOPPED, PLANNED = "done", "failed", "running", "stopped", "planned"
+
+STATES = (DONE, FAILED, RUNNING, STOPPED, PLANNED)
+# What a value of a file in a run's folder must be, if it is there. A number may be null: not known.
+KINDS: dict[str, Callable[[Any], bool]] = {
+    "number": lambda value: value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)),
+    "count": lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 0,
+    "text": lambda value: value is None or isinstance(value, str),
+    "state": lambda value: value in STATES,
+}
+_NUMBERS = ("epoch", "epochs", "step", "steps", "acc1", "best_acc1", "best_epoch", "images_per_s", "mfu", "memory_gb")
+_NUMBERS += ("data_wait", "eta_s", "seconds", "started", "heartbeat", "attempt", "pid", "exit_code")
+SHAPES: dict[str, dict[str, str]] = {
+    "status.json": {
+        "state": "state",
+        **dict.fromkeys(_NUMBERS, "number"),
+        **dict.fromkeys(("error_class", "error", "host"), "text"),
+    },
+    "profile.json": dict.fromkeys(("params", "macs", "flops"), "count"),
+    "env.json": {
+        **dict.fromkeys(("threads", "world_size"), "count"),
+        **dict.fromkeys(("device", "processor", "host", "commit", "initial_checkpoint_sha256"), "text"),
+    },
+}
+log = logging.getLogger("softmlp")
 
 
 def results_dir() -> Path:
@@ -44,55 +71,55 @@ def folder_of(run: Run, results: Path | None = None) -> Path:
     return (results or results_dir()) / "runs" / run.name
 
 
-@contextlib.contextmanager
-def replacing(path: Path, durable: bool = True) -> Iterator[IO[bytes]]:
-    """A file to write to that takes the place of another at the end of the block, or not at all.
-
-    A reader sees the old bytes or the new ones; if `durable`, also after a power cut. Raises Refusal (OUTPUT) where the
-    disk is full or the folder cannot be written; the old file is then intact.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            yield file
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        partial.replace(path)
-        if durable:
-            descriptor = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise Refusal(
-            f"cannot write {path}: {error.strerror}; free space or set SOFTMLP_RESULTS, then repeat", OUTPUT
-        ) from None
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def write_bytes(path: Path, data: bytes, durable: bool = True) -> None:
-    """Replace a file as `replacing` does."""
-    with replacing(path, durable) as file:
-        file.write(data)
-
-
 def write_json(path: Path, value: Any, durable: bool = True) -> None:
     write_bytes(path, (json.dumps(value, indent=1) + "\n").encode(), durable)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; {} where there is no such file. Raises Refusal for a damaged one."""
+    """A JSON object; {} where there is no such file.
+
+    Raises Refusal (CHECKPOINT) for one that cannot be read, is none, or has a value of another kind than SHAPES says;
+    keys that are not there, or that nobody knows, are no fault: other versions wrote other keys.
+    """
     try:
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text())
     except FileNotFoundError:
         return {}
-    except ValueError:
-        raise Refusal(f"{path} is damaged; remove it and repeat the command", CHECKPOINT) from None
+    except OSError as error:
+        raise Refusal(f"{path} cannot be read: {error.strerror}", CHECKPOINT) from None
+    except (ValueError, RecursionError):
+        value, fault = {}, "it is no JSON"
+    else:
+        fault = _fault(path, value)
+    if fault:
+        raise Refusal(f"{path} is damaged ({fault}); remove it and repeat the command", CHECKPOINT)
+    return value
+
+
+def read_or_warn(path: Path) -> dict[str, Any]:
+    """The same for those who look at many runs: a damaged file is named in a warning, and is as good as missing."""
+    try:
+        return read_json(path)
+    except Refusal as refusal:
+        log.warning("%s", refusal)
+        return {}
+
+
+def _fault(path: Path, value: Any) -> str:
+    """What makes a JSON none that we wrote under this name, in a few words; "" where nothing does."""
+    if not isinstance(value, dict):
+        return "it holds no object"
+    if path.name == "status.json" and value and "state" not in value:
+        return "it has no state"
+    for key, kind in SHAPES.get(path.name, {}).items():
+        if key in value and not KINDS[kind](value[key]):
+            return f"{key} is {json.dumps(value[key])[:40]}, not a {kind}"
+    if path.parent.name == "probes":
+        estimates = value.get("values", {})
+        of_objects = isinstance(estimates, dict) and all(isinstance(estimate, dict) for estimate in estimates.values())
+        if not of_objects or not all(map(KINDS["number"], (n for each in estimates.values() for n in each.values()))):
+            return "its values are not what a probe writes"
+    return ""
 
 
 def make_folder(run: Run, folder: Path) -> None:
@@ -132,28 +159,34 @@ def read_run(folder: Path) -> Run:
 
 def read_status(folder: Path) -> dict[str, Any]:
     """status.json, or {"state": "planned"}. A run whose process is gone without a word is "stopped"."""
-    status = read_json(folder / "status.json") or {"state": PLANNED}
+    status = {"state": PLANNED, **read_json(folder / "status.json")}
     if status["state"] == RUNNING and not lease.owner(folder):
         status["state"] = STOPPED
     return status
 
 
+def is_done(folder: Path) -> bool:
+    """Whether a run came to its end; one whose status is damaged is named in a warning, and did not."""
+    try:
+        return read_status(folder)["state"] == DONE
+    except Refusal as refusal:
+        log.warning("%s", refusal)
+        return False
+
+
 def read_summary(folder: Path) -> list[dict[str, float]]:
-    """summary.csv, one dict per epoch."""
+    """summary.csv, one dict per epoch. Raises Refusal (CHECKPOINT) for a damaged one."""
     path = folder / "summary.csv"
-    if not path.exists():
+    try:
+        with path.open(newline="") as file:
+            rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file, strict=True)]
+    except FileNotFoundError:
         return []
-    with path.open(newline="") as file:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-
-
-def csv_text(rows: list[dict[str, Any]]) -> str:
-    """Rows of equal keys as CSV with one header."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise Refusal(f"{path} cannot be read ({error}); the run must be trained again", CHECKPOINT) from None
+    if rows and "eval_top1" not in rows[0]:
+        raise Refusal(f"{path} has no column eval_top1; the run must be trained again", CHECKPOINT)
+    return rows
 
 
 def now() -> float:

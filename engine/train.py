@@ -139,7 +139,7 @@ def _train(
     state = distributed.from_first(lambda: checkpoint.latest(folder))
     if run.initial_checkpoint and state is None:
         transfer.load(run, model, facts["num_classes"], in_chans)
-    if lease and not (folder / "profile.json").exists():
+    if lease and "flops" not in store.read_json(folder / "profile.json"):
         shape = {"img_size": run.img_size, "in_chans": in_chans, "num_classes": facts["num_classes"]}
         store.write_json(folder / "profile.json", profile(run.model, **shape, **run.model_kwargs))
     if run.mode == "linear":

@@ -7,7 +7,8 @@ import numpy as np
 
 from engine import beton
 from engine.datasets import SPLITS, lookup
-from engine.errors import DATA, OUTPUT, Refusal
+from engine.errors import DATA, Refusal
+from engine.files import replacing
 
 COLUMNS, ROWS, LARGEST_TILE = 10, 100, 64
 SHOWN_OTHERWISE = ("dataset", "split", "img_size", "sha256", "size", "classes", "raw")
@@ -61,8 +62,6 @@ def _sheet(path: Path, layout: beton.Layout, rows: int, tile: int) -> Path:
             image.thumbnail((tile, tile))
             sheet.paste(image, (column * (tile + 1), label * (tile + 1)))
     target = path.with_suffix(".png")
-    try:
-        sheet.save(target)
-    except OSError as error:
-        raise Refusal(f"cannot write {target}: {error.strerror}", OUTPUT) from None
+    with replacing(target) as file:
+        sheet.save(file, "PNG")
     return target

@@ -22,6 +22,7 @@ from typing import Any
 from engine.cli import Parser, run_main, show
 from engine.errors import Refusal
 from engine.run import DATA_DIR, Run, make_how, make_run
+from engine.tables import append_row, check_target
 
 MODELS = ("bmlp_b6_w512", "mixer_1m", "convmixer_1m")
 WIDE = "bmlp_b12_w1024"
@@ -41,7 +42,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch")
     parser.add_argument("--results-file", type=Path, help="also append the rows to this CSV")
     given = parser.parse()
-    import pandas as pd
+    check_target(given.results_file, (".csv",))
     from rich.table import Table
 
     from engine.environment import processor
@@ -71,8 +72,8 @@ def main() -> None:
         table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()))
     show(table)
     if given.results_file:
-        there = given.results_file.exists()
-        pd.DataFrame(rows).to_csv(given.results_file, mode="a", header=not there, index=False)
+        for row in rows:
+            append_row(given.results_file, row)
 
 
 def steady(given: argparse.Namespace, model: str) -> tuple[list[float], str]:

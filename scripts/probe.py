@@ -25,7 +25,7 @@ def main() -> None:
         if name not in names():
             raise Refusal(unknown("probe", name, names()))
     folders = list(dict.fromkeys(folder for word in given.runs for folder in folders_of(word)))
-    finished = [folder for folder in folders if store.read_status(folder)["state"] == store.DONE]
+    finished = [folder for folder in folders if store.is_done(folder)]
     if not finished:
         raise Refusal(f"none of these {len(folders)} runs is finished; train them to their end first", CHECKPOINT)
     how = make_how({key: value for key, value in vars(given).items() if key in How.model_fields})

@@ -11,7 +11,7 @@ from typing import Any
 from engine.cli import Parser, run_main, show
 from engine.errors import OUTPUT, Refusal
 from engine.store import SPEEDS
-from engine.tables import check_suffix, parse_amount, table, write
+from engine.tables import check_target, parse_amount, table, write
 from engine.values import pairs
 
 
@@ -52,7 +52,7 @@ def main() -> int:
     if kind not in ("macs", "params"):
         raise Refusal(f"--budget takes macs=AMOUNT or params=AMOUNT, not '{given.budget}'")
     most = parse_amount(amount)
-    check_suffix(given.results_file)
+    check_target(given.results_file)
     kwargs = pairs(given.model_kwargs, "--model-kwargs")
     asked = {key: getattr(given, key) for key in ("img_size", "in_chans", "num_classes")}
 

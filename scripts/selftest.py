@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from engine import store
+from engine import files, store
 from engine.cli import Parser, run_main, show
-from engine.errors import OUTPUT, Refusal
+from engine.tables import check_target
 
 
 def main() -> None:
@@ -19,6 +19,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="more seeds, patches and steps; replaces results/dsd.json")
     parser.add_argument("--results-file", type=Path, help="write the result to this .json")
     given = parser.parse()
+    check_target(given.results_file, (".json",))
 
     from analysis import dsd
 
@@ -26,10 +27,7 @@ def main() -> None:
     result = dsd.measure(dsd.FULL if given.full else dsd.QUICK)
     show(_table(result))
     if path is not None:
-        try:
-            path.write_text(json.dumps(result, indent=2) + "\n")
-        except OSError as error:
-            raise Refusal(f"{path}: {error.strerror}", OUTPUT) from None
+        files.write_bytes(path, (json.dumps(result, indent=2) + "\n").encode())
         print(path)
     print("passed: the order is recovered" if result["passed"] else "FAILED: do not trust what is compared here")
     sys.exit(0 if result["passed"] else 1)

@@ -13,7 +13,7 @@ from typing import Any
 from engine import store
 from engine.cli import Parser, run_main, show
 from engine.errors import Refusal
-from engine.tables import check_suffix, write
+from engine.tables import check_target, write
 
 MARKS = {"pass": "=", "fail": "", "undetermined": "?"}
 
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of weights, images and relabelings")
     parser.add_argument("--results-file", type=Path, help="write the rows to this .csv, .json or .md")
     given = parser.parse()
-    check_suffix(given.results_file)
+    check_target(given.results_file)
 
     import archs
     from analysis import symmetry

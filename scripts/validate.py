@@ -14,6 +14,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from engine import files, tables
 from engine.cli import Parser, add_fields, run_main
 from engine.errors import CHECKPOINT, Refusal
 from engine.run import How, Run, make_how, make_run
@@ -31,8 +32,13 @@ def main() -> None:
     changes = {key: fields[key] for key in ("batch_size", "stored_size", *VIEWS) if key in fields}
     if not given.tta and (idle := [key for key in VIEWS if key in changes]):
         raise Refusal(f"--{idle[0].replace('_', '-')} is for the views of --tta N; leave it out")
-    if given.predictions and given.predictions.suffix not in (".npz", ".csv"):
-        raise Refusal(f"--predictions {given.predictions}: the file ends in .npz or .csv")
+    tables.check_target(given.results_file, (".csv", ".json"))
+    tables.check_target(given.predictions, (".npz", ".csv"), "--predictions")
+    tables.check_target(given.per_class, (".csv",), "--per-class")
+    tables.check_target(given.confusion, (".csv",), "--confusion")
+    written = [path for path in (given.results_file, given.predictions, given.per_class, given.confusion) if path]
+    if twice := [path for path in written if written.count(path) > 1 and not files.is_stream(path)]:
+        raise Refusal(f"{twice[0]} is named for two results; give each a file of its own")
     how = make_how({key: value for key, value in fields.items() if key in How.model_fields})
 
     import functools
@@ -69,7 +75,7 @@ def main() -> None:
         "  ".join(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items())
     )
     if given.results_file:
-        evaluate.append_row(given.results_file, {**row, "checkpoint": str(path)})
+        tables.append_row(given.results_file, {**row, "checkpoint": str(path)})
     if given.predictions:
         evaluate.write_predictions(given.predictions, logp, labels, given.probabilities)
     if given.per_class or given.confusion:

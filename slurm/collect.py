@@ -67,7 +67,7 @@ def collect(sweep: Sweep) -> list[Path]:
 def _runs(sweep: Sweep) -> list[dict[str, Any]]:
     rows = []
     for run, folder, status in zip(sweep.runs, sweep.folders, Watch(sweep).look(), strict=True):
-        profile = store.read_json(folder / "profile.json")
+        profile = store.read_or_warn(folder / "profile.json")
         measured = {key: status.get(key) for key in STATUS} | {key: profile.get(key) for key in PROFILE}
         rows.append(
             {
@@ -120,7 +120,7 @@ def _probes(sweep: Sweep, kept: Set[str]) -> list[dict[str, Any]]:
         for run, folder in zip(sweep.runs, sweep.folders, strict=True)
         if run.signature not in kept
         for path in sorted((folder / "probes").glob("*.json"))
-        for key, estimate in store.read_json(path).get("values", {}).items()
+        for key, estimate in store.read_or_warn(path).get("values", {}).items()
     ]
 
 
