@@ -15,7 +15,6 @@ import torch
 
 from engine.errors import CHECKPOINT, Refusal, line_of
 from engine.files import replacing
-from engine.store import replacing
 
 KEEP = 2
 _NAME = re.compile(r"checkpoint-(\d+)\.pth\.tar")

@@ -10,7 +10,7 @@ from typing import Any
 
 from engine import store
 from engine.cli import TimmFlags, add_config, add_fields
-from engine.errors import Refusal
+from engine.errors import DATA, USAGE, Refusal
 from engine.run import How, Run
 
 
@@ -32,15 +32,22 @@ def train_here(given: argparse.Namespace, run: Run, how: How) -> None:
     from engine import distributed
     from engine.beton import ensure
     from engine.signals import CODES, Stop
-    from engine.train import preflight, train
+    from engine.train import pick_device, preflight, train
 
     distributed.start(how.device)
     try:
+        pick_device(how)
         preflight(run, folder)
+        fresh = not folder.exists()
         with _screen() as tell, Stop().on(CODES) as stop:
-            distributed.first_only(lambda: store.make_folder(run, folder))
             distributed.first_only(lambda: ensure(run.dataset, run.stored, how.data_dir, splits=run.splits))
-            train(run, folder, how, stop, tell)
+            try:
+                train(run, folder, how, stop, tell)
+            except Refusal as refusal:
+                # What only reading the data can find out, such as a batch of more images than there are.
+                if fresh and refusal.code in (USAGE, DATA) and distributed.rank() == 0:
+                    store.withdraw(folder)
+                raise
     except BaseException as error:
         distributed.finish(error)
         raise

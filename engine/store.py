@@ -13,6 +13,7 @@ A run's folder, `RESULTS/runs/SIGNATURE-MODEL-sSEED/`, is the only truth about i
     checkpoint-STEP.pth.tar, model_best.pth.tar, last.pth.tar
 """
 
+import contextlib
 import csv
 import json
 import logging
@@ -142,6 +143,17 @@ def make_folder(run: Run, folder: Path) -> None:
         before, now = there.record(), run.record()
         changed = [f"{key} {before[key]} -> {now[key]}" for key in now if now[key] != before[key]]
         raise Refusal(f"{folder} holds another run ({', '.join(changed[:3])}); choose another --output")
+
+
+def withdraw(folder: Path) -> None:
+    """Remove the folder of a run that was refused before its first step; one that holds anything else stays."""
+    first = ("args.yaml", "status.json", "env.json", "profile.json", "log.txt", "metrics.jsonl")
+    with contextlib.suppress(OSError):
+        inside = list(folder.iterdir())
+        if all(path.name in first or path.match(".attempt-*.json") for path in inside):
+            for path in inside:
+                path.unlink()
+            folder.rmdir()
 
 
 def read_run(folder: Path) -> Run:

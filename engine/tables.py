@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import files
-from engine.errors import DATA, Refusal
+from engine.errors import DATA, OUTPUT, Refusal
 
 SUFFIXES = (".csv", ".json", ".md")
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
@@ -73,7 +73,7 @@ def append_row(path: Path, row: Row) -> None:
     Any number of processes may add to one file at the same time. A column that the table lacks is added at its end, and
     is empty in the rows before; the user's own columns stay. A pipe or a device gets the header and the row.
 
-    Raises Refusal: the file cannot be written (OUTPUT), or is no table with the row's first column (DATA).
+    Raises Refusal (OUTPUT): the file cannot be written, or is no table with the row's first column.
     """
 
     def text(columns: Sequence[str], rows: Sequence[Row]) -> bytes:
@@ -86,8 +86,11 @@ def append_row(path: Path, row: Row) -> None:
         files.write_bytes(path, text((), ()))
         return
     with files.locked(path):
-        there = path.exists() and path.stat().st_size
-        files.write_bytes(path, text(*_read(path, [next(iter(row))])) if there else text((), ()))
+        try:
+            before = _read(path, [next(iter(row))]) if path.exists() and path.stat().st_size else ((), ())
+        except Refusal as refusal:
+            raise Refusal(str(refusal), OUTPUT) from None
+        files.write_bytes(path, text(*before))
 
 
 def read(path: Path, needed: Sequence[str] = ()) -> list[Row]:
