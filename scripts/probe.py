@@ -32,12 +32,22 @@ def main() -> None:
 
     from analysis import probe_runs
 
+    refused = []
     for number, folder in enumerate(finished, 1):
-        measured = probe_runs.probe(folder, given.probe, how)
+        try:
+            measured = probe_runs.probe(folder, given.probe, how)
+        except Refusal as refusal:
+            print(f"{number}/{len(finished)} {folder.name}: {refusal}", file=sys.stderr)
+            refused.append(refusal)
+            continue
         print(f"{number}/{len(finished)} {folder.name}: {', '.join(measured) or 'already there'}", file=sys.stderr)
     if left := len(folders) - len(finished):
         print(f"{left} of {len(folders)} runs are not finished: left out", file=sys.stderr)
-    print_tables(folders, given.probe)
+    if len(refused) < len(finished):
+        print_tables(folders, given.probe)
+    if refused:
+        count = f"{len(refused)} of {len(finished)} finished runs could not be probed"
+        raise Refusal(f"{count}, the first: {refused[0]}", refused[0].code)
 
 
 def parse() -> argparse.Namespace:
