@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engine.cli import Parser, run_main, show
 from engine.errors import Refusal
-from engine.tables import check_suffix, table, write
+from engine.tables import check_target, table, write
 
 # name -> images in a batch
 CASES = {
@@ -40,7 +40,7 @@ def main() -> None:
     )
     parser.add_argument("--results-file", type=Path, help="also write the rows to this .csv, .json or .md")
     given = parser.parse()
-    check_suffix(given.results_file)
+    check_target(given.results_file)
     for folder in given.reference_dir:
         if not folder.is_dir():
             raise Refusal(f"--reference-dir {folder} is no folder")
