@@ -97,7 +97,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--real", type=Path, metavar="FILE", help="real.json: also the ImageNet-ReaL accuracy")
     parser.add_argument("--raw-dir", type=Path, help="for --real: the image folder that the .beton was written from")
     parser.add_argument("--split", choices=("val", "holdout"), default="val", help="holdout: what --holdout set aside")
-    parser.add_argument("--results-file", type=Path, help="add the figures to this CSV, or .json")
+    parser.add_argument(
+        "--results-file", type=Path, help="add the figures to this CSV, or .json; several processes may at once"
+    )
     parser.add_argument(
         "--predictions", type=Path, metavar="FILE", help="write index, label, prediction, top5: .npz, .csv"
     )
