@@ -114,5 +114,6 @@ def idle(run: Any, defaults: dict[str, Any]) -> str | None:
         value = getattr(run, field)
         if value != defaults[field] and not effect.holds(run):
             shown = " ".join(f"{part:g}" for part in value) if isinstance(value, tuple) else value
-            return f"{field} {shown} does nothing without {effect.needs}; leave it out"
+            usual = f" (default: {defaults[field]})" if defaults[field] is not None else ""
+            return f"{field} {shown} does nothing without {effect.needs}; leave it out{usual}"
     return None
