@@ -69,7 +69,7 @@ def test_a_flag_wins_over_the_run_over_the_environment_over_the_profile(tmp_path
         ("gpu: {cpus: 0}", "cpus 0: input should be greater than or equal to 1"),
         ("gpu: {partition: 'a b'}", "partition 'a b'"),
         ("gpu: 3", "expected a name"),
-        ("- a", "expected a name"),
+        ("- a", "expected 'key: value' lines"),
         ("gpu: {", "not YAML"),
         ("local: {cpus: 1}", "cannot be called local"),
     ],
