@@ -71,7 +71,7 @@ def test_a_launch_leaves_alone_what_another_sweep_or_an_allocation_trains(make_t
             os.kill(pid, signal.SIGKILL)
         lab.wait_for(lambda: scheduler_lost(both, 1), 60, both.story)
         with both.here():
-            assert states.standing(both.sweep)[1]["state"] == "stopped"
+            assert states.standing(both.sweep)[1]["state"] == "queued", "another element has it on its list"
         first.thaw(0)
         both.launch()
         both.finish(120)
@@ -137,6 +137,22 @@ def test_an_element_that_completes_is_live_and_takes_nothing_more(tmp_path):
     assert submit.missing(shape, [element], tmp_path, ()) == 1
 
 
+def test_what_waits_is_kept_away_from_one_node_after_another(make_trial, lab, capsys):
+    words = ["sbatch", "--parsable", "-J", "waits", "--begin=now+1hour", "--array=0-3", "-o", "/dev/null"]
+    array = lab.run(*words, "--wrap", "true").strip()
+    other = lab.run(*words[:2], "-J", "other", *words[4:], "--wrap", "true").strip()
+    with make_trial(0).here():
+        for node in NODES[:2]:
+            scheduler.avoid("waits", node)
+    assert not capsys.readouterr().out
+    excluded = lab.run("squeue", "-h", "-r", "-j", f"{array},{other}", "-o", "%F|%x").split()
+    nodes = {entry for entry in excluded if entry.startswith(array)}
+    assert nodes <= {f"{array}|{NODES[0]},{NODES[1]}", f"{array}|127.0.0.[1-2]"} and nodes, excluded
+    assert f"{other}|(null)" in excluded or f"{other}|" in excluded, excluded
+    lab.run("scancel", array, other)
+    lab.wait_idle(30)
+
+
 # --- machines that are broken -----------------------------------------------------------------------------------------
 
 
@@ -150,7 +166,8 @@ def test_a_node_on_which_every_run_fails_ends_alone(make_trial, lab, whole):
     assert {trial.owner(index)["node"] for index in range(4)} <= {*NODES[1:]}
     lab.wait_idle(60)
     said = "".join(path.read_text() for path in trial.jobs.glob("*/*.out"))
-    assert said.count(f"{NODES[0]} trains nothing more of this sweep") == 1, said
+    # A second fault there says so and ends the element, unless the others have taken all runs by then.
+    assert "ended with 79" in said and said.count(f"{NODES[0]} trains nothing more of this sweep") <= 1, said
     assert f"fault of {NODES[0]}: RuntimeError: CUDA error: uncorrectable ECC" in said
     assert_same(trial, whole)
 
