@@ -11,9 +11,9 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.typeset import MISSING, Sheet
-from engine import tables
+from engine.cli import tables
 from engine.errors import DATA, Refusal
-from engine.store import ROOT
+from engine.folder.store import ROOT
 
 FOLDER = ROOT / "results" / "published"
 COLUMNS = (

@@ -15,19 +15,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from archs import sizes
+from archs.parts import sizes
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from archs.convert import Checkpoint
-
-_SHARED = ("__init__", "backbone", "layers", "bias", "convert", "budget", "relabeling", "sizes")
+    from archs.parts.convert import Checkpoint
 
 
 def families() -> list[str]:
     """Family names, one per file, sorted."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in _SHARED)
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "__init__")
 
 
 def list_archs(pattern: str = "*") -> list[str]:
@@ -120,7 +118,7 @@ def convert_checkpoint(name: str, file: Mapping[str, Any], **overrides: Any) -> 
     Raises:
         ValueError: unknown name, weights left over, missing or of another shape, or an override that the file belies.
     """
-    from archs.convert import convert_checkpoint
+    from archs.parts.convert import convert_checkpoint
 
     return convert_checkpoint(name, file, **overrides)
 

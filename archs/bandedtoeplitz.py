@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from archs import banded, resmlp
-from archs.backbone import Backbone, Grid, grid_of, stage
 from archs.banded import check_kernel
-from archs.bias import Bias
-from archs.convert import State
-from archs.layers import Patchify, mix_tokens
-from archs.relabeling import Relabeling, mirror, on_stem
+from archs.parts.backbone import Backbone, Grid, grid_of, stage
+from archs.parts.bias import Bias
+from archs.parts.convert import State
+from archs.parts.layers import Patchify, mix_tokens
+from archs.parts.relabeling import Relabeling, mirror, on_stem
 from archs.resmlp import Affine
 from archs.toeplitz import matrix
 

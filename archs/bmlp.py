@@ -13,11 +13,11 @@ from typing import Any
 
 from torch import nn
 
-from archs.backbone import Backbone, Grid, ramp, stage
-from archs.bias import Bias
-from archs.convert import State, pixels, rename
-from archs.layers import Mlp, Patchify, Residual
-from archs.relabeling import Relabeling
+from archs.parts.backbone import Backbone, Grid, ramp, stage
+from archs.parts.bias import Bias
+from archs.parts.convert import State, pixels, rename
+from archs.parts.layers import Mlp, Patchify, Residual
+from archs.parts.relabeling import Relabeling
 
 SOURCE = "arXiv 2306.13575, section 3; code: gregorbachmann/scaling_mlps models/networks.py, BottleneckMLP"
 BIAS = Bias(

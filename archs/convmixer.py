@@ -16,11 +16,11 @@ from typing import Any, Literal
 
 from torch import nn
 
-from archs.backbone import Backbone, Grid, grid_of, ramp, stage
-from archs.bias import Bias
-from archs.convert import State, flatten, frame, rename
-from archs.layers import OverMap, Patchify, Residual
-from archs.relabeling import Relabeling, mirror, on_stem
+from archs.parts.backbone import Backbone, Grid, grid_of, ramp, stage
+from archs.parts.bias import Bias
+from archs.parts.convert import State, flatten, frame, rename
+from archs.parts.layers import OverMap, Patchify, Residual
+from archs.parts.relabeling import Relabeling, mirror, on_stem
 
 SOURCE = "arXiv 2201.09792, table 1; code: locuslab/convmixer convmixer.py; w256_d8: locuslab/convmixer-cifar10"
 BIAS = Bias(

@@ -24,11 +24,11 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from archs.backbone import Backbone, Grid, grid_of, ramp
-from archs.bias import Bias
-from archs.convert import State, frame, rename
-from archs.layers import Mlp, OverMap, Patchify, Residual
-from archs.relabeling import Relabeling, on_stem
+from archs.parts.backbone import Backbone, Grid, grid_of, ramp
+from archs.parts.bias import Bias
+from archs.parts.convert import State, frame, rename
+from archs.parts.layers import Mlp, OverMap, Patchify, Residual
+from archs.parts.relabeling import Relabeling, on_stem
 from archs.vip import Reweight
 
 SOURCE = "arXiv 2107.10224, table 1; code: ShoufaChen/CycleMLP cycle_mlp.py; t, s, b: its README, code unpublished"

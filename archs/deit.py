@@ -25,11 +25,11 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from archs.backbone import Backbone, Grid, grid_of, ramp
-from archs.bias import Bias
-from archs.convert import State, flatten, frame, rename
-from archs.layers import Mlp, Patchify, Residual
-from archs.relabeling import Relabeling, along, on_stem
+from archs.parts.backbone import Backbone, Grid, grid_of, ramp
+from archs.parts.bias import Bias
+from archs.parts.convert import State, flatten, frame, rename
+from archs.parts.layers import Mlp, Patchify, Residual
+from archs.parts.relabeling import Relabeling, along, on_stem
 
 SOURCE = (
     "arXiv 2012.12877, table 1; code: facebookresearch/deit models.py on timm's VisionTransformer; "

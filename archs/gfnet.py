@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from archs.backbone import Backbone, Grid, grid_of, ramp, stage
-from archs.bias import Bias
-from archs.convert import State, flatten, frame, rename
-from archs.layers import Mlp, Patchify, Residual
-from archs.relabeling import Relabeling, along, on_stem
+from archs.parts.backbone import Backbone, Grid, grid_of, ramp, stage
+from archs.parts.bias import Bias
+from archs.parts.convert import State, flatten, frame, rename
+from archs.parts.layers import Mlp, Patchify, Residual
+from archs.parts.relabeling import Relabeling, along, on_stem
 
 SOURCE = "arXiv 2107.00645, table 1; code: raoyongming/GFNet gfnet.py"
 BIAS = Bias(

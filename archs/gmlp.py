@@ -12,11 +12,11 @@ from typing import Any
 from timm.layers import lecun_normal_
 from torch import Tensor, nn
 
-from archs.backbone import Backbone, Grid, grid_of, stage
-from archs.bias import Bias
-from archs.convert import State, columns, flatten, frame, rename
-from archs.layers import OverTokens, Patchify, Residual, TokenLinear
-from archs.relabeling import Relabeling, along, on_stem
+from archs.parts.backbone import Backbone, Grid, grid_of, stage
+from archs.parts.bias import Bias
+from archs.parts.convert import State, columns, flatten, frame, rename
+from archs.parts.layers import OverTokens, Patchify, Residual, TokenLinear
+from archs.parts.relabeling import Relabeling, along, on_stem
 
 SOURCE = "arXiv 2105.08050, table 1; timm models/mlp_mixer.py, SpatialGatingBlock"
 BIAS = Bias(

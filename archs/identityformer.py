@@ -13,11 +13,11 @@ from functools import partial
 
 from torch import nn
 
-from archs.backbone import Backbone, Grid, grid_of, ramp, stage
-from archs.bias import Bias
-from archs.convert import State
-from archs.layers import Mlp, Patchify, Residual
-from archs.relabeling import Relabeling, on_stem
+from archs.parts.backbone import Backbone, Grid, grid_of, ramp, stage
+from archs.parts.bias import Bias
+from archs.parts.convert import State
+from archs.parts.layers import Mlp, Patchify, Residual
+from archs.parts.relabeling import Relabeling, on_stem
 
 SOURCE = "arXiv 2210.13452, section 2.1; initialisation and drop-path ramp: sail-sg/metaformer metaformer_baselines.py"
 BIAS = Bias(

@@ -13,11 +13,11 @@ from einops import rearrange
 from timm.layers import lecun_normal_
 from torch import nn
 
-from archs.backbone import Backbone, Grid, grid_of, ramp, stage
-from archs.bias import Bias
-from archs.convert import State, columns, flatten, frame, rename
-from archs.layers import Mlp, OverTokens, Patchify, Residual, TokenLinear
-from archs.relabeling import Relabeling, along, on_stem
+from archs.parts.backbone import Backbone, Grid, grid_of, ramp, stage
+from archs.parts.bias import Bias
+from archs.parts.convert import State, columns, flatten, frame, rename
+from archs.parts.layers import Mlp, OverTokens, Patchify, Residual, TokenLinear
+from archs.parts.relabeling import Relabeling, along, on_stem
 
 SOURCE = "arXiv 2105.01601, table 1; initialisation and drop-path ramp: big_vision models/mlp_mixer.py"
 BIAS = Bias(

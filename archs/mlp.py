@@ -21,11 +21,11 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
-from archs.backbone import Backbone, Grid
-from archs.bias import Bias
-from archs.convert import State, pixels, rename
-from archs.layers import OverMap, Patchify, Residual
-from archs.relabeling import Relabeling
+from archs.parts.backbone import Backbone, Grid
+from archs.parts.bias import Bias
+from archs.parts.convert import State, pixels, rename
+from archs.parts.layers import OverMap, Patchify, Residual
+from archs.parts.relabeling import Relabeling
 
 SOURCE = (
     "arXiv 2306.13575, code: gregorbachmann/scaling_mlps models/networks.py, StandardMLP; "

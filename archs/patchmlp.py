@@ -18,12 +18,12 @@ from einops import einsum, rearrange
 from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 
-from archs.backbone import Backbone, Grid, grid_of, pair, ramp, stage
-from archs.bias import Bias
 from archs.bmlp import block
-from archs.convert import State, columns, frame
-from archs.layers import Patchify
-from archs.relabeling import Relabeling, along, on_stem
+from archs.parts.backbone import Backbone, Grid, grid_of, pair, ramp, stage
+from archs.parts.bias import Bias
+from archs.parts.convert import State, columns, frame
+from archs.parts.layers import Patchify
+from archs.parts.relabeling import Relabeling, along, on_stem
 
 SOURCE = "the patchified rung between arXiv 2306.13575 (trunk) and arXiv 2105.01601 (stem); no published configuration"
 BIAS = Bias(

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from archs import identityformer
-from archs.backbone import Backbone, Grid, grid_of, ramp, stage
-from archs.bias import Bias
-from archs.convert import State, columns, frame
 from archs.identityformer import Norm
-from archs.layers import Patchify
-from archs.relabeling import Relabeling, along, on_stem
+from archs.parts.backbone import Backbone, Grid, grid_of, ramp, stage
+from archs.parts.bias import Bias
+from archs.parts.convert import State, columns, frame
+from archs.parts.layers import Patchify
+from archs.parts.relabeling import Relabeling, along, on_stem
 
 SOURCE = "arXiv 2210.13452, section 2.2; code: sail-sg/metaformer metaformer_baselines.py, RandomMixing"
 BIAS = Bias(

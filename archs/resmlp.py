@@ -12,11 +12,11 @@ import torch
 from timm.layers import LayerScale
 from torch import Tensor, nn
 
-from archs.backbone import Backbone, Grid, grid_of, stage
-from archs.bias import Bias
-from archs.convert import State, columns, flatten, frame, rename
-from archs.layers import Mlp, OverTokens, Patchify, Residual, TokenLinear
-from archs.relabeling import Relabeling, along, on_stem
+from archs.parts.backbone import Backbone, Grid, grid_of, stage
+from archs.parts.bias import Bias
+from archs.parts.convert import State, columns, flatten, frame, rename
+from archs.parts.layers import Mlp, OverTokens, Patchify, Residual, TokenLinear
+from archs.parts.relabeling import Relabeling, along, on_stem
 
 SOURCE = "arXiv 2105.03404, table 1; initialisation and drop-path: facebookresearch/deit resmlp_models.py"
 BIAS = Bias(

@@ -23,11 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from archs import resmlp
-from archs.backbone import Backbone, Grid, grid_of, pair, stage
-from archs.bias import Bias
-from archs.convert import State, frame
-from archs.layers import Patchify, mix_tokens
-from archs.relabeling import Relabeling, mirror, on_stem
+from archs.parts.backbone import Backbone, Grid, grid_of, pair, stage
+from archs.parts.bias import Bias
+from archs.parts.convert import State, frame
+from archs.parts.layers import Patchify, mix_tokens
+from archs.parts.relabeling import Relabeling, mirror, on_stem
 from archs.resmlp import Affine
 
 SOURCE = "ours: arXiv 2105.03404 (frame) with the shared weights of a convolution; no published configuration"

@@ -17,11 +17,11 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from archs.backbone import Backbone, Grid, grid_of, ramp
-from archs.bias import Bias
-from archs.convert import State, flatten, frame, rename
-from archs.layers import Mlp, OverMap, Patchify, Residual
-from archs.relabeling import Relabeling, along, mirror, on_stem
+from archs.parts.backbone import Backbone, Grid, grid_of, ramp
+from archs.parts.bias import Bias
+from archs.parts.convert import State, flatten, frame, rename
+from archs.parts.layers import Mlp, OverMap, Patchify, Residual
+from archs.parts.relabeling import Relabeling, along, mirror, on_stem
 
 SOURCE = "arXiv 2106.12368, table 2; code: houqb/VisionPermutator models/vip.py"
 BIAS = Bias(

@@ -16,12 +16,12 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 import archs
-from engine import values
-from engine.datasets import DATASETS, SPLITS, lookup
-from engine.effects import OPTIMIZERS, fault
+from engine.data.augment.policy import FORMS, canonical
+from engine.data.sets import DATASETS, SPLITS, lookup
 from engine.errors import CHECKPOINT, Refusal
-from engine.limits import startable
-from engine.policy import FORMS, canonical
+from engine.fields import values
+from engine.fields.effects import OPTIMIZERS, fault
+from engine.fields.limits import startable
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -322,7 +322,7 @@ def nearest(word: str, known: Any) -> str | None:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Fields of a Run or How from a YAML file, read as engine/values.py reads all of them.
+    """Fields of a Run or How from a YAML file, read as engine/fields/values.py reads all of them.
 
     Raises Refusal naming file, line and nearest key.
     """

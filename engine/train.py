@@ -20,19 +20,20 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 import archs
-from engine import checkpoint, distributed, optim, rng, store, transfer
-from engine.data import channel_statistics, make_loaders, make_prepare
-from engine.datasets import lookup
-from engine.environment import environment
+from engine import distributed, optim, rng, transfer
+from engine.cost.peak import matmul_flops
+from engine.cost.profile import count_params, profile
+from engine.data.loaders import channel_statistics, make_loaders, make_prepare
+from engine.data.sets import lookup
 from engine.errors import CLASSES, DIVERGED, MACHINE, OUTSIDE, STOPPED, USAGE, Refusal
 from engine.evaluate import evaluate
 from engine.faults import of_machine
-from engine.lease import Lease, node, own
-from engine.peak import matmul_flops
-from engine.profile import count_params, profile
+from engine.folder import checkpoint, store
+from engine.folder.environment import environment
+from engine.folder.lease import Lease, node, own
+from engine.folder.status import Metrics, Status, log_to
+from engine.folder.trackers import Trackers
 from engine.run import How, Run
-from engine.status import Metrics, Status, log_to
-from engine.trackers import Trackers
 
 # At the end of an epoch a checkpoint is skipped if the last one is younger than this: so much is lost at most.
 CHECKPOINT_SECONDS = 10.0
@@ -54,7 +55,7 @@ def train(
     Args:
         stop: asked at each step; an exit code other than 0 means: save, and leave by a Refusal of that code.
         tell: called about once a second with the fields of status.json.
-        launch: noted with the attempt (engine/lease.py).
+        launch: noted with the attempt (engine/folder/lease.py).
 
     Raises:
         Refusal: what the user can mend, with its exit code (engine/errors.py). status.json then says the same.

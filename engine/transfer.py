@@ -11,11 +11,11 @@ from pathlib import Path
 
 from torch import nn
 
-from archs.convert import adapt
-from engine import store
+from archs.parts.convert import adapt
 from engine.errors import CHECKPOINT, Refusal
+from engine.folder import store
+from engine.folder.weights import read
 from engine.run import LAST, Run, identify
-from engine.weights import read
 
 log = logging.getLogger("softmlp")
 

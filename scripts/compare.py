@@ -7,9 +7,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from engine import store
-from engine.cli import Parser, run_main, show
+from engine.cli.flags import Parser, run_main, show
 from engine.errors import Refusal
+from engine.folder import store
 from engine.run import Run
 
 PLANNED = "What the sweep was made to compare"
@@ -21,9 +21,10 @@ def main() -> None:
     folders, runs, sweeps = find(given.what)
 
     # Imported late: pandas and SciPy take most of a second, which --help and a misspelt name need not wait for.
-    from analysis import compare, contrasts, fairness, published, samples, scaling
+    from analysis import published
+    from analysis.compare import contrasts, fairness, frames, samples, scaling
 
-    frame = compare.load(folders, runs)
+    frame = frames.load(folders, runs)
     parts, missed = [("", frame)], None
     if given.fair:
         speeds = (
@@ -44,7 +45,7 @@ def main() -> None:
     sheets: list[Any] = [contrasts.sheet(table, title, given.margin) for table, (title, _) in pairs]
     for sweep in () if given.fair else sweeps:
         if sweep.contrasts:  # of its own runs: other sweeps beside it change neither names nor conditions
-            own = contrasts.registered(compare.load(sweep.folders, sweep.runs), sweep.contrasts, given.margin)
+            own = contrasts.registered(frames.load(sweep.folders, sweep.runs), sweep.contrasts, given.margin)
             title = PLANNED if len(sweeps) == 1 else f"What {sweep.name} was made to compare"
             sheets.append(contrasts.registered_sheet(own, title, given.margin))
     sheets += [missed, contrasts.unfinished(frame)]
@@ -98,8 +99,9 @@ def parse() -> argparse.Namespace:
 
 
 def find(what: list[str]) -> tuple[list[Path], list[Run | None], list[Any]]:
-    """Folders of runs, each once, with their runs where a sweep tells them; and the sweeps (slurm.sweep.Sweep)."""
-    from slurm import sweep
+    """Folders of runs, each once, with their runs where a sweep tells them; and the sweeps
+    (slurm.define.sweep.Sweep)."""
+    from slurm.define import sweep
 
     found: dict[str, tuple[Path, Run | None]] = {}
     sweeps: dict[str, Any] = {}

@@ -9,8 +9,8 @@ resuming and the run's folder too, is as train.py says.
 from pathlib import Path
 from typing import Any
 
-from engine.cli import Parser, collect, find_config, run_main
-from engine.console import add_flags, train_here
+from engine.cli.console import add_flags, train_here
+from engine.cli.flags import Parser, collect, find_config, run_main
 from engine.errors import Refusal
 from engine.run import read_yaml
 

@@ -1,6 +1,6 @@
 """List the zoo: names that match a shell pattern, with parameters and MACs where --cost is given."""
 
-from engine.cli import Parser, run_main, show
+from engine.cli.flags import Parser, run_main, show
 from engine.errors import Refusal
 
 
@@ -20,7 +20,7 @@ def main() -> None:
         return
     from rich.table import Table
 
-    from engine.profile import profile
+    from engine.cost.profile import profile
 
     table = Table("model", "image")
     for header in ("parameters", "MACs"):

@@ -12,8 +12,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from engine.cli import Parser, run_main
-from engine.datasets import DATASETS, SPLITS, check_folders, lookup
+from engine.cli.flags import Parser, run_main
+from engine.data.sets import DATASETS, SPLITS, check_folders, lookup
 from engine.errors import DATA, Refusal
 from engine.run import DATA_DIR
 
@@ -24,7 +24,7 @@ LARGEST_SIZE, MOST_WORKERS = 4096, 1024
 def main() -> None:
     given = make_parser().parse()
     if given.verify:
-        from engine.verify import verify
+        from engine.data.verify import verify
 
         for line in verify(given.verify):
             print(line)
@@ -41,7 +41,7 @@ def main() -> None:
     img_size = next((size for size in sizes if size is not None), None)
     if img_size is None:
         raise Refusal("an image folder needs the size of the squares to store, --img-size N (or --max-resolution N)")
-    from engine.convert import Settings, adopt, write
+    from engine.data.write import Settings, adopt, write
 
     if given.adopt:
         if len(given.splits) != 1:

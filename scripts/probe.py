@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from analysis.probes import names
-from engine import store
-from engine.cli import Parser, add_fields, run_main, show
+from engine.cli.flags import Parser, add_fields, run_main, show
 from engine.errors import CHECKPOINT, Refusal
+from engine.folder import store
 from engine.run import How, make_how, unknown
 
 
@@ -30,7 +30,7 @@ def main() -> None:
         raise Refusal(f"none of these {len(folders)} runs is finished; train them to their end first", CHECKPOINT)
     how = make_how({key: value for key, value in vars(given).items() if key in How.model_fields})
 
-    from analysis import probe_runs
+    from analysis.bias import probe_runs
 
     refused = []
     for number, folder in enumerate(finished, 1):
@@ -65,7 +65,7 @@ def folders_of(word: str) -> list[Path]:
         return [Path(word)]
     if "/" in word and not word.endswith(".py"):
         raise Refusal(f"{word} is not the folder of a run: it has no args.yaml")
-    from slurm import sweep
+    from slurm.define import sweep
 
     return sweep.load(word).folders
 
@@ -75,7 +75,8 @@ def print_tables(folders: list[Path], wanted: list[str]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from analysis import compare, probe_table
+    from analysis.bias import probe_table
+    from analysis.compare import frames
     from analysis.probes import permutation_gap
     from analysis.typeset import number, plus_minus, probability
 
@@ -91,7 +92,7 @@ def print_tables(folders: list[Path], wanted: list[str]) -> None:
             cells = {row.key: text(row, probe_table.unit_of(name, row.key)) for row in group.itertuples()}
             table.add_row(escape(rung), f"{group['n'].max()}", *(cells.get(key, "–") for key in headline))
         show(table)
-    gaps = permutation_gap.table(compare.load(folders))
+    gaps = permutation_gap.table(frames.load(folders))
     if not len(gaps):
         return
     words = ("rung", "shuffled", "n", "accuracy", "of shuffled", "gap, points", "relative gap", "p no gap", "p same")

@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from engine.cli import Parser, run_main, show
+from engine.cli.flags import Parser, run_main, show
+from engine.cli.tables import check_target, parse_amount, table, write
 from engine.errors import OUTPUT, Refusal
-from engine.store import SPEEDS
-from engine.tables import check_target, parse_amount, table, write
-from engine.values import pairs
+from engine.fields.values import pairs
+from engine.folder.store import SPEEDS
 
 
 def main() -> int:
@@ -56,8 +56,8 @@ def main() -> int:
     kwargs = pairs(given.model_kwargs, "--model-kwargs")
     asked = {key: getattr(given, key) for key in ("img_size", "in_chans", "num_classes")}
 
-    from engine.profile import by_module, own_shape, within
-    from engine.profiles import Subject, attempt, refuse_if_all, side_by_side
+    from engine.cost.profile import by_module, own_shape, within
+    from engine.cost.profiles import Subject, attempt, refuse_if_all, side_by_side
 
     turn, notes, failures = False, [], []
     try:
@@ -108,7 +108,7 @@ def main() -> int:
 
 def _of_sweep(name: str, subject: type) -> list[Any]:
     """Each rung of a sweep once, as its runs are trained: their image size, their data's channels and classes."""
-    from slurm import cost, sweep
+    from slurm.define import cost, sweep
 
     found = {}
     for run in sweep.load(name).runs:
@@ -122,7 +122,7 @@ def _of_sweep(name: str, subject: type) -> list[Any]:
 
 def _speeds_of(name: str) -> Path:
     """Where report.py and compare.py look for the latencies of a sweep."""
-    from slurm import sweep
+    from slurm.define import sweep
 
     folder = sweep.load(name).folder
     try:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from engine import store
-from engine.cli import Parser, run_main
+from engine.cli.flags import Parser, run_main
+from engine.folder import store
 
 TABLES = ("text", "markdown", "latex", "csv")
 
@@ -18,22 +18,22 @@ def main() -> None:
     parser.add_argument("--debug", action="store_true", help="show a traceback for a mistake of the user's, too")
     given = parser.parse()
 
-    from slurm import sweep
+    from slurm.define import sweep
 
     found = sweep.load(given.name)
     results = store.results_dir().absolute()
     folders = [store.folder_of(run, results) for run in found.runs]
 
     # Imported late: pandas and matplotlib take most of a second, which --help and a misspelt name need not wait for.
-    from analysis import compare
-    from analysis.report import write_report
+    from analysis.compare import frames
+    from analysis.report.assemble import write_report
 
     if given.table:
-        table = compare.rungs(compare.load(folders, found.runs))
+        table = frames.rungs(frames.load(folders, found.runs))
         if given.table == "text":
-            compare.show(table)
+            frames.show(table)
         else:
-            write = {"markdown": compare.markdown, "latex": compare.latex, "csv": compare.table_csv}[given.table]
+            write = {"markdown": frames.markdown, "latex": frames.latex, "csv": frames.table_csv}[given.table]
             print(write(table))
     told = {"planned": found.contrasts, "baseline": found.baseline}
     print(write_report(found.name, folders, results, found.question, found.runs, given.speeds, **told))

@@ -1,7 +1,7 @@
 """Test the laboratory on a task whose answer is known: shared needs fewer images than unshared, unshared than dense.
 
 In a quarter of a minute, or in a minute or two with --full, the form whose result is kept in results/dsd.json. Exit
-code 1 if the order is not recovered: then do not trust what else is compared here. analysis/dsd.py says more.
+code 1 if the order is not recovered: then do not trust what else is compared here. analysis/bias/dsd.py says more.
 """
 
 import json
@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from engine import files, store
-from engine.cli import Parser, run_main, show
-from engine.tables import check_target
+from engine.cli.flags import Parser, run_main, show
+from engine.cli.tables import check_target
+from engine.folder import files, store
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
     given = parser.parse()
     check_target(given.results_file, (".json",))
 
-    from analysis import dsd
+    from analysis.bias import dsd
 
     path = given.results_file or (store.results_dir() / "dsd.json" if given.full else None)
     result = dsd.measure(dsd.FULL if given.full else dsd.QUICK)

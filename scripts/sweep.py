@@ -17,15 +17,15 @@ import sys
 from typing import Any
 
 from analysis import probes
-from engine import store
-from engine.cli import Parser, add_fields, run_main, show
+from engine.cli.flags import Parser, add_fields, run_main, show
 from engine.errors import Refusal
-from engine.limits import startable
+from engine.fields.limits import startable
+from engine.fields.values import pairs
+from engine.folder import store
 from engine.run import How, Run, make_how, unknown
-from engine.values import pairs
-from slurm import states
-from slurm.clusters import Resources
-from slurm.sweep import Sweep, load
+from slurm.cluster.clusters import Resources
+from slurm.define.sweep import Sweep, load
+from slurm.queue import states
 
 HELP = {
     "plan": "show what a launch would train, and what it costs; start nothing",
@@ -59,7 +59,7 @@ def main() -> int | None:
 
 
 def plan(sweep: Sweep, given: argparse.Namespace) -> None:
-    from slurm.plan import table
+    from slurm.define.plan import table
 
     show(table(sweep))
     print(f"next: python scripts/sweep.py launch {given.name or sweep.name}")
@@ -92,13 +92,13 @@ def status(sweep: Sweep, given: argparse.Namespace) -> None:
 
 
 def logs(sweep: Sweep, given: argparse.Namespace) -> None:
-    from slurm.logs import show as show_log
+    from slurm.queue.logs import show as show_log
 
     show_log(sweep, states.find(sweep, given.signature)[1], follow=given.follow)
 
 
 def cancel(sweep: Sweep, given: argparse.Namespace) -> None:
-    from slurm.cancel import cancel, matching
+    from slurm.queue.cancel import cancel, matching
 
     statuses = states.standing(sweep)
     chosen = [index for index in matching(sweep.runs, given.where) if statuses[index]["state"] in states.UNFINISHED]
@@ -118,20 +118,20 @@ def cancel(sweep: Sweep, given: argparse.Namespace) -> None:
 
 
 def collect(sweep: Sweep, given: argparse.Namespace) -> None:
-    from slurm.collect import collect
+    from slurm.queue.collect import collect
 
     for path in collect(sweep):
         print(path)
 
 
 def repro(sweep: Sweep, given: argparse.Namespace) -> None:
-    from slurm.plan import repro
+    from slurm.define.plan import repro
 
     print(repro(states.find(sweep, given.signature)[0]))
 
 
 def doctor() -> None:
-    from slurm.doctor import findings, table
+    from slurm.cluster.doctor import findings, table
 
     show(table(list(findings())))
 
@@ -172,9 +172,10 @@ def _train(sweep: Sweep, given: argparse.Namespace, kinds: set[str], overrides: 
 
 def _compare(sweep: Sweep, how: How) -> None:
     """Print the table of rungs, measure the sweep's probes, write the report unless it is newer than all it shows."""
-    from analysis import compare, probe_table
+    from analysis.bias import probe_table
+    from analysis.compare import frames
 
-    compare.show(compare.rungs(compare.load(sweep.folders, sweep.runs)))
+    frames.show(frames.rungs(frames.load(sweep.folders, sweep.runs)))
     _probe(sweep, how)
     report, shared = sweep.folder / "report.html", ("symmetry.csv", "dsd.json")
     sources = [sweep.folder / "manifest.csv", *(folder / "status.json" for folder in sweep.folders)]
@@ -182,7 +183,7 @@ def _compare(sweep: Sweep, how: How) -> None:
     sources += [folder / name for folder in (sweep.folder, sweep.folder.parent) for name in ("speeds.csv", *shared)]
     changed = max(path.stat().st_mtime for path in sources if path.exists())
     if not report.exists() or report.stat().st_mtime <= changed:
-        from analysis.report import write_report
+        from analysis.report.assemble import write_report
 
         told = {"planned": sweep.contrasts, "baseline": sweep.baseline}
         report = write_report(sweep.name, sweep.folders, sweep.folder.parent, sweep.question, sweep.runs, **told)
@@ -191,12 +192,12 @@ def _compare(sweep: Sweep, how: How) -> None:
 
 def _probe(sweep: Sweep, how: How) -> None:
     """Measure the probes that the sweep's file asks for, on the finished runs that lack them."""
-    from analysis import probe_table
+    from analysis.bias import probe_table
 
     lacking = [folder for folder in sweep.folders if probe_table.is_lacking(folder, sweep.probes)]
     if not lacking:
         return
-    from analysis import probe_runs
+    from analysis.bias import probe_runs
 
     print(f"probes: {', '.join(sweep.probes)} of {len(lacking)} runs", flush=True)
     for folder in lacking:
@@ -213,7 +214,7 @@ def _sweep(given: argparse.Namespace) -> Sweep:
     if words.get("grid"):
         if given.name:
             raise Refusal(f"both a sweep, {given.name}, and --grid; leave one out")
-        from slurm.grid import sweep_of
+        from slurm.define.grid import sweep_of
 
         if "model_kwargs" in fields:
             fields["model_kwargs"] = pairs(fields["model_kwargs"], "--model-kwargs")

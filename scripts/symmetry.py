@@ -1,8 +1,8 @@
 """Print the symmetry signature of models: which relabelings of the pixels leave their learning problem the same.
 
 Each cell is the largest difference between the losses of two copies trained in float64, one of them on relabeled images
-with its weights moved accordingly; "=" says that it is rounding. More is in analysis/symmetry.py. Without a name the
-nano variants of the whole zoo are measured, in a minute or two, and results/symmetry.csv is replaced.
+with its weights moved accordingly; "=" says that it is rounding. More is in analysis/bias/symmetry.py. Without a name
+the nano variants of the whole zoo are measured, in a minute or two, and results/symmetry.csv is replaced.
 """
 
 import sys
@@ -10,10 +10,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from engine import store
-from engine.cli import Parser, run_main, show
+from engine.cli.flags import Parser, run_main, show
+from engine.cli.tables import check_target, write
 from engine.errors import Refusal
-from engine.tables import check_target, write
+from engine.folder import store
 
 MARKS = {"pass": "=", "fail": "", "undetermined": "?"}
 
@@ -30,7 +30,7 @@ def main() -> None:
     check_target(given.results_file)
 
     import archs
-    from analysis import symmetry
+    from analysis.bias import symmetry
     from engine.run import Run
 
     opts = given.opt or symmetry.OPTIMIZERS

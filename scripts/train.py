@@ -1,11 +1,11 @@
 """Train one model on one data set; repeat the command to resume it, or to see that it is done.
 
 Every flag is a field of Run (engine/run.py) or of How; -c reads the same fields from YAML, and a run's args.yaml is
-such a file. Results: RESULTS/runs/SIGNATURE-MODEL-sSEED/ (engine/store.py describes it).
+such a file. Results: RESULTS/runs/SIGNATURE-MODEL-sSEED/ (engine/folder/store.py describes it).
 """
 
-from engine.cli import Parser, collect, run_main
-from engine.console import add_flags, train_here
+from engine.cli.console import add_flags, train_here
+from engine.cli.flags import Parser, collect, run_main
 
 
 def main() -> None:

@@ -14,17 +14,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from engine import store
-from engine.cli import Parser, add_config, add_fields, run_main, show
+from engine.cli.flags import Parser, add_config, add_fields, run_main, show
+from engine.cli.repro import command
 from engine.errors import Refusal
-from engine.limits import startable
-from engine.repro import command
+from engine.fields.limits import startable
+from engine.fields.values import pairs
+from engine.folder import store
 from engine.run import How, Run, make_how, read_yaml
-from engine.values import pairs
-from slurm import tune
-from slurm.clusters import Resources
-from slurm.sweep import Sweep
-from slurm.tune import Search
+from slurm.cluster.clusters import Resources
+from slurm.define import tune
+from slurm.define.sweep import Sweep
+from slurm.define.tune import Search
 
 HOLDOUT = 0.1
 
@@ -109,7 +109,7 @@ def train_by(given: argparse.Namespace, how: How) -> Callable[[Sweep], list[dict
 
 def is_live(sweep: Sweep) -> bool | None:
     """Whether jobs of a sweep wait or run on SLURM; None where it does not answer."""
-    from slurm import submit
+    from slurm.cluster import submit
 
     found = submit.live(sweep)
     return None if found is None else bool(found)
@@ -119,7 +119,8 @@ def tell(asked: Search, sweep: Sweep, rows: list[dict[str, Any]], epochs: int | 
     """Print the winners and write tuning.csv and the maps beside the sweep's files."""
     import pandas as pd
 
-    from analysis import figures, judges, tuning
+    from analysis.compare import judges, tuning
+    from analysis.figures import draw
 
     axes, space = list(asked.space), asked.space
     ranges = {key: (span.low, span.high) for key, span in space.items() if isinstance(span, tune.Range)}
@@ -136,7 +137,7 @@ def tell(asked: Search, sweep: Sweep, rows: list[dict[str, Any]], epochs: int | 
     for model in asked.models:
         if svg := tuning.heat_map(table, model, axes, kind):
             path = sweep.folder / "figures" / f"tuning-{model.replace('/', '-')}.svg"
-            store.write_bytes(path, figures.standalone(svg).encode())
+            store.write_bytes(path, draw.standalone(svg).encode())
             print(f"map: {_shown(path)}")
     runs = {run.signature: run for run in sweep.runs}
     print("\ntrain with (all training images, judged on the test set):")

@@ -14,11 +14,12 @@ import math
 from pathlib import Path
 from typing import Any
 
-from engine import files, tables
-from engine.cli import Parser, add_fields, run_main
+from engine.cli import tables
+from engine.cli.flags import Parser, add_fields, run_main
 from engine.errors import CHECKPOINT, Refusal
+from engine.fields.values import pairs
+from engine.folder import files
 from engine.run import How, Run, make_how, make_run
-from engine.values import pairs
 
 FOREIGN = ("model", "model_kwargs", "dataset", "img_size")
 VIEWS = ("scale", "ratio", "aa", "color_jitter", "reprob", "remode", "crop_pad", "hflip")
@@ -45,7 +46,8 @@ def main() -> None:
 
     import torch
 
-    from engine import data, evaluate, metrics, transfer
+    from engine import evaluate, metrics, transfer
+    from engine.data import loaders
     from engine.train import create, pick_device
 
     path = transfer.file_of(given.checkpoint)
@@ -58,10 +60,10 @@ def main() -> None:
     device = pick_device(how)
     if how.threads:
         torch.set_num_threads(how.threads)
-    _, loader, facts = data.make_loaders(run, how)
+    _, loader, facts = loaders.make_loaders(run, how)
     if given.tta:
         loader = evaluate.make_views(run, how)
-    prepare = data.make_prepare(run, facts, device)
+    prepare = loaders.make_prepare(run, facts, device)
     in_chans = len(prepare.mean)
     model = create(run, facts["num_classes"], in_chans).to(device)
     transfer.load_weights(path, run, model, facts["num_classes"], in_chans, new_head=False)
@@ -131,7 +133,7 @@ def file_names(run: Run, raw_dir: Path | None) -> list[str] | None:
     """Names of the validation images in the order of the .beton."""
     if raw_dir is None:
         return None
-    from engine.datasets import read_raw
+    from engine.data.sets import read_raw
 
     try:
         return [str(name) for name, _ in read_raw(run.dataset, "val", raw_dir).samples]

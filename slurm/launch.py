@@ -1,7 +1,8 @@
 """Launch a sweep: train what is missing, wherever it stands.
 
-Each place to compute starts processes and then looks at folders: slurm/local.py on this machine, slurm/submit.py on a
-cluster. What they have in common is here. The local queue returns when every run has ended; SLURM's at once.
+Each place to compute starts processes and then looks at folders: slurm/queue/local.py on this machine,
+slurm/cluster/submit.py on a cluster. What they have in common is here. The local queue returns when every run has
+ended; SLURM's at once.
 """
 
 import contextlib
@@ -14,15 +15,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from engine import lease, store
 from engine.errors import CLASSES, CLUSTER, DATA, MACHINE, TIMED_OUT, Refusal
+from engine.folder import lease, store
 from engine.run import Run, make_how
 from engine.signals import CODES, Stop
-from slurm import clusters, local, probing, progress, scheduler, snapshot, submit, worker
-from slurm.clusters import Resources
-from slurm.progress import Status
-from slurm.sweep import Sweep
-from slurm.worker import ended
+from slurm.cluster import clusters, scheduler, snapshot, submit
+from slurm.cluster.clusters import Resources
+from slurm.define.sweep import Sweep
+from slurm.queue import local, probing, progress, worker
+from slurm.queue.progress import Status
+from slurm.queue.worker import ended
 
 KINDS = ("unfinished", "failed", "timeout", "cancelled")
 WHY = ("error_class", "error", "exit_code")  # of status.json, where a run did not end well
@@ -52,7 +54,7 @@ def launch(
         slots: runs at a time on this machine, which auto then means; by default one per GPU, or per core.
         retry: also those that failed in an earlier launch; they go on from their last checkpoint.
         kinds: of KINDS; unfinished is what has neither ended nor been cancelled.
-        flags: fields of slurm.clusters.Resources that win over those of profile and sweep.
+        flags: fields of slurm.cluster.clusters.Resources that win over those of profile and sweep.
         overrides: the same, where the runs need just these: elements submitted earlier are then kept from them.
         keep_code: jobs run a copy of the code as it is now.
 
@@ -266,7 +268,7 @@ def _prepare(left: list[Run], how: dict[str, Any]) -> None:
             for run in new
         }.values():
             preflight(run, store.folder_of(run, results))
-    from engine import beton
+    from engine.data import beton
 
     for dataset, size, splits in dict.fromkeys((run.dataset, run.stored, run.splits) for run in left):
         try:

@@ -7,9 +7,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, and f
 
 import pytest
 
-from engine.beton import ensure
+from engine.data.beton import ensure
+from engine.folder.store import csv_text, folder_of, make_folder, write_bytes, write_json
 from engine.run import How, Run, make_how, make_run
-from engine.store import csv_text, folder_of, make_folder, write_bytes, write_json
 from tests.lab import Lab, missing
 from tests.reports import LEVELS, write_run
 from tests.rerun import pytest_runtest_logreport, pytest_runtest_protocol, pytest_terminal_summary  # noqa: F401

@@ -3,8 +3,9 @@
 from html.parser import HTMLParser
 from pathlib import Path
 
-from analysis import compare, report, report_words
-from engine.store import csv_text, folder_of, make_folder, write_bytes, write_json
+from analysis.compare import frames
+from analysis.report import assemble, sentences
+from engine.folder.store import csv_text, folder_of, make_folder, write_bytes, write_json
 
 ROOT = Path(__file__).parent.parent
 LEVELS = {"mlp_nano": 90.0, "mixer_nano": 93.0, "convmixer_nano": 98.0, "timm/resnet18": 96.0}
@@ -31,12 +32,12 @@ def write_run(results, run, acc1, state="done", **status):
 
 
 def result_of(folders, planned=None):
-    frame = compare.load(folders)
-    return report_words.result(frame, compare.rungs(frame), planned=planned)
+    frame = frames.load(folders)
+    return sentences.result(frame, frames.rungs(frame), planned=planned)
 
 
 def page_of(folders, results, **given):
-    return report.write_report("ladder", folders, results, **given).read_text()
+    return assemble.write_report("ladder", folders, results, **given).read_text()
 
 
 class Page(HTMLParser):

@@ -17,8 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 import archs
 from analysis.probes.receptive_field import randomise
-from archs.backbone import Backbone
-from archs.layers import Residual
+from archs.parts.backbone import Backbone
+from archs.parts.layers import Residual
 
 NAMES = archs.list_archs()
 NANO = [f"{family}_nano" for family in archs.families()]

@@ -14,8 +14,8 @@ from timm.data.random_erasing import RandomErasing
 from timm.data.transforms import RandomResizedCropAndInterpolation
 from torchvision.transforms import TrivialAugmentWide, functional
 
-from engine import augment, kernels, photometric, policy, resample
-from engine.augment import Augmentation
+from engine.data.augment import kernels, photometric, pipeline, policy, resample
+from engine.data.augment.pipeline import Augmentation
 
 KEY = np.uint64(1234567)
 FILL = (120, 121, 122)
@@ -94,7 +94,7 @@ def drawn(aa, count=4000, img_size=32):
     chosen = policy.parse(aa)
     rows, weights = policy.table(chosen, img_size)
     ops, args = np.zeros((count, chosen.layers), np.int64), np.zeros((count, chosen.layers))
-    augment.choose(np.arange(count), KEY, rows, weights, chosen.std, chosen.magnitude_max, ops, args)
+    pipeline.choose(np.arange(count), KEY, rows, weights, chosen.std, chosen.magnitude_max, ops, args)
     return ops, args
 
 
@@ -220,7 +220,7 @@ def test_settings_that_exclude_each_other_are_refused():
 def boxes(height, width, scale, ratio=(3 / 4, 4 / 3), count=4000):
     out = np.empty((count, 4), np.int64)
     heights, widths = np.full(count, height), np.full(count, width)
-    augment.boxes(np.arange(count), heights, widths, KEY, scale, ratio, out)
+    pipeline.boxes(np.arange(count), heights, widths, KEY, scale, ratio, out)
     return out
 
 
@@ -256,7 +256,7 @@ def test_jitter_is_torchvisions():
     """All six orders, factors over the whole range, and the pixels of Pillow's operations one after the other."""
     count = 3000
     ops, args = np.empty((count, 3), np.int64), np.empty((count, 3))
-    augment.jitter(np.arange(count), KEY, 0.4, augment._JITTERED, ops, args)
+    pipeline.jitter(np.arange(count), KEY, 0.4, pipeline._JITTERED, ops, args)
     orders, counts = np.unique(ops, axis=0, return_counts=True)
     assert len(orders) == 6 and stats.chisquare(counts).pvalue > 1e-4
     assert stats.kstest(args.ravel(), stats.uniform(0.6, 0.8).cdf).pvalue > 1e-4
@@ -304,8 +304,8 @@ def test_erased_pixels_are_normal_after_normalisation():
 
 def test_draws_are_uniform_and_independent():
     samples = np.arange(20_000)
-    operations = (augment.FLIP, augment.JITTER, augment.ERASE, augment.RESIZED_CROP, augment.POLICY)
-    draws = [augment.uniform_numpy(KEY, samples, operation) for operation in operations]
+    operations = (pipeline.FLIP, pipeline.JITTER, pipeline.ERASE, pipeline.RESIZED_CROP, pipeline.POLICY)
+    draws = [pipeline.uniform_numpy(KEY, samples, operation) for operation in operations]
     assert all(stats.kstest(draw, "uniform").pvalue > 1e-4 for draw in draws)
     assert abs(np.corrcoef(draws) - np.eye(len(draws))).max() < 0.03
 
@@ -328,10 +328,10 @@ def test_kernels_call_no_kernel_of_another_file():
     for module in (photometric, resample):
         tree = ast.parse(Path(module.__file__).read_text())
         names = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
-        assert [name for name in names if "engine" in name] == ["from engine.kernels import kernel"]
+        assert [name for name in names if "engine" in name] == ["from engine.data.augment.kernels import kernel"]
     assert not [value for value in vars(kernels).values() if isinstance(value, Dispatcher)]
-    compiled = [value for value in vars(augment).values() if isinstance(value, Dispatcher)]
+    compiled = [value for value in vars(pipeline).values() if isinstance(value, Dispatcher)]
     assert len(compiled) > 6
-    own = {name for name, value in vars(augment).items() if getattr(value, "__module__", "") == augment.__name__}
+    own = {name for name, value in vars(pipeline).items() if getattr(value, "__module__", "") == pipeline.__name__}
     ours = {"photometric", "parse", "table"}
     assert own and not [kernel for kernel in compiled if set(kernel.py_func.__code__.co_names) & ours]

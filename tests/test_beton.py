@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine import beton, convert
+from engine.data import beton, write
+from engine.data.verify import verify
 from engine.errors import DATA, OUTPUT, USAGE, Refusal
-from engine.verify import verify
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def folder_of_images(tmp_path):
 
 
 def test_an_image_folder_becomes_squares_with_measured_statistics(folder_of_images, tmp_path):
-    path = convert.write("imagefolder/pets", "train", 10, folder_of_images, tmp_path, say=lambda line: None)
+    path = write.write("imagefolder/pets", "train", 10, folder_of_images, tmp_path, say=lambda line: None)
     facts = beton.check(path, "imagefolder/pets", 10)
     assert (facts["samples"], facts["num_classes"]) == (12, 2)
     assert json.loads(path.with_suffix(".json").read_text()) == facts
@@ -113,7 +113,7 @@ def test_an_unreadable_image_is_named_and_leaves_no_file(folder_of_images, tmp_p
     bad = folder_of_images / "train" / "cat" / "3.png"
     bad.write_bytes(b"not a picture")
     with pytest.raises(Refusal, match=str(bad)) as caught:
-        convert.write("imagefolder/pets", "train", 10, folder_of_images, tmp_path / "out", say=lambda line: None)
+        write.write("imagefolder/pets", "train", 10, folder_of_images, tmp_path / "out", say=lambda line: None)
     assert caught.value.code == DATA
     assert not [path for path in (tmp_path / "out").iterdir() if "beton" in path.suffix or "partial" in path.name]
 
@@ -121,7 +121,7 @@ def test_an_unreadable_image_is_named_and_leaves_no_file(folder_of_images, tmp_p
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(Refusal) as caught:
-        convert.write("digits", "val", 8, tmp_path, tmp_path / "file" / "data", say=lambda line: None)
+        write.write("digits", "val", 8, tmp_path, tmp_path / "file" / "data", say=lambda line: None)
     assert caught.value.code == OUTPUT
 
 
@@ -136,8 +136,8 @@ def damaged(path, tmp_path, offset, value, kind):
 
 
 def test_jpegs_of_any_size_pass_and_their_damage_is_found(folder_of_images, tmp_path):
-    settings = convert.Settings(write_mode="jpg", keep_aspect=True)
-    path = convert.write("imagefolder/pets", "train", 25, folder_of_images, tmp_path, settings, **QUIET)
+    settings = write.Settings(write_mode="jpg", keep_aspect=True)
+    path = write.write("imagefolder/pets", "train", 25, folder_of_images, tmp_path, settings, **QUIET)
     layout = beton.read_layout(path)
     assert beton.structure_fault(path) is None and set(layout.modes) == {beton.JPG}
     assert sorted(set(zip(layout.heights.tolist(), layout.widths.tolist(), strict=True))) == [(16, 25), (20, 25)]
@@ -159,10 +159,10 @@ def test_jpegs_of_any_size_pass_and_their_damage_is_found(folder_of_images, tmp_
 )
 def test_write_modes_are_ffcvs(folder_of_images, tmp_path, settings, modes):
     """What FFCV's own field would store for the same image, byte for byte."""
-    from engine.mended_ffcv import RGBImageField
+    from engine.data.ffcv.reader import RGBImageField
 
-    settings = convert.Settings(keep_aspect=True, **settings)
-    path = convert.write("imagefolder/pets", "train", 40, folder_of_images, tmp_path, settings, **QUIET)
+    settings = write.Settings(keep_aspect=True, **settings)
+    path = write.write("imagefolder/pets", "train", 40, folder_of_images, tmp_path, settings, **QUIET)
     layout, data = beton.read_layout(path), path.read_bytes()
     assert {height: mode for height, mode in zip(layout.heights, layout.modes, strict=True)} == modes
     field = RGBImageField(settings.write_mode, smart_threshold=settings.smart_threshold, jpeg_quality=settings.quality)
@@ -181,9 +181,9 @@ def test_write_modes_are_ffcvs(folder_of_images, tmp_path, settings, modes):
 
 
 def test_a_proportion_is_the_same_every_time(folder_of_images, tmp_path):
-    settings = convert.Settings(write_mode="proportion", compress_probability=0.4)
+    settings = write.Settings(write_mode="proportion", compress_probability=0.4)
     files = [
-        convert.write("imagefolder/pets", "train", 16, folder_of_images, tmp_path / name, settings, **QUIET)
+        write.write("imagefolder/pets", "train", 16, folder_of_images, tmp_path / name, settings, **QUIET)
         for name in ("a", "b")
     ]
     assert files[0].read_bytes() == files[1].read_bytes()
@@ -203,39 +203,39 @@ def test_a_proportion_is_the_same_every_time(folder_of_images, tmp_path):
 )
 def test_settings_without_sense_are_refused(settings):
     with pytest.raises(ValueError, match=r"write mode|quality|compress|subset"):
-        convert.Settings(**settings)
+        write.Settings(**settings)
 
 
 def test_a_file_is_not_replaced_by_one_of_other_settings(folder_of_images, tmp_path):
-    path = convert.write("imagefolder/pets", "val", 10, folder_of_images, tmp_path, **QUIET)
+    path = write.write("imagefolder/pets", "val", 10, folder_of_images, tmp_path, **QUIET)
     before = path.read_bytes()
-    assert convert.write("imagefolder/pets", "val", 10, folder_of_images, tmp_path, **QUIET) == path
-    for settings in (convert.Settings(write_mode="jpg"), convert.Settings(subset=2)):
+    assert write.write("imagefolder/pets", "val", 10, folder_of_images, tmp_path, **QUIET) == path
+    for settings in (write.Settings(write_mode="jpg"), write.Settings(subset=2)):
         with pytest.raises(Refusal, match="to replace it: rm") as caught:
-            convert.write("imagefolder/pets", "val", 10, folder_of_images, tmp_path, settings, **QUIET)
+            write.write("imagefolder/pets", "val", 10, folder_of_images, tmp_path, settings, **QUIET)
         assert caught.value.code == USAGE and path.read_bytes() == before
 
 
 def test_a_subset_is_a_fixed_choice(folder_of_images, tmp_path):
-    settings = convert.Settings(subset=5)
-    path = convert.write("imagefolder/pets", "train", 10, folder_of_images, tmp_path, settings, **QUIET)
+    settings = write.Settings(subset=5)
+    path = write.write("imagefolder/pets", "train", 10, folder_of_images, tmp_path, settings, **QUIET)
     facts = beton.check(path, "imagefolder/pets", 10)
     assert (facts["samples"], facts["subset"], facts["num_classes"]) == (5, 5, 2)
     with pytest.raises(Refusal, match="more than the 12 images"):
-        convert.write("imagefolder/pets", "train", 11, folder_of_images, tmp_path, convert.Settings(subset=13), **QUIET)
+        write.write("imagefolder/pets", "train", 11, folder_of_images, tmp_path, write.Settings(subset=13), **QUIET)
 
 
 def test_progress_is_said_in_plain_lines(folder_of_images, tmp_path, monkeypatch):
-    monkeypatch.setattr(convert, "SAY_SECONDS", 0.0)
+    monkeypatch.setattr(write, "SAY_SECONDS", 0.0)
     lines = []
-    convert.write("imagefolder/pets", "train", 10, folder_of_images, tmp_path, say=lines.append)
+    write.write("imagefolder/pets", "train", 10, folder_of_images, tmp_path, say=lines.append)
     assert lines[0].startswith("writing ") and "  12 of 12 images, " in lines[-1] and len(lines) == 13
 
 
 def test_images_larger_than_a_page_of_ffcv(tmp_path):
     (tmp_path / "raw" / "val" / "one").mkdir(parents=True)
     Image.new("RGB", (1000, 900), (10, 20, 30)).save(tmp_path / "raw" / "val" / "one" / "0.png")
-    path = convert.write("imagefolder/big", "val", 900, tmp_path / "raw", tmp_path, **QUIET)
+    path = write.write("imagefolder/big", "val", 900, tmp_path / "raw", tmp_path, **QUIET)
     assert beton.read_layout(path).is_square(900) and beton.check(path, "imagefolder/big", 900)["mean"] == [10, 20, 30]
 
 
@@ -246,18 +246,18 @@ def test_a_full_disk_leaves_no_file(folder_of_images, tmp_path):
         pytest.skip("mounting a small file system needs root")
     try:
         with pytest.raises(Refusal, match="free space and repeat") as caught:
-            convert.write("imagefolder/pets", "train", 32, folder_of_images, disk, **QUIET)
+            write.write("imagefolder/pets", "train", 32, folder_of_images, disk, **QUIET)
         assert caught.value.code == OUTPUT
         assert [path.name for path in disk.iterdir()] == [".imagefolder-pets_train_32.beton.lock"]
         subprocess.run(["mount", "-o", "remount,size=9m", str(disk)], check=True)
-        convert.write("imagefolder/pets", "train", 32, folder_of_images, disk, **QUIET)
+        write.write("imagefolder/pets", "train", 32, folder_of_images, disk, **QUIET)
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_a_writer_that_is_killed_leaves_nothing_under_the_final_name(folder_of_images, tmp_path):
     code = (
-        "import pathlib, sys, time\nfrom engine import convert\n"
+        "import pathlib, sys, time\nfrom engine.data import write as convert\n"
         "folder = pathlib.Path(sys.argv[1])\nreal = convert._Images._progress\n"
         "def slow(self, done):\n    print(done, flush=True)\n    time.sleep(1000 if done == 5 else 0)\n"
         "convert._Images._progress = slow\n"
@@ -271,7 +271,7 @@ def test_a_writer_that_is_killed_leaves_nothing_under_the_final_name(folder_of_i
     process.send_signal(signal.SIGKILL)
     process.wait(timeout=30)
     assert not list(tmp_path.glob("*.beton")) and not list(tmp_path.glob("*.json"))
-    path = convert.write("imagefolder/pets", "train", 10, folder_of_images, tmp_path, **QUIET)
+    path = write.write("imagefolder/pets", "train", 10, folder_of_images, tmp_path, **QUIET)
     assert beton.check(path, "imagefolder/pets", 10)["samples"] == 12
     assert not list(tmp_path.glob(".*.partial"))
 
@@ -280,7 +280,7 @@ def test_a_writer_that_is_killed_leaves_nothing_under_the_final_name(folder_of_i
 @pytest.fixture
 def foreign(tmp_path):
     """What the converter of Scaling MLPs writes: FFCV's own writer, "smart" (so raw), longest side 32, aspect kept."""
-    from engine.mended_ffcv import DatasetWriter, IntField, RGBImageField
+    from engine.data.ffcv.reader import DatasetWriter, IntField, RGBImageField
 
     rng = np.random.default_rng(0)
     samples = [(rng.integers(0, 256, (32, 20 + i, 3), dtype=np.uint8), i % 10) for i in range(12)]
@@ -292,11 +292,11 @@ def foreign(tmp_path):
 
 
 def test_a_file_of_scaling_mlps_is_adopted_and_read(foreign, tmp_path):
-    from engine import data
+    from engine.data import loaders
     from engine.run import make_how, make_run
 
     file, samples = foreign
-    path = convert.adopt(file, "cifar10", "train", 32, tmp_path / "ours")
+    path = write.adopt(file, "cifar10", "train", 32, tmp_path / "ours")
     assert path.name == "cifar10_train_32.beton" and path.samefile(file)
     facts = beton.check(path, "cifar10", 32)
     assert (facts["samples"], facts["num_classes"], facts["adopted"]) == (12, 10, "train_32.beton")
@@ -305,7 +305,7 @@ def test_a_file_of_scaling_mlps_is_adopted_and_read(foreign, tmp_path):
     assert facts["mean"] == pytest.approx(pixels.mean(0), abs=1e-3)
     assert facts["std"] == pytest.approx(pixels.std(0), abs=1e-3)
     run = make_run({"dataset": "cifar10", "batch_size": 12, "holdout": 0.6})
-    _, val, _ = data.make_loaders(run.but(batch_size=1), make_how({"data_dir": tmp_path / "ours"}))
+    _, val, _ = loaders.make_loaders(run.but(batch_size=1), make_how({"data_dir": tmp_path / "ours"}))
     for index, (image, label) in zip(val.indices, val.epoch(0), strict=True):
         original = samples[index][0]
         side = original.shape[1]
@@ -324,25 +324,25 @@ def test_what_cannot_be_adopted_is_refused(foreign, tmp_path):
     ):
         if words:
             with pytest.raises(Refusal, match=words):
-                convert.adopt(file, dataset, "train", img_size, tmp_path)
+                write.adopt(file, dataset, "train", img_size, tmp_path)
     cut = tmp_path / "cut.beton"
     cut.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(Refusal, match="damaged") as caught:
-        convert.adopt(cut, "cifar10", "train", 32, tmp_path)
+        write.adopt(cut, "cifar10", "train", 32, tmp_path)
     assert caught.value.code == DATA
     mutate(file, poke(FIRST_SAMPLE + 16, 10, "<i8"))
     with pytest.raises(Refusal, match=r"labels \d to 10; cifar10 has 10 classes"):
-        convert.adopt(file, "cifar10", "train", 32, tmp_path)
+        write.adopt(file, "cifar10", "train", 32, tmp_path)
     assert not list(tmp_path.glob("cifar10*"))
     with pytest.raises(Refusal, match="no such file"):
-        convert.adopt(tmp_path / "nothing", "cifar10", "train", 32, tmp_path)
+        write.adopt(tmp_path / "nothing", "cifar10", "train", 32, tmp_path)
 
 
 def test_adopting_twice_is_refused(foreign, tmp_path):
     file, _ = foreign
-    convert.adopt(file, "cifar10", "train", 32, tmp_path)
+    write.adopt(file, "cifar10", "train", 32, tmp_path)
     with pytest.raises(Refusal, match="exists; to adopt"):
-        convert.adopt(file, "cifar10", "train", 32, tmp_path)
+        write.adopt(file, "cifar10", "train", 32, tmp_path)
 
 
 # --- looking at a file -----------------------------------------------------------------------------------------------

@@ -12,9 +12,9 @@ import archs
 from analysis.probes import equivariance, receptive_field
 from analysis.probes.receptive_field import randomise
 from archs import cyclemlp
-from archs.backbone import Backbone
-from archs.bias import Bias
-from archs.layers import Mlp, OverTokens, Patchify, Residual
+from archs.parts.backbone import Backbone
+from archs.parts.bias import Bias
+from archs.parts.layers import Mlp, OverTokens, Patchify, Residual
 
 
 def _family(name: str):

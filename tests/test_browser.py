@@ -7,9 +7,9 @@ import os
 
 import pytest
 
-from analysis.report import write_report
+from analysis.report.assemble import write_report
+from engine.folder.store import write_json
 from engine.run import make_run
-from engine.store import write_json
 from tests import browser
 from tests.reports import write_run
 

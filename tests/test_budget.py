@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import archs
-from archs.budget import search, solve
+from archs.parts.budget import search, solve
 
 BUDGETS = [("params", 1e6), ("params", 5e6), ("macs", 20e6), ("macs", 100e6)]
 # What whole steps of the width cannot reach when the ratio may not move. The steps are: deit's heads, patchmlp's

@@ -12,26 +12,27 @@ import pytest
 from scipy import stats
 
 import archs
-from analysis import compare, ladder, typeset
-from analysis.pareto import front
+from analysis import typeset
+from analysis.compare import frames, ladder
+from analysis.compare.pareto import front
 from analysis.stats import holm
+from engine.folder.store import folder_of
 from engine.run import make_run
-from engine.store import folder_of
 
 
 def test_interval_is_students():
-    mean, half, n, _ = compare.interval([1.0, 2.0, 3.0, math.nan])
+    mean, half, n, _ = frames.interval([1.0, 2.0, 3.0, math.nan])
     assert (mean, n) == (2.0, 3)
     assert half == pytest.approx(4.302652729911275 / math.sqrt(3))  # the table's t for 2 degrees of freedom
     values = np.random.default_rng(0).normal(0.5, 1, 8)
     low, high = stats.t.interval(0.95, 7, values.mean(), stats.sem(values))
-    result = compare.interval(values)
+    result = frames.interval(values)
     assert (result.mean - result.half, result.mean + result.half) == pytest.approx((low, high))
     assert result.p == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
 
 
 def test_accuracy_is_the_last_epochs_and_not_the_best(make):
-    frame = compare.load([make(acc1=90.0)])
+    frame = frames.load([make(acc1=90.0)])
     assert frame["acc1"].tolist() == [90.0]
     assert frame.loc[0, ["rung", "family", "params", "macs"]].tolist() == ["mixer_nano", "mixer", 1000, 2000]
 
@@ -39,7 +40,7 @@ def test_accuracy_is_the_last_epochs_and_not_the_best(make):
 def test_gain_is_paired_over_common_seeds(make):
     before = [make("mlp_nano", value, seed=seed) for seed, value in enumerate([90.0, 92.0, 97.0])]
     after = [make("mixer_nano", value, seed=seed) for seed, value in enumerate([91.0, 94.0, 100.0, 20.0])]
-    table = compare.rungs(compare.load(before + after))
+    table = frames.rungs(frames.load(before + after))
     row = table.iloc[1]
     assert (row.before, row.gain_n, row.n) == ("mlp_nano", 3, 4)
     assert row.gain == pytest.approx(2.0)  # differences 1, 2, 3; seed 3 has no partner
@@ -47,30 +48,30 @@ def test_gain_is_paired_over_common_seeds(make):
     assert row.gain_p == pytest.approx(stats.ttest_rel([91, 94, 100], [90, 92, 97]).pvalue)
     assert not row.gain_clear
     assert table.iloc[0].acc1 == pytest.approx(93.0)
-    assert compare.cells(table)[1][-1] == "+2.00 ± 2.48"
+    assert frames.cells(table)[1][-1] == "+2.00 ± 2.48"
 
 
 def test_gain_is_clear_where_its_interval_excludes_zero(make):
     before = [make("mlp_nano", 90.0 + seed, seed=seed) for seed in range(3)]
     after = [make("mixer_nano", 90.0 + seed + gain, seed=seed) for seed, gain in enumerate([5.0, 5.1, 5.2])]
-    table = compare.rungs(compare.load(before + after))
+    table = frames.rungs(frames.load(before + after))
     assert table["gain_clear"].tolist() == [False, True]
-    assert compare.cells(table)[1][-1] == "+5.10 ± 0.25*"
+    assert frames.cells(table)[1][-1] == "+5.10 ± 0.25*"
 
 
 def test_equal_differences_are_no_evidence(make):
     folders = [
         make(model, level, seed=seed) for model, level in (("mlp_nano", 96.0), ("mixer_nano", 97.2)) for seed in (0, 1)
     ]
-    row = compare.rungs(compare.load(folders)).iloc[1]
+    row = frames.rungs(frames.load(folders)).iloc[1]
     assert (row.gain_half, row.gain_clear) == (0.0, False)
     assert math.isnan(row.gain_p)
 
 
 def test_one_seed_has_no_interval(make):
-    table = compare.rungs(compare.load([make("mlp_nano", 90.0), make("mixer_nano", 91.5)]))
+    table = frames.rungs(frames.load([make("mlp_nano", 90.0), make("mixer_nano", 91.5)]))
     assert table["acc1_half"].isna().all()
-    assert [row[-2:] for row in compare.cells(table)] == [["90.00 (n=1)", "–"], ["91.50 (n=1)", "+1.50 (n=1)"]]
+    assert [row[-2:] for row in frames.cells(table)] == [["90.00 (n=1)", "–"], ["91.50 (n=1)", "+1.50 (n=1)"]]
 
 
 def test_runs_without_a_result_stay_with_their_state(make, tmp_path):
@@ -86,29 +87,29 @@ def test_runs_without_a_result_stay_with_their_state(make, tmp_path):
         damaged,
         folder_of(planned, tmp_path),
     ]
-    frame = compare.load(folders)
+    frame = frames.load(folders)
     assert frame["state"].tolist() == ["done", "failed", "stopped", "stopped", "done", "unreadable", "planned"]
     assert frame["acc1"].notna().tolist() == [True] + [False] * 6
     assert frame.loc[1, ["error_class", "error"]].tolist() == ["diverged", "the loss is NaN"]
     assert frame.loc[6, ["signature", "model", "seed"]].tolist() == [planned.signature, "mixer_nano", 9]
-    table = compare.rungs(frame)
+    table = frames.rungs(frame)
     assert table[["n", "n_missing"]].to_numpy().tolist() == [[1, 6]]
-    assert compare.cells(table)[0][5] == "1 of 7"
+    assert frames.cells(table)[0][5] == "1 of 7"
 
 
 def test_planned_run_belongs_to_its_rung_where_the_run_is_known(make, tmp_path):
     runs = [make_run({"model_kwargs": {"depth": 2}, "seed": seed}) for seed in (0, 1)]
-    frame = compare.load([folder_of(run, tmp_path) for run in runs], runs)
+    frame = frames.load([folder_of(run, tmp_path) for run in runs], runs)
     assert frame["rung"].tolist() == ["mixer_nano depth=2"] * 2
-    row = compare.rungs(frame).iloc[0]
+    row = frames.rungs(frame).iloc[0]
     assert (row.n, row.n_missing) == (0, 2)
     assert all(math.isnan(row[key]) for key in ("acc1", "params", "macs", "images_per_s", "gain"))
-    assert compare.cells(compare.rungs(frame))[0][2:] == ["–", "–", "–", "0 of 2", "–", "–"]
+    assert frames.cells(frames.rungs(frame))[0][2:] == ["–", "–", "–", "0 of 2", "–", "–"]
 
 
 def test_rungs_keep_the_order_of_first_appearance(make):
     folders = [make(model, 90.0, seed=seed) for seed in (0, 1) for model in ("mlp_nano", "mixer_nano", "bmlp_nano")]
-    assert compare.rungs(compare.load(folders))["rung"].tolist() == ["mlp_nano", "mixer_nano", "bmlp_nano"]
+    assert frames.rungs(frames.load(folders))["rung"].tolist() == ["mlp_nano", "mixer_nano", "bmlp_nano"]
 
 
 def test_two_recipes_are_not_pooled_and_gains_do_not_mix_them(make):
@@ -118,7 +119,7 @@ def test_two_recipes_are_not_pooled_and_gains_do_not_mix_them(make):
         for model, level in (("mlp_nano", 80.0), ("mixer_nano", 81.0))
         for seed in (0, 1)
     ]
-    table = compare.rungs(compare.load(folders))
+    table = frames.rungs(frames.load(folders))
     assert table["rung"].tolist() == [
         "mlp_nano train_samples=100",
         "mixer_nano train_samples=100",
@@ -131,14 +132,14 @@ def test_two_recipes_are_not_pooled_and_gains_do_not_mix_them(make):
 
 def test_a_tuned_recipe_per_model_is_one_rung_each(make):
     folders = [make("mlp_nano", 90.0, lr=1e-2), make("mixer_nano", 91.0, lr=1e-3)]
-    table = compare.rungs(compare.load(folders))
+    table = frames.rungs(frames.load(folders))
     assert table["rung"].tolist() == ["mlp_nano", "mixer_nano"]
     assert table["gain"].tolist()[1] == 1.0
 
 
 def test_references_are_no_steps_of_the_ladder(make):
     folders = [make(model, 90.0) for model in ("mlp_nano", "timm/resnet18", "mixer_nano", "timm/resnet34")]
-    table = compare.rungs(compare.load(folders))
+    table = frames.rungs(frames.load(folders))
     assert table["family"].tolist() == ["mlp", "timm", "mixer", "timm"]
     assert table["before"].tolist() == ["", "", "mlp_nano", "timm/resnet18"]
 
@@ -151,7 +152,7 @@ def test_holm():
 
 def test_quantities():
     values = [832, 999.6, 12_345, 999_700, 18_528_264, 3_776_958_464, 1.5e12, math.nan]
-    assert [compare.quantity(value) for value in values] == [
+    assert [frames.quantity(value) for value in values] == [
         *("832", "1.00 k", "12.3 k", "1.00 M", "18.5 M", "3.78 G", "1.50 T", "–")
     ]
 
@@ -163,17 +164,17 @@ def test_tables_to_paste(make):
         for seed in (0, 1)
     ]
     folders.append(make("mixer_nano", model_kwargs={"depth": 2}))
-    table = compare.rungs(compare.load(folders))
-    lines = compare.markdown(table).splitlines()
+    table = frames.rungs(frames.load(folders))
+    lines = frames.markdown(table).splitlines()
     assert lines[2] == "| `mlp_nano` | mlp | 1.00 k | 2.00 k | 100 | 2 | 90.50 (90.00, 91.00) | – |"
     assert {line.count("|") for line in lines[:5]} == {9}
-    latex = compare.latex(table).splitlines()
+    latex = frames.latex(table).splitlines()
     assert latex[5] == (
         r"\texttt{mixer\_nano} & mixer & 1.00 k & 2.00 k & 100 & 2 & 89.50 (89.00, 90.00) & $-$1.00 (no spread in 2) \\"
     )
     assert {line.count(" & ") for line in latex if line.endswith(r"\\")} == {7}
-    assert compare.table_csv(table).splitlines()[0].startswith("rung,family,")
-    assert compare.render(table).row_count == 3
+    assert frames.table_csv(table).splitlines()[0].startswith("rung,family,")
+    assert frames.render(table).row_count == 3
 
 
 @pytest.mark.parametrize(
@@ -193,7 +194,7 @@ def test_an_accuracy_tells_its_seeds_and_stays_on_its_scale(values, words):
     if len(values) > 2:
         low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
         assert len(set(values)) == 1 or f"{(high - low) / 2:.2f}" in words or f"{max(low, 0):.2f}" in words
-    assert typeset.accuracy(*compare.interval(values)[:3]) == words
+    assert typeset.accuracy(*frames.interval(values)[:3]) == words
 
 
 def test_numbers_that_are_no_accuracy_have_no_ends():
@@ -201,7 +202,7 @@ def test_numbers_that_are_no_accuracy_have_no_ends():
     assert typeset.plus_minus(-7.2, 0.0, 2, "+") == "−7.20 (no spread in 2)"
     assert typeset.plus_minus(1.0, 0.004, 5) == "1.00 ± < 0.01", "narrow, and not without width"
     assert typeset.estimate(46.31, 45.3, 47.25, 1, 1) == "46.3 [45.3, 47.2]", "of one seed, over images: lopsided"
-    assert typeset.plus_minus(*compare.interval([0.67, 0.81])[:3]) == "0.74 (0.67, 0.81)"
+    assert typeset.plus_minus(*frames.interval([0.67, 0.81])[:3]) == "0.74 (0.67, 0.81)"
 
 
 def test_front_on_ties_and_missing_numbers():
@@ -249,12 +250,12 @@ def test_bias_is_refused_where_it_is_not_declared(tmp_path):
 
 def test_ladder_tells_what_changed_since_the_rung_before(make):
     folders = [make(model, 90.0) for model in ("mlp_nano", "patchmlp_nano", "patchmlp_nano_unshared", "timm/resnet18")]
-    table = ladder.table(compare.rungs(compare.load(folders)))
+    table = ladder.table(frames.rungs(frames.load(folders)))
     assert table["stem"].tolist() == ["dense", "shared", "local", "reference"]
     assert table["changed"].tolist() == [[], ["stem"], ["stem"], []]
     assert table["grid_bound"].tolist() == ["yes", "yes", "yes", "reference"]
 
 
 def test_analysis_does_not_import_torch():
-    code = "import sys, analysis.report; assert not {'torch', 'timm', 'ffcv'} & set(sys.modules)"
+    code = "import sys, analysis.report.assemble; assert not {'torch', 'timm', 'ffcv'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

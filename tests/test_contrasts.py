@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis import compare, contrasts, fairness
+from analysis.compare import contrasts, fairness, frames
 from engine.errors import Refusal
+from engine.folder.store import folder_of, write_json
 from engine.run import make_run
-from engine.store import folder_of, write_json
 from tests.reports import write_run
 
 
@@ -37,7 +37,7 @@ LEVELS = {
 
 
 def test_rungs_against_a_baseline(make):
-    frame = compare.load(nano(make, LEVELS))
+    frame = frames.load(nano(make, LEVELS))
     table = contrasts.against(frame, "mlp_nano").set_index("rung")
     assert table["verdict"].tolist() == ["baseline", "equal", "better", "undecided"]
     assert table.loc["mixer_nano", "diff"] == pytest.approx(
@@ -55,7 +55,7 @@ def test_rungs_against_a_baseline(make):
 
 
 def test_what_a_sweep_was_made_for_is_corrected_among_itself(make):
-    frame = compare.load(nano(make, LEVELS))
+    frame = frames.load(nano(make, LEVELS))
     wanted = {
         "gain": {"mixer_nano": 1, "mlp_nano": -1},
         "none": {"bmlp_nano": 1, "mlp_nano": -1},
@@ -86,7 +86,7 @@ CONV = {"conv over mixer": {"convmixer_nano": 1, "mixer_nano": -1}}
 
 @pytest.mark.parametrize("first", [True, False])
 def test_a_contrast_under_several_conditions_has_a_row_for_each_whatever_the_order(make, first):
-    table = contrasts.registered(compare.load(of_two_rates(make, first)), CONV).set_index("contrast")
+    table = contrasts.registered(frames.load(of_two_rates(make, first)), CONV).set_index("contrast")
     assert table["diff"].to_dict() == pytest.approx(
         {"conv over mixer (lr=0.001)": 19.8, "conv over mixer (lr=0.004)": 3.6}
     )
@@ -94,9 +94,9 @@ def test_a_contrast_under_several_conditions_has_a_row_for_each_whatever_the_ord
 
 
 def test_a_contrast_calls_rungs_as_tables_do(make):
-    frame = compare.load(of_two_rates(make, True))
+    frame = frames.load(of_two_rates(make, True))
     named = {"at its best": {"convmixer_nano lr=0.001": 1, "mixer_nano lr=0.004": -1}}
-    assert set(named["at its best"]) <= set(compare.rungs(frame)["rung"])
+    assert set(named["at its best"]) <= set(frames.rungs(frame)["rung"])
     row = contrasts.registered(frame, named).iloc[0]
     assert (row["contrast"], row["diff"]) == ("at its best", pytest.approx(4.8))
     for weights, words in (
@@ -108,7 +108,7 @@ def test_a_contrast_calls_rungs_as_tables_do(make):
 
 
 def test_a_rung_of_fewer_conditions_than_the_other_makes_a_contrast_ambiguous(make):
-    frame = compare.load([*of_two_rates(make, True), *nano(make, {"deit_nano": [70.0, 71.0]}, {"lr": 1e-3})])
+    frame = frames.load([*of_two_rates(make, True), *nano(make, {"deit_nano": [70.0, 71.0]}, {"lr": 1e-3})])
     weights = {"deit_nano": 1, "mixer_nano": -1}
     with pytest.raises(Refusal, match=r"'mixer_nano lr=0\.001', 'mixer_nano lr=0\.004'"):
         contrasts.registered(frame, {"x": weights})
@@ -118,9 +118,9 @@ def test_a_rung_of_fewer_conditions_than_the_other_makes_a_contrast_ambiguous(ma
 def test_a_contrast_takes_the_seeds_that_are_done(make):
     folders = nano(make, {"mlp_nano": [90.0, 92.0, 91.0], "mixer_nano": [94.0, 95.5, None]})
     wanted = {"gain": {"mixer_nano": 1, "mlp_nano": -1}}
-    row = contrasts.registered(compare.load(folders), wanted).iloc[0]
+    row = contrasts.registered(frames.load(folders), wanted).iloc[0]
     assert (row["diff"], row["diff_n"]) == (pytest.approx(3.75), 2)
-    nothing = contrasts.registered(compare.load(folders[:3] + folders[5:]), wanted).iloc[0]
+    nothing = contrasts.registered(frames.load(folders[:3] + folders[5:]), wanted).iloc[0]
     assert nothing["diff_n"] == 0 and nothing["verdict"] == "no pairs" and math.isnan(nothing["diff"])
 
 
@@ -131,7 +131,7 @@ def test_whole_and_shuffled_images_are_families_of_their_own(make):
     models, folders = ("mlp_nano", "bmlp_nano", "mixer_nano"), []
     for kind, permute in enumerate(("none", "pixels")):
         folders += nano(make, {m: levels[kind, i] for i, m in enumerate(models)}, {"permute": permute})
-    frame = compare.load(folders)
+    frame = frames.load(folders)
     differences = levels[:, 1:] - levels[:, :1]
     p = stats.ttest_1samp(differences, 0, axis=2).pvalue
     holm = [[min(1, 2 * min(a, b)), max(2 * min(a, b), a, b)] for a, b in p]  # of two: the smaller twice, then both
@@ -149,13 +149,13 @@ def test_a_small_sure_difference_is_both(make):
         "mlp_nano": LEVELS["mlp_nano"],
         "bmlp_nano": [v + 0.2 + i / 100 for i, v in enumerate(LEVELS["mlp_nano"])],
     }
-    assert contrasts.against(compare.load(nano(make, levels)))["verdict"].tolist()[1] == "better, but equal"
+    assert contrasts.against(frames.load(nano(make, levels)))["verdict"].tolist()[1] == "better, but equal"
 
 
 def test_runs_of_other_images_or_order_make_no_pairs(make):
     levels = {"mlp_nano": [90.0, 91.0, 92.0]}
     folders = nano(make, levels) + nano(make, {"mixer_nano": [95.0, 96.0, 97.5]}, holdout=0.1)
-    frame = compare.load(folders)
+    frame = frames.load(folders)
     assert frame["rung"].nunique() == 2 and frame["data"].nunique() == 2
     table = contrasts.against(frame, "mlp_nano holdout=0")
     assert table["verdict"].tolist() == ["baseline", "no pairs"]
@@ -165,7 +165,7 @@ def test_runs_of_other_images_or_order_make_no_pairs(make):
 def test_baseline_is_the_one_of_the_same_condition(make):
     folders = nano(make, {"mlp_nano": [90.0, 91.0], "mixer_nano": [92.0, 94.0]}, train_samples=100)
     folders += nano(make, {"mlp_nano": [95.0, 96.0], "mixer_nano": [96.0, 98.0]})
-    table = contrasts.against(compare.load(folders), "mlp_nano")
+    table = contrasts.against(frames.load(folders), "mlp_nano")
     assert table["baseline"].tolist() == ["mlp_nano train_samples=100"] * 2 + ["mlp_nano train_samples=default"] * 2
     assert table["diff"].tolist()[1::2] == [2.5, 1.5]
 
@@ -178,7 +178,7 @@ def test_interaction_is_a_contrast_of_four(make):
         "deit_nano": [96.0, 97, 99, 50],
     }
     weights = {"deit_nano": 1, "bmlp_nano": -1, "mixer_nano": -1, "mlp_nano": 1}
-    found = compare.contrast(compare.load(nano(make, levels)), weights)
+    found = frames.contrast(frames.load(nano(make, levels)), weights)
     values = [4.5, 3.0, 6.0]
     assert (found.mean, found.n) == (4.5, 3)
     assert found.p == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
@@ -197,15 +197,15 @@ def test_predictions_add_the_test_images(make):
             folders.append(make(model, 100 * right.mean(), seed=seed))
             predict(folders[-1], right)
             side.append(right)
-    row = contrasts.against(compare.load(folders)).iloc[1]
+    row = contrasts.against(frames.load(folders)).iloc[1]
     assert row.examples == 200 and row.low < row["diff"] < row.high
     assert row["diff"] == pytest.approx(100 * (np.mean(mixer) - np.mean(mlp)))
-    pair = contrasts.against(compare.load(folders[:2])).iloc[1]
+    pair = contrasts.against(frames.load(folders[:2])).iloc[1]
     counts = int((mixer[0] & ~mlp[0]).sum()), int((~mixer[0] & mlp[0]).sum())
     assert pair.mcnemar_p == pytest.approx(stats.binomtest(counts[0], sum(counts)).pvalue)
-    assert "McNemar p" in contrasts.sheet(contrasts.against(compare.load(folders[:2]))).markdown()
+    assert "McNemar p" in contrasts.sheet(contrasts.against(frames.load(folders[:2]))).markdown()
     (folders[0] / "predictions.npz").unlink()
-    assert contrasts.against(compare.load(folders)).iloc[1].examples == 0
+    assert contrasts.against(frames.load(folders)).iloc[1].examples == 0
 
 
 def test_predictions_of_other_weights_are_refused(make):
@@ -215,30 +215,30 @@ def test_predictions_of_other_weights_are_refused(make):
     with pytest.raises(
         Refusal, match=r"has an accuracy of 50.00 and its run 9[0-9].00; write it again: python scripts"
     ):
-        contrasts.against(compare.load(folders))
+        contrasts.against(frames.load(folders))
     folders = nano(make, {"mlp_nano": [90.0, 91.0], "mixer_nano": [92.0, 93.0]}, holdout=0.1)
     for folder in folders:
         predict(folder, [True] * 100)
         path = folder / "predictions.npz"
         path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(Refusal, match=r"predictions.npz cannot be read .* --split holdout"):
-        contrasts.against(compare.load(folders))
+        contrasts.against(frames.load(folders))
 
 
 def test_unfinished_runs_are_listed(make, tmp_path):
     folders = [make(acc1=90.0), make(seed=1, state="failed", status={"error_class": "diverged", "error": "loss NaN"})]
     folders.append(folder_of(make_run({"seed": 2}), tmp_path))
-    sheet = contrasts.unfinished(compare.load(folders))
+    sheet = contrasts.unfinished(frames.load(folders))
     assert [row[1:5] for row in sheet.rows] == [["1", "failed", "diverged", "loss NaN"], ["2", "planned", "–", "–"]]
-    assert contrasts.unfinished(compare.load(folders[:1])) is None
+    assert contrasts.unfinished(frames.load(folders[:1])) is None
 
 
 def test_power_note_names_what_these_pairs_can_show(make):
-    frame = compare.load(nano(make, {"mlp_nano": [90.0, 91.0, 92.0], "mixer_nano": [91.0, 93.0, 95.0]}))
+    frame = frames.load(nano(make, {"mlp_nano": [90.0, 91.0, 92.0], "mixer_nano": [91.0, 93.0, 95.0]}))
     note = contrasts.power_note(frame, contrasts.against(frame))
     assert "3 pairs" in note and "deviation of 1.00 points" in note and "difference of 3.3 points" in note
     assert "take 10 seeds" in note
-    single = compare.load(nano(make, {"mlp_nano": [90.0], "mixer_nano": [91.0]}))
+    single = frames.load(nano(make, {"mlp_nano": [90.0], "mixer_nano": [91.0]}))
     assert "nothing can be told" in contrasts.power_note(single, contrasts.against(single))
 
 
@@ -262,7 +262,7 @@ def test_each_budget_is_a_ladder_of_its_own(make):
     folders = nano(make, {"mlp_nano": [90.0, 91.0], "mixer_nano": [95.0, 94.0], "deit_nano": [80.0, 82.0]})
     for folder, macs in zip(folders, [100, 100, 2000, 2000, 105, 105], strict=True):
         write_json(folder / "profile.json", {"params": 1000, "macs": macs})
-    parts, missed = fairness.fair(compare.load(folders), "macs", 0.1)
+    parts, missed = fairness.fair(frames.load(folders), "macs", 0.1)
     assert [(title, list(dict.fromkeys(part["rung"]))) for title, part in parts] == [
         ("At 100 MACs per image ± 10%", ["mlp_nano", "deit_nano"])
     ]
@@ -272,12 +272,12 @@ def test_each_budget_is_a_ladder_of_its_own(make):
     alone = contrasts.tables([part for _, part in parts], None)[0]
     assert alone["diff"].isna().all() and set(alone["verdict"]) == {"–"}, "the first of a file is no baseline"
     assert alone["rank_low"].tolist() == [1, 2], "80, 82 is surely below 90, 91: ranks need no baseline"
-    every, _ = fairness.fair(compare.load(folders), "params", 0.1)
+    every, _ = fairness.fair(frames.load(folders), "params", 0.1)
     assert len(every) == 1 and every[0][1]["rung"].nunique() == 3
 
 
 def test_equal_time_is_the_latency_of_one_device_and_never_the_speed_of_training(make, tmp_path):
-    frame = compare.load(nano(make, {"mlp_nano": [90.0, 91.0], "mixer_nano": [95.0, 94.0]}))
+    frame = frames.load(nano(make, {"mlp_nano": [90.0, 91.0], "mixer_nano": [95.0, 94.0]}))
     assert frame["images_per_s"].notna().all(), "which would be a time, of another meaning"
     with pytest.raises(Refusal, match=r"profile_model.py --sweep demo measures them"):
         fairness.costs(frame, "time", sweep="demo")
@@ -314,14 +314,14 @@ def test_one_rule_says_where_latencies_are(tmp_path):
 def test_speeds_of_training_are_compared_on_one_machine_only(make):
     folders = nano(make, {"mlp_nano": [90.0, 91.0], "mixer_nano": [95.0, 94.0]})
     with pytest.raises(Refusal, match="no record of its machine"):
-        fairness.one_machine(compare.load(folders))
+        fairness.one_machine(frames.load(folders))
     machine = {"processor": "P", "cores": 2, "threads": 1, "device": "cpu"}
     for folder in folders:
         write_json(folder / "env.json", machine | {"host": folder.name})
-    fairness.one_machine(compare.load(folders))
+    fairness.one_machine(frames.load(folders))
     write_json(folders[0] / "env.json", machine | {"processor": "Q"})
     with pytest.raises(Refusal, match=r"timed on 2 machines \(P, 2, 1, cpu \| Q, 2, 1, cpu\)"):
-        fairness.one_machine(compare.load(folders))
+        fairness.one_machine(frames.load(folders))
 
 
 def script(*args):

@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from engine import augment, beton, convert, data
+from engine.data import beton, loaders, write
+from engine.data.augment import pipeline
 from engine.errors import DATA, Refusal
 from engine.run import make_how, make_run
 
@@ -29,14 +30,14 @@ EVERY = {
     "all": {"scale": (0.2, 1.0), "hflip": 0.5, "aa": "rand-m9-n3-p0.8-inc1", "reprob": 0.5, "remode": "pixel"},
 }
 STORED = {
-    "squares": convert.Settings(),
-    "jpg": convert.Settings(write_mode="jpg", quality=95),
-    "mixed": convert.Settings(write_mode="proportion", keep_aspect=True, compress_probability=0.5),
+    "squares": write.Settings(),
+    "jpg": write.Settings(write_mode="jpg", quality=95),
+    "mixed": write.Settings(write_mode="proportion", keep_aspect=True, compress_probability=0.5),
 }
 
 
 def batches(run, how, epochs=(0,), first_batch=0):
-    loader, _, _ = data.make_loaders(run, how)
+    loader, _, _ = loaders.make_loaders(run, how)
     return [(x.clone(), y.clone()) for epoch in epochs for x, y in loader.epoch(epoch, first_batch)]
 
 
@@ -72,7 +73,7 @@ def stored(pets, tmp_path_factory):
     for name, settings in STORED.items():
         folders[name] = tmp_path_factory.mktemp(name)
         for split in ("train", "val"):
-            convert.write(PETS, split, 32, pets, folders[name], settings, say=lambda line: None)
+            write.write(PETS, split, 32, pets, folders[name], settings, say=lambda line: None)
     return folders
 
 
@@ -126,7 +127,7 @@ def test_crop_and_flip_of_colour_images_are_numpys(stored, pets_run, crop_pad, h
 def test_the_memory_loader_refuses_what_it_cannot_do(stored, pets_run):
     for kind, run in (("squares", pets_run.but(aa="trivial")), ("jpg", pets_run), ("mixed", pets_run)):
         with pytest.raises(Refusal, match="--loader memory"):
-            data.make_loaders(run, how_of(stored[kind], loader="memory"))
+            loaders.make_loaders(run, how_of(stored[kind], loader="memory"))
 
 
 def centre(image, size):
@@ -137,25 +138,25 @@ def centre(image, size):
 
 
 def evaluated(run, folder):
-    _, val, _ = data.make_loaders(run, how_of(folder))
+    _, val, _ = loaders.make_loaders(run, how_of(folder))
     return torch.cat([x.clone() for x, _ in val.epoch(0)]).numpy()
 
 
 def test_a_larger_stored_size_is_read_where_the_run_says_so(stored, pets_run, tmp_path, pets):
     """It changes the pixels, so it is the run that says it; evaluation takes the centre square, by area."""
     run = pets_run.but(img_size=20, stored_size=32)
-    _, _, facts = data.make_loaders(run, how_of(stored["squares"]))
+    _, _, facts = loaders.make_loaders(run, how_of(stored["squares"]))
     assert (facts["file"], facts["img_size"]) == ("imagefolder-pets_train_32.beton", 32)
     ours = evaluated(run, stored["squares"])
     wanted = np.stack([centre(image, 20) for image in evaluated(pets_run, stored["squares"])])
     assert ours.shape == (20, 20, 20, 3) and abs(ours - wanted.astype(int)).max() <= 1
     for split in ("train", "val"):
-        convert.write(PETS, split, 32, pets, tmp_path, say=lambda line: None)
-        convert.write(PETS, split, 24, pets, tmp_path, say=lambda line: None)
-    convert.write(PETS, "train", 20, pets, tmp_path, say=lambda line: None)
-    assert data.make_loaders(run, how_of(tmp_path))[2]["img_size"] == 32
-    assert data.make_loaders(run.but(stored_size=24), how_of(tmp_path))[2]["img_size"] == 24
-    assert data.make_loaders(pets_run, how_of(tmp_path))[2]["img_size"] == 32
+        write.write(PETS, split, 32, pets, tmp_path, say=lambda line: None)
+        write.write(PETS, split, 24, pets, tmp_path, say=lambda line: None)
+    write.write(PETS, "train", 20, pets, tmp_path, say=lambda line: None)
+    assert loaders.make_loaders(run, how_of(tmp_path))[2]["img_size"] == 32
+    assert loaders.make_loaders(run.but(stored_size=24), how_of(tmp_path))[2]["img_size"] == 24
+    assert loaders.make_loaders(pets_run, how_of(tmp_path))[2]["img_size"] == 32
     assert len({each.signature for each in (run, run.but(stored_size=24), run.but(stored_size=None))}) == 3
 
 
@@ -176,7 +177,7 @@ def test_a_missing_size_names_those_that_are_there(pets_run, tmp_path, fields, w
         (tmp_path / f"imagefolder-{name}.beton").touch()
     run = pets_run.but(**fields)
     for attempt in (
-        lambda: data.make_loaders(run, how_of(tmp_path)),
+        lambda: loaders.make_loaders(run, how_of(tmp_path)),
         lambda: beton.ensure(run.dataset, run.stored, tmp_path),
     ):
         with pytest.raises(Refusal) as caught:
@@ -186,13 +187,13 @@ def test_a_missing_size_names_those_that_are_there(pets_run, tmp_path, fields, w
 
 def test_padding_and_cropping_follow_the_resizing(stored, pets_run):
     run = pets_run.but(img_size=20, stored_size=32, crop_pad=3, hflip=0.5)
-    loader, _, _ = data.make_loaders(run, how_of(stored["squares"]))
-    plain, _, _ = data.make_loaders(run.but(crop_pad=0, hflip=0), how_of(stored["squares"]))
+    loader, _, _ = loaders.make_loaders(run, how_of(stored["squares"]))
+    plain, _, _ = loaders.make_loaders(run.but(crop_pad=0, hflip=0), how_of(stored["squares"]))
     ours, base = (torch.cat([x.clone() for x, _ in each.epoch(0)]).numpy() for each in (loader, plain))
     order = loader._order(0, 0)
     by_sample = np.empty_like(base)
     by_sample[order] = base
-    wanted = augment.read_numpy(by_sample, order, loader._key(0), 3, 0.5)
+    wanted = pipeline.read_numpy(by_sample, order, loader._key(0), 3, 0.5)
     assert (ours == wanted).all()
 
 
@@ -224,7 +225,7 @@ def test_a_damaged_jpeg_ends_the_epoch(stored, pets_run, tmp_path):
     start = layout.pointers[5]
     damaged[start : start + layout.sizes[5]] = bytes(layout.sizes[5])
     path.write_bytes(damaged)
-    loader = data.FfcvLoader(path, 12, augment.Augmentation(32), workers=2)
+    loader = loaders.FfcvLoader(path, 12, pipeline.Augmentation(32), workers=2)
     with pytest.raises(Refusal, match=r"image 5 of .* is a damaged JPEG") as caught:
         list(loader.epoch(0))
     assert caught.value.code == DATA and "\n" not in str(caught.value)
@@ -239,19 +240,19 @@ def test_the_held_out_images_are_the_same_for_every_seed_and_not_trained_on(stor
     for share in (0.2, 0.5):
         for seed in (0, 1):
             run = pets_run.but(holdout=share, seed=seed, batch_size=1)
-            train, val, _ = data.make_loaders(run, how_of(tmp_path))
+            train, val, _ = loaders.make_loaders(run, how_of(tmp_path))
             assert sorted([*train.indices, *val.indices]) == list(range(48))
             assert val.num_samples == len(list(val.epoch(0))) == len(val.indices)
             chosen.setdefault(share, set()).add(tuple(val.indices))
     assert all(len(sets) == 1 for sets in chosen.values())
     assert set(*chosen[0.2]) < set(*chosen[0.5])
-    assert data.held_out_of(100_000, 0.1).mean() == pytest.approx(0.1, abs=0.005)
-    train, _, _ = data.make_loaders(pets_run.but(holdout=0.5, train_samples=12), how_of(tmp_path))
+    assert loaders.held_out_of(100_000, 0.1).mean() == pytest.approx(0.1, abs=0.005)
+    train, _, _ = loaders.make_loaders(pets_run.but(holdout=0.5, train_samples=12), how_of(tmp_path))
     assert len(train.indices) == 12 and not set(train.indices) & set(*chosen[0.5])
     with pytest.raises(Refusal, match="train_samples 48 is more"):
-        data.make_loaders(pets_run.but(holdout=0.5, train_samples=48), how_of(tmp_path))
+        loaders.make_loaders(pets_run.but(holdout=0.5, train_samples=48), how_of(tmp_path))
     with pytest.raises(Refusal, match="is none; raise it"):
-        data.make_loaders(pets_run.but(holdout=1e-6), how_of(tmp_path))
+        loaders.make_loaders(pets_run.but(holdout=1e-6), how_of(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -264,14 +265,14 @@ def test_the_held_out_images_are_the_same_for_every_seed_and_not_trained_on(stor
 )
 def test_augmentation_that_makes_no_sense_is_refused(stored, pets_run, fields, words):
     with pytest.raises(Refusal, match=words):  # by the run, or else by the loader
-        data.make_loaders(pets_run.but(**fields), how_of(stored["squares"]))
+        loaders.make_loaders(pets_run.but(**fields), how_of(stored["squares"]))
 
 
 def test_more_data_than_memory_is_said_with_numbers(stored, pets_run, monkeypatch, caplog):
-    assert 1 << 20 < data.free_memory() < 1 << 50
-    monkeypatch.setattr(data, "free_memory", lambda: 1000)
+    assert 1 << 20 < loaders.free_memory() < 1 << 50
+    monkeypatch.setattr(loaders, "free_memory", lambda: 1000)
     with caplog.at_level(logging.WARNING, "softmlp"):
-        data.make_loaders(pets_run, how_of(stored["squares"]))
+        loaders.make_loaders(pets_run, how_of(stored["squares"]))
     assert "more than the 0.0 GB of free memory" in caplog.text
 
 
@@ -288,7 +289,7 @@ def test_seed_plus_one_is_not_the_next_epoch(tiny, how):
 def test_augmentation_covers_its_range(tiny, how):
     """Every crop offset and both flips occur, about equally often, over many samples."""
     samples = np.arange(20_000)
-    draws = [augment._numpy_draw(np.uint64(7), samples, operation) for operation in (1, 2, 3)]
+    draws = [pipeline._numpy_draw(np.uint64(7), samples, operation) for operation in (1, 2, 3)]
     for draw in draws[:2]:
         counts = np.bincount((draw % np.uint64(3)).astype(int))
         assert abs(counts / len(samples) - 1 / 3).max() < 0.02
@@ -297,7 +298,7 @@ def test_augmentation_covers_its_range(tiny, how):
 
 
 def test_evaluation_scores_every_sample_once(tiny, how):
-    _, val, _ = data.make_loaders(tiny, how)
+    _, val, _ = loaders.make_loaders(tiny, how)
     labels = torch.cat([y.clone() for _, y in val.epoch(0)])
     assert len(labels) == val.num_samples == 500
     images = torch.cat([x.clone() for x, _ in val.epoch(0)])
@@ -310,7 +311,7 @@ def test_training_batches_are_all_full(tiny, how):
 
 def test_train_samples_is_the_same_subset_for_every_seed(tiny, how):
     def labels(run):
-        loader, _, _ = data.make_loaders(run.but(batch_size=330), how)
+        loader, _, _ = loaders.make_loaders(run.but(batch_size=330), how)
         return sorted(y.item() for _, batch in loader.epoch(0) for y in batch)
 
     assert labels(tiny) == labels(tiny.but(seed=5))
@@ -320,7 +321,7 @@ def test_leaving_an_epoch_early_ends_its_thread(tiny, how):
     def running():
         return [thread for thread in threading.enumerate() if type(thread).__name__ == "Batches"]
 
-    loader, _, _ = data.make_loaders(tiny.but(batch_size=8), how)
+    loader, _, _ = loaders.make_loaders(tiny.but(batch_size=8), how)
     for _ in range(3):
         epoch = loader.epoch(0)
         next(epoch)
@@ -338,7 +339,7 @@ def test_an_error_in_the_loader_thread_is_raised_in_the_consumer(tiny, how, monk
         if len(calls) == 3:
             raise RuntimeError("bad sector")
 
-    monkeypatch.setattr(augment, "read", broken)
+    monkeypatch.setattr(pipeline, "read", broken)
     with pytest.raises(Refusal, match="bad sector") as caught:
         batches(tiny, how)
     assert caught.value.code == DATA
@@ -357,7 +358,8 @@ def test_the_number_of_threads_is_left_alone(tiny, how):
 def test_loading_starts_no_threads_of_numba(digits):
     """TBB's pool, which FFCV starts at import, can hang the exit of a process that has one core."""
     code = (
-        "import sys\nfrom pathlib import Path\nfrom engine import augment, data\nfrom numba.np.ufunc import parallel\n"
+        "import sys\nfrom pathlib import Path\nfrom engine.data.augment import pipeline as augment; "
+        "from engine.data import loaders as data\nfrom numba.np.ufunc import parallel\n"
         "path = Path(sys.argv[1]) / 'digits_val_8.beton'\n"
         "loader = data.FfcvLoader(path, 50, augment.Augmentation(8), workers=2)\n"
         "assert len(list(loader.epoch(0))) == 10 and not parallel._is_initialized"
@@ -366,8 +368,8 @@ def test_loading_starts_no_threads_of_numba(digits):
 
 
 def test_normalisation_is_mean_zero_deviation_one(tiny, how):
-    loader, _, facts = data.make_loaders(tiny.but(train_samples=None, batch_size=1297, crop_pad=0), how)
-    prepare = data.Normalize(*data.channel_statistics(tiny, facts), torch.device("cpu"))
+    loader, _, facts = loaders.make_loaders(tiny.but(train_samples=None, batch_size=1297, crop_pad=0), how)
+    prepare = loaders.Normalize(*loaders.channel_statistics(tiny, facts), torch.device("cpu"))
     images, _ = next(loader.epoch(0))
     x_BCHW = prepare(images)
     assert x_BCHW.shape == (1297, 1, 8, 8) and x_BCHW.dtype == torch.float32
@@ -376,4 +378,4 @@ def test_normalisation_is_mean_zero_deviation_one(tiny, how):
 
 def test_a_batch_larger_than_the_training_set_is_refused(tiny, how):
     with pytest.raises(Refusal, match="batch_size 400"):
-        data.make_loaders(tiny.but(batch_size=400), how)
+        loaders.make_loaders(tiny.but(batch_size=400), how)

@@ -9,8 +9,8 @@ import pytest
 import torchvision
 from PIL import Image
 
-from engine import beton, convert
-from engine.datasets import DATASETS, SPLITS, lookup, read_raw
+from engine.data import beton, write
+from engine.data.sets import DATASETS, SPLITS, lookup, read_raw
 
 RNG = np.random.default_rng(0)
 
@@ -94,7 +94,7 @@ def test_a_download_of_torchvision_becomes_the_same_pixels_and_labels(name, tmp_
     monkeypatch.setattr(torchvision.datasets.stl10, "check_integrity", lambda *args: True)
     for split in SPLITS:
         size = DATASETS[name].img_size
-        path = convert.write(name, split, size, tmp_path / "raw", tmp_path, say=lambda line: None)
+        path = write.write(name, split, size, tmp_path / "raw", tmp_path, say=lambda line: None)
         layout, data = beton.read_layout(path), np.fromfile(path, "u1")
         images, labels = truth[split]
         assert layout.labels.tolist() == labels.tolist() and layout.is_square(size)
@@ -171,7 +171,7 @@ def test_a_folder_with_other_classes_than_the_data_set_is_refused(tmp_path):
 
     write_images(tmp_path / "raw" / "train", [f"class{i:02}" for i in range(11)], 1)
     with pytest.raises(Refusal, match=r"has 11 classes and cifar10 10, .*imagefolder/NAME"):
-        convert.write("cifar10", "train", 8, tmp_path / "raw", tmp_path, say=lambda line: None)
+        write.write("cifar10", "train", 8, tmp_path / "raw", tmp_path, say=lambda line: None)
 
 
 def test_a_label_beyond_the_classes_is_refused(tmp_path, monkeypatch):
@@ -183,7 +183,7 @@ def test_a_label_beyond_the_classes_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "raw" / "MNIST" / "raw" / "train-labels-idx1-ubyte"
     path.write_bytes(path.read_bytes()[:-1] + bytes([10]))
     with pytest.raises(Refusal, match="image 5 has label 10, but there are 10 classes"):
-        convert.write("mnist", "train", 28, tmp_path / "raw", tmp_path, say=lambda line: None)
+        write.write("mnist", "train", 28, tmp_path / "raw", tmp_path, say=lambda line: None)
     assert len(truth) == 6
 
 

@@ -9,8 +9,8 @@ import time
 import pytest
 import torch
 
-from engine import store
 from engine.errors import DIVERGED, STOPPED, TERMINATED, USAGE
+from engine.folder import store
 from engine.run import make_run
 from engine.train import train
 from tests.test_train import assert_same, result
@@ -19,7 +19,8 @@ from tests.test_train import assert_same, result
 RUN = {"model": "mixer_nano", "train_samples": 650, "batch_size": 64, "epochs": 3, "hflip": 0.5}
 RUN |= {"opt": "momentum", "lr": 0.2}
 CODE = (
-    "import os, pathlib, sys\nfrom engine import distributed, store\nfrom engine.errors import Refusal\n"
+    "import os, pathlib, sys\nfrom engine import distributed; from engine.folder import store\n"
+    "from engine.errors import Refusal\n"
     "from engine.run import make_how\nfrom engine.signals import CODES, Stop\nfrom engine.train import train\n"
     "distributed.start()\nfolder = pathlib.Path(sys.argv[1])\n"
     "how = make_how({'data_dir': sys.argv[2], 'threads': 1, 'log_interval': 1, 'checkpoint_interval': 5})\n"

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from analysis import dsd
-from analysis.dsd import KINDS, QUICK, Networks, best_accuracy, compare, needs
+from analysis.bias import dsd
+from analysis.bias.dsd import KINDS, QUICK, Networks, best_accuracy, compare, needs
 
 RESULT = Path(__file__).resolve().parent.parent / "results" / "dsd.json"
 
@@ -130,7 +130,7 @@ def test_images_carry_one_signal_each():
 
 def test_script_reports_and_fails_where_the_order_is_not_recovered(tmp_path):
     code = (
-        "import sys; from dataclasses import replace; from analysis import dsd; from scripts import selftest\n"
+        "import sys; from dataclasses import replace; from analysis.bias import dsd; from scripts import selftest\n"
         f"sys.argv = ['selftest', '--results-file', {str(tmp_path / 'd.json')!r}]\n"
         "dsd.QUICK = replace(dsd.QUICK, patches=(1,), sizes=(8, 16), steps=5, seeds=2)\nselftest.main()"
     )

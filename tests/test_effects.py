@@ -7,9 +7,9 @@ import pytest
 import torch
 from timm.optim import get_optimizer_info
 
-from engine.beton import ensure
-from engine.effects import EFFECTS, OPTIMIZERS
+from engine.data.beton import ensure
 from engine.errors import Refusal
+from engine.fields.effects import EFFECTS, OPTIMIZERS
 from engine.run import Run, make_how, make_run
 from engine.train import train
 

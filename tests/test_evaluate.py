@@ -12,7 +12,8 @@ import torch
 from sklearn import metrics as sklearn_metrics
 
 import archs
-from engine import data, evaluate, metrics
+from engine import evaluate, metrics
+from engine.data import loaders
 from engine.errors import DATA, OUTPUT, Refusal
 from engine.run import make_run
 from engine.train import train
@@ -148,7 +149,7 @@ def model():
 
 @pytest.fixture
 def prepare():
-    return data.Normalize([77.878], [95.818], torch.device("cpu"))
+    return loaders.Normalize([77.878], [95.818], torch.device("cpu"))
 
 
 AUTOCAST = functools.partial(torch.autocast, "cpu", torch.bfloat16, enabled=False)
@@ -160,7 +161,7 @@ def run():
 
 
 def test_predictions_are_of_every_sample_once_and_agree_with_evaluate(run, how, model, prepare):
-    _, loader, _ = data.make_loaders(run, how)
+    _, loader, _ = loaders.make_loaders(run, how)
     model.train()
     logp, labels = evaluate.predict(model, loader, prepare, AUTOCAST)
     assert logp.shape == (500, 10) and 500 % 64 and model.training
@@ -179,7 +180,7 @@ def test_predictions_are_of_every_sample_once_and_agree_with_evaluate(run, how, 
 
 def test_views_of_one_kind_are_that_kind_of_image(run, how, model, prepare):
     """Flipped with certainty, every view is the mirror image, so the mean of three is the prediction for that."""
-    _, loader, _ = data.make_loaders(run, how)
+    _, loader, _ = loaders.make_loaders(run, how)
     images = torch.cat([images.clone() for images, _ in loader.epoch(0)])
     with torch.inference_mode():
         mirrored = model(prepare(images.flip(2))).double().log_softmax(1)
@@ -198,7 +199,7 @@ def test_the_mean_of_views_is_of_probabilities_and_repeats(run, how, model, prep
         ) / 4  # fmt: skip
     logp, labels = evaluate.predict(model, views, prepare, AUTOCAST, 4)
     np.testing.assert_allclose(np.exp(logp), expected, atol=1e-6)
-    _, plain, _ = data.make_loaders(run, how)
+    _, plain, _ = loaders.make_loaders(run, how)
     assert (labels == torch.cat([labels.clone() for _, labels in plain.epoch(0)]).numpy()).all()
     others = evaluate.make_views(run.but(batch_size=200), how.model_copy(update={"workers": 2}))
     np.testing.assert_allclose(evaluate.predict(model, others, prepare, AUTOCAST, 4)[0], logp, atol=1e-4)
@@ -209,7 +210,7 @@ def test_the_mean_of_views_is_of_probabilities_and_repeats(run, how, model, prep
 
 def test_views_of_a_holdout_are_of_the_images_held_out(run, how, model, prepare):
     run = run.but(holdout=0.1, hflip=1.0, seed=3)
-    train_loader, val_loader, _ = data.make_loaders(run, how)
+    train_loader, val_loader, _ = loaders.make_loaders(run, how)
     images = torch.cat([images.clone() for images, _ in val_loader.epoch(0)])
     views = evaluate.make_views(run, how)
     assert len(images) == views.num_samples == 1297 - len(train_loader.indices) > 100

@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from engine import beton, convert
+from engine.data import beton, write
+from engine.data.verify import verify
 from engine.errors import DATA, USAGE, Refusal
-from engine.verify import verify
 
 OLD = ("classes", "raw")  # keys that files of earlier versions lack
 
@@ -111,7 +111,7 @@ def test_an_older_json_is_accepted_where_classes_are_those_of_the_table(copy):
         change(copy.with_name(f"digits_{split}_8.beton"), **dict.fromkeys(OLD, ...))
     assert beton.check(copy, "digits", 8)["samples"] == 500
     beton.require_same_classes(copy.with_name("digits_train_8.beton"), copy)
-    assert convert.write("digits", "val", 8, copy.parent, copy.parent, say=lambda line: None) == copy
+    assert write.write("digits", "val", 8, copy.parent, copy.parent, say=lambda line: None) == copy
 
 
 def images(folder):
@@ -125,7 +125,7 @@ def images(folder):
 
 def test_an_older_json_of_an_image_folder_is_refused_beside_another_file(tmp_path):
     raw, quiet = images(tmp_path / "raw"), {"say": lambda line: None}
-    train, val = (convert.write("imagefolder/x", split, 8, raw, tmp_path, **quiet) for split in ("train", "val"))
+    train, val = (write.write("imagefolder/x", split, 8, raw, tmp_path, **quiet) for split in ("train", "val"))
     change(val, **dict.fromkeys(OLD, ...))
     assert beton.check(val, "imagefolder/x", 8), "alone it does not matter"
     with pytest.raises(
@@ -134,16 +134,16 @@ def test_an_older_json_of_an_image_folder_is_refused_beside_another_file(tmp_pat
         beton.require_same_classes(train, val)
     assert caught.value.code == DATA and "\n" not in str(caught.value) and str(train) not in str(caught.value)
     with pytest.raises(Refusal, match=f"written before class names were kept; to replace it: rm {val}") as caught:
-        convert.write("imagefolder/x", "val", 8, raw, tmp_path, **quiet)
+        write.write("imagefolder/x", "val", 8, raw, tmp_path, **quiet)
     assert caught.value.code == USAGE
     val.unlink()  # what was said
-    convert.write("imagefolder/x", "val", 8, raw, tmp_path, **quiet)
+    write.write("imagefolder/x", "val", 8, raw, tmp_path, **quiet)
     beton.require_same_classes(train, val)
 
 
 def test_a_file_that_was_taken_over_before_there_were_names_is_accepted(tmp_path):
     raw, quiet = images(tmp_path / "raw"), {"say": lambda line: None}
-    files = [convert.write("imagefolder/x", split, 8, raw, tmp_path, **quiet) for split in ("train", "val")]
+    files = [write.write("imagefolder/x", split, 8, raw, tmp_path, **quiet) for split in ("train", "val")]
     for path in files:
         change(path, **dict.fromkeys(OLD, ...), adopted="theirs.beton")
     beton.require_same_classes(*files)

@@ -8,8 +8,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from engine import checkpoint, convert, optim, store
+from engine import optim
+from engine.data import write
 from engine.errors import STOPPED, Refusal
+from engine.folder import checkpoint, store
 from engine.run import make_how, make_run
 from engine.train import create, train
 from scripts import finetune
@@ -31,7 +33,7 @@ def data_dir(digits, tmp_path_factory):
                     pixels[:: 2 if name == "rows" else 1, :: 2 if name == "columns" else 1] += 155
                 Image.fromarray(pixels).save(folder / f"{index}.png")
     for split in ("train", "val"):
-        convert.write("imagefolder/stripes", split, 12, raw, digits, say=lambda line: None)
+        write.write("imagefolder/stripes", split, 12, raw, digits, say=lambda line: None)
     return digits
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from engine import timm_flags
-from engine.cli import Parser, add_fields
-from engine.console import add_flags
-from engine.datasets import DATASETS
+from engine.cli import timm_flags
+from engine.cli.console import add_flags
+from engine.cli.flags import Parser, add_fields
+from engine.data.augment.policy import FORMS, parse
+from engine.data.sets import DATASETS
 from engine.errors import USAGE, Refusal
-from engine.policy import FORMS, parse
 from engine.run import How, Run
 
 ROOT = Path(__file__).parent.parent
@@ -163,7 +163,7 @@ def test_a_recipe_that_names_its_model_needs_no_arch(monkeypatch):
 
 
 def test_arguments_of_a_model_add_up_and_are_typed(monkeypatch):
-    from engine.cli import collect
+    from engine.cli.flags import collect
 
     words = ["--model", "deit_nano", "--model-kwargs", "dim=16", "--model-kwargs", "mlp_layers=0,1", "mlp_ratio=2e0"]
     made, _ = collect(trainer().parse(words))

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine import beton, convert, folders
-from engine.datasets import check_folders, read_raw
+from engine.data import beton, folders
+from engine.data import write as convert
+from engine.data.sets import check_folders, read_raw
 from engine.errors import DATA, USAGE, Refusal
 
 NAME = "imagefolder/x"
@@ -83,7 +84,7 @@ def test_val_is_numbered_by_the_file_of_train_where_its_folder_is_gone(tmp_path)
 
 
 def test_files_of_other_classes_are_refused_when_they_are_loaded(tmp_path):
-    from engine import data
+    from engine.data import loaders
     from engine.run import make_how, make_run
 
     put(tmp_path / "one", "train/a/0.png", "train/b/0.png", "train/c/0.png")
@@ -93,12 +94,12 @@ def test_files_of_other_classes_are_refused_when_they_are_loaded(tmp_path):
     run = make_run({"dataset": NAME, "img_size": 8, "batch_size": 1})
     how = make_how({"data_dir": tmp_path / "data", "loader": "memory"})
     with pytest.raises(Refusal, match=r"has class 1 'c', not 'b' as .*rm .*_val_8\.beton") as caught:
-        data.make_loaders(run, how)
+        loaders.make_loaders(run, how)
     assert caught.value.code == DATA
     val.unlink()
     write(tmp_path, "val", tmp_path / "two")  # now beside train
     assert labels(val) == [0, 2]
-    data.make_loaders(run, how)
+    loaders.make_loaders(run, how)
 
 
 def test_classes_are_in_the_order_of_code_points_under_any_locale(tmp_path):
@@ -106,7 +107,8 @@ def test_classes_are_in_the_order_of_code_points_under_any_locale(tmp_path):
     put(tmp_path / "raw", *(f"train/{name}/0.png" for name in names))
     wanted = ["10", "9", "Zebra", "_x", "apple", "b c", "Ähre"]
     assert folders.class_names(tmp_path / "raw" / "train") == wanted
-    code = "import sys, pathlib; from engine import folders; print(len(folders.class_names(pathlib.Path(sys.argv[1]))))"
+    code = "import sys, pathlib; from engine.data import folders\n"
+    code += "print(len(folders.class_names(pathlib.Path(sys.argv[1]))))"
     code += "; print([ascii(c) for c in folders.class_names(pathlib.Path(sys.argv[1]))])"
     for locale in ("C", "C.UTF-8"):
         env = {**os.environ, "LC_ALL": locale, "PYTHONUTF8": "1"}

@@ -3,8 +3,8 @@
 import pytest
 
 from engine.errors import USAGE, Refusal
-from slurm import sweep as sweeps
-from slurm.grid import sweep_of
+from slurm.define import sweep as sweeps
+from slurm.define.grid import sweep_of
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ CODE = """
 import logging, sys
 logging.basicConfig(format="%(levelname)s %(message)s")
 import numpy as np
-from engine import resample
+from engine.data.augment import resample
 out = np.empty((1, 2, 2, 3), np.uint8)
 resample.resize(np.arange(48, dtype=np.uint8), np.array([0]), np.array([4]), np.array([[0, 0, 4, 4]]), out)
 print(out[0, :, :, 0].tolist(), resample.resize.stats.cache_path, len(resample.resize.stats.cache_hits))

@@ -11,14 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from engine import environment, lease, store
 from engine.errors import CLUSTER, USAGE, Refusal
-from slurm import clusters, launch, snapshot, states, submit, task, worker
-from slurm.cancel import cancel, matching
-from slurm.clusters import Resources
-from slurm.logs import show
-from slurm.scheduler import Element
-from slurm.sweep import Sweep, load
+from engine.folder import environment, lease, store
+from slurm import launch
+from slurm.cluster import clusters, snapshot, submit
+from slurm.cluster.clusters import Resources
+from slurm.cluster.scheduler import Element
+from slurm.define.sweep import Sweep, load
+from slurm.queue import states, task, worker
+from slurm.queue.cancel import cancel, matching
+from slurm.queue.logs import show
 
 ROOT = Path(__file__).parent.parent
 TWO = '"""Which?"""\nfrom engine.run import Run\ndef runs():\n for seed in (0, 1): yield Run(seed=seed, **TINY)\n'
@@ -162,7 +164,7 @@ def test_an_element_finds_a_task_again_that_its_launcher_owed_it(tmp_path):
 
 def test_what_an_element_imports_before_it_listens_is_light():
     code = (
-        "import sys, slurm.task\n"
+        "import sys, slurm.queue.task\n"
         "heavy = {'torch', 'timm', 'ffcv', 'numpy', 'pydantic', 'yaml', 'submitit'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
@@ -180,8 +182,10 @@ def test_a_copy_of_the_code_is_whole_and_made_once(tmp_path):
     assert (copy / "engine/train.py").read_bytes() == (ROOT / "engine/train.py").read_bytes()
     assert not (copy / "results").exists() and not (copy / "tests").exists()
     code = (
-        "import engine.environment, engine.store, slurm.snapshot, slurm.task; from pathlib import Path\n"
-        "print(engine.environment.commit()); print(engine.store.ROOT); print(slurm.snapshot.take(Path('x')))"
+        "import engine.folder.environment, engine.folder.store, slurm.cluster.snapshot, slurm.queue.task; "
+        "from pathlib import Path\n"
+        "print(engine.folder.environment.commit()); print(engine.folder.store.ROOT); "
+        "print(slurm.cluster.snapshot.take(Path('x')))"
     )
     env = {**os.environ, "PYTHONPATH": str(copy), "PYTHONSAFEPATH": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=env, cwd=ROOT, capture_output=True, text=True, check=True)

@@ -9,12 +9,12 @@ import time
 
 import pytest
 
-from engine import lease, store
 from engine.errors import BUSY, STOPPED, SUPERSEDED, Refusal
+from engine.folder import lease, store
 from engine.train import train
 
 HOLD = (
-    "import pathlib, sys, time\nfrom engine import lease\n"
+    "import pathlib, sys, time\nfrom engine.folder import lease\n"
     "kept = lease.claim(pathlib.Path(sys.argv[1]), 'L')\nprint('held', flush=True); time.sleep(600)"
 )
 
@@ -72,7 +72,7 @@ def test_of_many_that_claim_at_once_one_wins(tmp_path):
 def speak(folder, shift: float, every: float):
     """A process that writes a heartbeat each `every` seconds, by a clock that is wrong by `shift` seconds."""
     code = (
-        "import pathlib, sys, time\nfrom engine import store\n"
+        "import pathlib, sys, time\nfrom engine.folder import store\n"
         "while True:\n"
         "    value = {'state': 'running', 'heartbeat': time.time() + float(sys.argv[2])}\n"
         "    store.write_json(pathlib.Path(sys.argv[1], 'status.json'), value, durable=False)\n"

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis import compare, contrasts
+from analysis.compare import contrasts, frames
 from analysis.probes import permutation_gap
-from slurm import sweep
+from slurm.define import sweep
 
 RESULTS = Path(__file__).parent.parent / "results"
 TABLE = pd.read_csv(RESULTS / "ladder/runs.csv")
@@ -22,7 +22,7 @@ def frame():
     """The runs of the ladder with the accuracies of the table."""
     ladder = sweep.load("ladder")
     known = TABLE.set_index(["rung", "seed", "permute"])["acc1"].to_dict()
-    found = compare.load(ladder.folders, list(ladder.runs))
+    found = frames.load(ladder.folders, list(ladder.runs))
     found["acc1"] = [
         known[row.name_, row.seed, row.permute] for row in found.rename(columns={"name": "name_"}).itertuples()
     ]

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from engine import faults, lease, locks, store
+from engine import faults
 from engine.errors import BUSY, MACHINE, OUTPUT, USAGE, Refusal
+from engine.folder import lease, locks, store
 from engine.run import Run
-from slurm import claims, collect, doctor, launch, local, snapshot, worker
-from slurm.sweep import load
+from slurm import launch
+from slurm.cluster import doctor, snapshot
+from slurm.define.sweep import load
+from slurm.queue import claims, collect, local, worker
 
 ROOT = Path(__file__).parent.parent
 HEAD = '"""Which one?"""\nfrom engine.run import Run\n'
@@ -83,7 +86,7 @@ def test_a_fault_of_the_machine_leaves_the_run_stopped_and_ends_the_worker(sweep
             assert f"fault of {lease.node()}: RuntimeError: CUDA error" in status["error"]
     assert len(calls) == 2 and lease.faults(sweep.folders[0], "launch") == [lease.node()]
     order = []
-    monkeypatch.setattr("engine.store.read_run", lambda folder: order.append(folder) or real(folder))
+    monkeypatch.setattr("engine.folder.store.read_run", lambda folder: order.append(folder) or real(folder))
     assert worker.drain(sweep.folders, how, "launch", lambda: 0) == 0
     assert list(dict.fromkeys(order)) == [sweep.folders[2], *sweep.folders[:2]]
     assert [store.read_status(folder)["state"] for folder in sweep.folders] == ["done"] * 3
@@ -155,7 +158,7 @@ HOLD = (
     "import errno, fcntl, pathlib, sys, time\n"
     "def refuse(*args): raise OSError(errno.ENOSYS, 'Function not implemented')\n"
     "fcntl.flock = refuse\n"
-    "from engine import lease\nfrom slurm import claims\n"
+    "from engine.folder import lease\nfrom slurm.queue import claims\n"
     "kept = lease.claim(pathlib.Path(sys.argv[1]), 'L')\n"
     "with claims.hold(pathlib.Path(sys.argv[1], 'lock')) as file:\n"
     "    claims.write(file, {'pid': 77})\n    print('held', flush=True); time.sleep(600)"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import archs
-from archs import sizes
+from archs.parts import sizes
 from engine.errors import USAGE, Refusal
 from engine.run import make_run
 

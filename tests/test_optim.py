@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 import archs
-from engine import optim, store
+from engine import optim
 from engine.errors import USAGE, Refusal
+from engine.folder import store
 from engine.run import make_run
 from engine.train import preflight, train
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from engine import data, distributed
+from engine import distributed
+from engine.data import loaders
 from engine.errors import Refusal
 from engine.run import make_run
 from tests.test_data import batches, joined, same
@@ -13,13 +14,13 @@ from tests.test_data import batches, joined, same
 def of_rank(monkeypatch, run, how, rank, world):
     monkeypatch.setattr(distributed, "rank", lambda: rank)
     monkeypatch.setattr(distributed, "world", lambda: world)
-    return data.make_loaders(run, how)
+    return loaders.make_loaders(run, how)
 
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_processes_share_each_global_batch_and_all_of_the_validation_set(tiny, how, monkeypatch, world):
     whole = batches(tiny, how)
-    alone = joined([(x.clone(), y.clone()) for x, y in data.make_loaders(tiny, how)[1].epoch(0)])
+    alone = joined([(x.clone(), y.clone()) for x, y in loaders.make_loaders(tiny, how)[1].epoch(0)])
     train, val = [], []
     for rank in range(world):
         loader, val_loader, _ = of_rank(monkeypatch, tiny, how, rank, world)
@@ -51,21 +52,21 @@ def test_repeating_without_augmentation_is_refused():
 
 def test_permuted_pixels_are_one_shuffle_of_all_images_after_augmentation(tiny, how):
     plain, mixed = tiny, tiny.but(permute="pixels")
-    places = data.places(mixed)
+    places = loaders.places(mixed)
     assert sorted(places) == list(range(64)) and (places != np.arange(64)).sum() > 50
-    loader, _, facts = data.make_loaders(mixed, how)
+    loader, _, facts = loaders.make_loaders(mixed, how)
     assert same(batches(plain, how), batches(mixed, how)), "the augmentation must stay spatial"
     images = next(loader.epoch(0))[0]
-    before = data.make_prepare(plain, facts, torch.device("cpu"))(images).flatten(2)
-    after = data.make_prepare(mixed, facts, torch.device("cpu"))(images).flatten(2)
+    before = loaders.make_prepare(plain, facts, torch.device("cpu"))(images).flatten(2)
+    after = loaders.make_prepare(mixed, facts, torch.device("cpu"))(images).flatten(2)
     for place in range(64):
         assert torch.equal(after[:, :, place], before[:, :, places[place]])
-    assert (data.places(mixed) == places).all() and (data.places(mixed.but(seed=1)) != places).any()
-    assert data.places(plain) is None
+    assert (loaders.places(mixed) == places).all() and (loaders.places(mixed.but(seed=1)) != places).any()
+    assert loaders.places(plain) is None
 
 
 def test_permuted_patches_move_whole_and_all_alike_inside(tiny):
-    places = data.places(tiny.but(permute="patches"))  # 8 x 8 pixels in patches of 2 x 2
+    places = loaders.places(tiny.but(permute="patches"))  # 8 x 8 pixels in patches of 2 x 2
     rows = places.reshape(4, 2, 4, 2).transpose(0, 2, 1, 3).reshape(16, 4)
     patches, inside = rows // 16 * 4 + rows % 8 // 2, rows % 16 // 8 * 2 + rows % 2
     assert (patches == patches[:, :1]).all() and sorted(patches[:, 0]) == list(range(16))

@@ -7,9 +7,10 @@ import pytest
 import torch
 import yaml
 
-from analysis import compare
-from engine import store, transfer
+from analysis.compare import frames
+from engine import transfer
 from engine.errors import CHECKPOINT, STOPPED, USAGE, Refusal
+from engine.folder import store
 from engine.run import Run, identify, make_run, read_yaml
 from engine.train import preflight, train
 
@@ -129,7 +130,7 @@ def test_a_folder_of_an_older_scheme_is_not_resumed_and_says_what_to_do(how, tmp
         words = str(caught.value)
         assert "is of scheme 1 and this version trains and names runs by scheme 2" in words
         assert "commit 0123abc" in words and f"-c {folder}/args.yaml" in words and "\n" not in words
-    row = compare.load([folder]).iloc[0]
+    row = frames.load([folder]).iloc[0]
     assert row.state == "unreadable" and "is of scheme 1" in row.error
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert make_run(read_yaml(folder / "args.yaml")) == Run(seed=3)  # as a recipe it is as good as any

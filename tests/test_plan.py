@@ -13,13 +13,13 @@ import pytest
 from rich.console import Console
 
 import archs
-from engine import store
-from engine.cli import Parser, add_fields, collect
+from engine.cli.flags import Parser, add_fields, collect
+from engine.cost.profile import profile
 from engine.errors import Refusal
-from engine.profile import profile
+from engine.folder import store
 from engine.run import How, Run
-from slurm import cost, plan
-from slurm.sweep import Sweep
+from slurm.define import cost, plan
+from slurm.define.sweep import Sweep
 
 ROOT = Path(__file__).parent.parent
 
@@ -196,7 +196,7 @@ def test_the_command_keeps_what_the_last_bits_depend_on(results):
 
 def test_a_plan_of_known_rungs_imports_nothing_heavy(results, tmp_path):
     code = (
-        "import sys\nfrom slurm import plan, sweep\nplan.table(sweep.load('demo'))\n"
+        "import sys\nfrom slurm.define import plan; from slurm.define import sweep\nplan.table(sweep.load('demo'))\n"
         "heavy = {'torch', 'timm', 'ffcv', 'numpy'} & set(sys.modules)\nassert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)

@@ -12,12 +12,13 @@ from scipy import stats
 from torch import nn
 
 import archs
-from analysis import compare, probe_runs, probe_table
-from analysis.probe import Subject, by_chance, over_images
+from analysis.bias import probe_runs, probe_table
+from analysis.bias.probe import Subject, by_chance, over_images
+from analysis.compare import frames
 from analysis.probes import names, patch_shuffle, permutation_gap, shift
 from analysis.probes.receptive_field import randomise
-from engine import checkpoint, store
 from engine.errors import CHECKPOINT, USAGE
+from engine.folder import checkpoint, store
 from engine.run import make_run
 from engine.train import train
 
@@ -285,7 +286,7 @@ def test_the_permutation_gap_is_paired_by_seed_and_recipe(tmp_path):
     folders = [write(acc, seed=seed) for seed, acc in enumerate(original)]
     folders += [write(acc, seed=seed, permute="pixels") for seed, acc in enumerate(shuffled)]
     folders += [write(20.0, seed=3, permute="pixels", state="failed"), write(20.0, seed=0, permute="pixels", lr=0.1)]
-    row = permutation_gap.table(compare.load(folders)).iloc[0]
+    row = permutation_gap.table(frames.load(folders)).iloc[0]
     gaps = np.subtract(original[:3], shuffled)
     assert (row.permute, row.n, row.n_missing) == ("pixels", 3, 1)
     assert (row.gap, row.p) == pytest.approx((gaps.mean(), stats.ttest_1samp(gaps, 0).pvalue))

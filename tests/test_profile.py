@@ -11,10 +11,11 @@ import torch
 from torch import library, nn
 
 import archs
-from engine import counters, measure, tables
-from engine.counters import Account, accounts, check, record
+from engine.cli import tables
+from engine.cost import measure, witnesses
+from engine.cost.profile import by_module, count_params, expected_costs, own_shape, profile, saved_bytes, witnessed
+from engine.cost.witnesses import Account, accounts, check, record
 from engine.errors import USAGE, Refusal
-from engine.profile import by_module, count_params, expected_costs, own_shape, profile, saved_bytes, witnessed
 
 NAMES = archs.list_archs()
 BIG = ["mixer_h14", "resmlp_b24_8", "gmlp_b16", "deit_b16", "deit_b16_mlp01346", "convmixer_w1536_d20"]
@@ -179,17 +180,17 @@ def test_an_operation_that_nobody_can_count_is_an_error():
 
 
 def test_a_difference_without_a_reason_is_an_error_of_one_line(monkeypatch):
-    formula = counters._shapes(counters._matmul)
-    monkeypatch.setitem(counters.FORMULAS, torch.ops.softer_test.product, formula)
+    formula = witnesses._shapes(witnesses._matmul)
+    monkeypatch.setitem(witnesses.FORMULAS, torch.ops.softer_test.product, formula)
     true, found = accounts(Hidden, (1, 3, 8, 8))
     assert true.macs == 192 * 20 + 20 * 30
     with pytest.raises(Refusal, match=r"fvcore counts 3,840 MACs, the number of record is 4,440, and 13.5 %") as error:
         check("hidden", true, found)
     assert "softer_test::product" in str(error.value) and "\n" not in str(error.value)
-    assert error.value.code == counters.UNEXPLAINED
+    assert error.value.code == witnesses.UNEXPLAINED
     # The reason makes the same difference explained: no model is named anywhere.
     why = {"fvcore": "no handler", "torchprofile": "no handler"}
-    monkeypatch.setitem(counters.MISSED, "softer_test::product", counters.Missed(counters._matmul, why))
+    monkeypatch.setitem(witnesses.MISSED, "softer_test::product", witnesses.Missed(witnesses._matmul, why))
     check("hidden", *accounts(Hidden, (1, 3, 8, 8)))
 
 

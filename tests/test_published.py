@@ -9,7 +9,7 @@ import pytest
 
 from analysis import published
 from engine.errors import Refusal
-from scripts import rank_pruning_leak as leak
+from scripts.bench import rank_pruning_leak as leak
 
 ROWS = published.load()
 
@@ -100,7 +100,7 @@ def test_counted_mlps_follow_the_closed_form():
 
 def test_published_sizes_are_those_of_our_zoo():
     """Counts of others that our own models must have, too."""
-    from engine.profile import profile
+    from engine.cost.profile import profile
 
     cifar = {"img_size": 32, "in_chans": 3, "num_classes": 10}
     ours = profile("convmixer_w256_d8", **cifar)

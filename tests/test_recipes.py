@@ -11,10 +11,10 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from engine import optim
-from engine.augment import Augmentation
-from engine.cli import RECIPES, Parser, add_config, add_fields, collect, find_config, split
-from engine.effects import AUGMENTED
+from engine.cli.flags import RECIPES, Parser, add_config, add_fields, collect, find_config, split
+from engine.data.augment.pipeline import Augmentation
 from engine.errors import Refusal
+from engine.fields.effects import AUGMENTED
 from engine.run import How, Run, read_yaml
 from engine.train import preflight
 

@@ -11,11 +11,13 @@ from xml.etree import ElementTree
 import matplotlib
 import pytest
 
-from analysis import compare, figures, judges, report, report_tables
-from engine.cli import Parser, add_fields, collect
+from analysis.compare import frames, judges
+from analysis.figures import draw
+from analysis.report import assemble, tables
+from engine.cli.flags import Parser, add_fields, collect
 from engine.errors import Refusal
+from engine.folder.store import folder_of
 from engine.run import Run, make_run
-from engine.store import folder_of
 from tests.reports import LEVELS, Page, page_of, result_of, write_run
 
 ROOT = Path(__file__).parent.parent
@@ -36,7 +38,7 @@ def test_page_loads_nothing_and_is_well_formed(folders, tmp_path):
 def test_page_is_the_same_twice_in_two_processes(folders, tmp_path):
     first = page_of(folders, tmp_path)
     code = (
-        "import sys; from pathlib import Path; from analysis.report import write_report;"
+        "import sys; from pathlib import Path; from analysis.report.assemble import write_report;"
         "write_report('ladder', [Path(x) for x in sys.argv[2:]], Path(sys.argv[1]))"
     )
     (tmp_path / "ladder/report.html").unlink()
@@ -167,7 +169,7 @@ def test_nothing_finished(runs, tmp_path):
     assert "<svg" not in text
     assert all(run.signature in text for run in runs)
     with pytest.raises(Refusal, match="no runs"):
-        report.write_report("empty", [], tmp_path)
+        assemble.write_report("empty", [], tmp_path)
 
 
 def test_what_a_user_wrote_is_text(tmp_path):
@@ -180,22 +182,22 @@ def test_what_a_user_wrote_is_text(tmp_path):
 
 def test_labels_leave_out_what_all_share_and_stay_apart():
     rungs = ["mlp_1m depth=4 dim=8 permute=none", "mlp_1m depth=4 dim=9 permute=none", "deit_1m depth=4 permute=none"]
-    assert list(figures.labels(rungs, 30).values()) == ["mlp_1m dim=8", "mlp_1m dim=9", "deit_1m"]
+    assert list(draw.labels(rungs, 30).values()) == ["mlp_1m dim=8", "mlp_1m dim=9", "deit_1m"]
     both = ["mlp_1m permute=none", "mlp_1m permute=pixels", "deit_1m permute=none"]
-    assert list(figures.labels(both, 30).values()) == ["mlp_1m", "mlp_1m permute=pixels", "deit_1m"]
+    assert list(draw.labels(both, 30).values()) == ["mlp_1m", "mlp_1m permute=pixels", "deit_1m"]
     clash = ["mlp_1m a=1", "mlp_1m", "deit_1m a=1"]
-    assert list(figures.labels(clash, 9).values()) == ["mlp_1m a…", "mlp_1m", "deit_1m"]
+    assert list(draw.labels(clash, 9).values()) == ["mlp_1m a…", "mlp_1m", "deit_1m"]
 
 
 @pytest.mark.parametrize("text", ["lr=0.004", "weight_decay=1.00625", "1.23456 < 2 & x", "v2.5001"])
 def test_a_label_is_drawn_as_it_is_and_coordinates_are_rounded(text):
-    figure, axes = figures.plain(2, 2)
-    with matplotlib.rc_context(figures.STYLE):
+    figure, axes = draw.plain(2, 2)
+    with matplotlib.rc_context(draw.STYLE):
         axes.plot([0, 1 / 3], [0, 1 / 7], gid="point0")
         axes.set_title(text)
         axes.set_xticks([0.12345], ["0.12345"])
-        svg = figures.inline(figure, "name", text, {"point0": text})
-    root = ElementTree.fromstring(figures.standalone(svg))
+        svg = draw.inline(figure, "name", text, {"point0": text})
+    root = ElementTree.fromstring(draw.standalone(svg))
     read = ["".join(element.itertext()) for element in root.iter() if element.tag.endswith(("}text", "}title"))]
     assert read.count(text) == 2 and "0.12345" in read
     assert root.get("aria-label") == text
@@ -205,16 +207,16 @@ def test_a_label_is_drawn_as_it_is_and_coordinates_are_rounded(text):
 
 def test_colours_are_one_per_family_and_stay():
     families = ["mlp", "mixer", "mlp", "timm", "gmlp"]
-    looks = figures.looks(families)
+    looks = draw.looks(families)
     assert set(looks) == set(families)
-    assert looks.items() <= figures.looks([*families, "deit"]).items()
-    many = figures.looks(f"family{i}" for i in range(len(figures.PALETTE) + 8))
+    assert looks.items() <= draw.looks([*families, "deit"]).items()
+    many = draw.looks(f"family{i}" for i in range(len(draw.PALETTE) + 8))
     assert len(set(many.values())) == len(many)
 
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_colours_stand_out_from_the_paper(dark):
-    template = (ROOT / "analysis/report.css").read_text()
+    template = (ROOT / "analysis/report/page.css").read_text()
     papers = re.findall(r"--paper: (#\w{6})", template)
     assert len(papers) == 2
 
@@ -223,18 +225,18 @@ def test_colours_stand_out_from_the_paper(dark):
         linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
-    for pair in figures.PALETTE:
+    for pair in draw.PALETTE:
         bright, dim = sorted([luminance(pair[dark]), luminance(papers[dark])], reverse=True)
         assert (bright + 0.05) / (dim + 0.05) >= 3.0, pair
 
 
 def test_points_tell_their_numbers(folders):
-    table = compare.rungs(compare.load(folders))
-    svg = figures.accuracy_cost(table, "macs", "MACs per image")
+    table = frames.rungs(frames.load(folders))
+    svg = draw.accuracy_cost(table, "macs", "MACs per image")
     assert "<title>mixer_nano\naccuracy 93.13 ± 0.38 %, n = 3\n32.0 k MACs, 2.00 k parameters" in svg
     assert svg.count("<title>") == 4
     assert "currentColor" in svg
-    assert figures.INK not in svg
+    assert draw.INK not in svg
 
 
 @pytest.mark.parametrize(
@@ -248,7 +250,7 @@ def test_points_tell_their_numbers(folders):
 )
 def test_command_gives_the_run_back(fields, tmp_path):
     run = make_run({**fields, "seed": 3})
-    line = report_tables.commands(compare.load([folder_of(run, tmp_path)], [run]))[0]
+    line = tables.commands(frames.load([folder_of(run, tmp_path)], [run]))[0]
     parser = Parser()
     add_fields(parser, Run)
     words = shlex.split(line)
@@ -257,7 +259,7 @@ def test_command_gives_the_run_back(fields, tmp_path):
 
 
 def test_commands_are_one_line_per_rung(folders):
-    lines = report_tables.commands(compare.load(folders))
+    lines = tables.commands(frames.load(folders))
     assert len(lines) == 4
     train = "python scripts/train.py --model mlp_nano --epochs 4 --lr 0.002 --threads 2"
     assert lines[0] == f"for seed in 0 1 2; do {train} --seed $seed; done"
@@ -291,7 +293,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
 
 def test_each_figure_is_also_a_file_that_stands_alone(folders, tmp_path):
 
-    figures = sorted((report.write_report("demo", folders, tmp_path).parent / "figures").iterdir())
+    figures = sorted((assemble.write_report("demo", folders, tmp_path).parent / "figures").iterdir())
     assert [path.name for path in figures] == ["curves.svg", "ladder.svg", "macs.svg", "params.svg"]
     for path in figures:
         assert ElementTree.fromstring(path.read_text()).tag == "{http://www.w3.org/2000/svg}svg"

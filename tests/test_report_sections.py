@@ -13,10 +13,13 @@ from pathlib import Path
 import pytest
 
 import archs
-from analysis import compare, report, report_bias, report_cost, report_tables, symmetry
+from analysis.bias import symmetry
+from analysis.compare import frames
+from analysis.report import assemble, tables
+from analysis.report.sections import bias, cost
 from engine.errors import USAGE, Refusal
+from engine.folder.store import csv_text, folder_of, make_folder, write_bytes, write_json
 from engine.run import make_run
-from engine.store import csv_text, folder_of, make_folder, write_bytes, write_json
 from tests.reports import page_of, result_of, write_run
 
 ROOT = Path(__file__).parent.parent
@@ -65,14 +68,14 @@ def test_a_signature_that_is_not_kept_is_measured_once_and_kept(tmp_path):
     ],
 )
 def test_a_small_member_with_the_same_claims_stands_in(model, nano):
-    assert report_bias.stand_in(model) == nano
+    assert bias.stand_in(model) == nano
 
 
 def test_only_a_variant_with_claims_of_its_own_lacks_a_stand_in():
     for name in archs.list_archs():
         family, _, variant = name.partition("_")
         own = getattr(importlib.import_module(f"archs.{family}"), "VARIANT_SYMMETRY", {})
-        assert variant in own or report_bias.stand_in(name), name
+        assert variant in own or bias.stand_in(name), name
 
 
 def test_probes_are_drawn_with_interval_and_chance(folders, tmp_path):
@@ -190,7 +193,7 @@ def test_what_others_report_is_shown_apart(tmp_path):
     [("Mixer-B/16", "mixer"), ("MLP-Mixer", "mixer"), ("B-MLP", "bmlp"), ("S2-MLP", "s2mlp"), ("gMLP-Ti", "gmlp")],
 )
 def test_published_names_find_their_family(name, family):
-    assert report_cost.family_of(name) == family
+    assert cost.family_of(name) == family
 
 
 @pytest.mark.parametrize(
@@ -201,12 +204,12 @@ def test_published_names_find_their_family(name, family):
     ],
 )
 def test_cells_sort_by_their_number(text, key):
-    assert report_tables.sort_key(text) == key
+    assert tables.sort_key(text) == key
 
 
 def test_a_large_sweep_is_cut_and_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(report_tables, "ROWS", 5)
-    monkeypatch.setattr(report, "BEST", 4)
+    monkeypatch.setattr(tables, "ROWS", 5)
+    monkeypatch.setattr(assemble, "BEST", 4)
     runs = [make_run({"model": "mlp_nano", "model_kwargs": {"dim": 8 * n}, "epochs": 2}) for n in range(1, 9)]
     text = page_of([write_run(tmp_path, run, 90 + place) for place, run in enumerate(runs)], tmp_path)
     assert "The first 5 rows; 3 more are left out here" in text
@@ -234,7 +237,7 @@ def test_accuracies_on_different_data_are_not_compared(tmp_path):
 
 def test_health_counts_hours_and_attempts(runs, tmp_path):
     folders = [write_run(tmp_path, run, 90.0, seconds=1800.0, attempt=1 + (run.seed == 2)) for run in runs[:6]]
-    facts = report_tables.health(compare.load(folders))
+    facts = tables.health(frames.load(folders))
     assert facts["hours of training"] == "3.00; of a run 0.50"
     assert facts["attempts"] == "8; 2 runs needed more than one; most in one: 2"
 

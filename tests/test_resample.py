@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine import resample
+from engine.data.augment import resample
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.rgb import read_rgb8, to_rgb8
+from engine.data.rgb import read_rgb8, to_rgb8
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (7, 9), dtype=np.uint8)
@@ -166,7 +166,8 @@ def test_a_huge_image_is_read_without_a_word_and_a_bomb_is_not(tmp_path):
     Image.fromarray(RGB).save(tmp_path / "huge.png")
     Image.new("RGB", (90, 1)).save(tmp_path / "bomb.png")
     code = (
-        "import sys; from engine import rgb; rgb.Image.MAX_IMAGE_PIXELS = 40; print(rgb.read_rgb8(sys.argv[1]).sum())"
+        "import sys; from engine.data import rgb; rgb.Image.MAX_IMAGE_PIXELS = 40; "
+        "print(rgb.read_rgb8(sys.argv[1]).sum())"
     )
     command = [sys.executable, "-W", "always", "-c", code]
     huge, bomb = (

@@ -4,8 +4,8 @@ import hashlib
 
 import pytest
 
+from engine.data.augment.policy import canonical, parse
 from engine.errors import USAGE, Refusal
-from engine.policy import canonical, parse
 from engine.run import Run, make_run, read_yaml
 
 RAISE = "a default or the form of the signature was changed: raise SCHEME in engine/run.py, then pin these values anew"

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import exponents, samples, scaling
+from analysis.compare import exponents, samples, scaling
 from engine.errors import Refusal
 
 ALPHA, FLOOR = 0.25, 0.1
@@ -79,7 +79,7 @@ def test_only_the_frontier_is_fitted():
 
 
 def test_frontier_is_that_of_the_pareto_module():
-    from analysis.pareto import front
+    from analysis.compare.pareto import front
 
     rng = np.random.default_rng(3)
     compute, error = rng.integers(1, 9, 60).astype(float), rng.integers(1, 9, 60).astype(float)

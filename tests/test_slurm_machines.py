@@ -13,16 +13,18 @@ import sys
 
 import pytest
 
-from engine import lease, store
 from engine.errors import CLUSTER, Refusal
-from slurm import clusters, scheduler, states, submit
-from slurm.sweep import load
+from engine.folder import lease, store
+from slurm.cluster import clusters, scheduler, submit
+from slurm.define.sweep import load
+from slurm.queue import states
 from tests.lab import NODES
 from tests.trial import HOW, ROOT, Trial, assert_same
 
 BROKEN = """
 import os, sys
-if os.environ.get("SLURMD_NODENAME") in os.environ.get("BROKEN_NODES", "").split() and "slurm.task" in sys.orig_argv:
+if os.environ.get("SLURMD_NODENAME") in os.environ.get("BROKEN_NODES", "").split() and "slurm.queue.task" in
+sys.orig_argv:
     import engine.train
     def broken(*args, **kwargs):
         raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
@@ -194,7 +196,7 @@ def test_the_only_run_of_a_broken_node_is_stopped_and_goes_on_elsewhere(make_tri
 
 def test_a_run_that_breaks_on_every_node_fails_alone(make_trial, tmp_path):
     """Faults on two nodes are the run's: otherwise it would take one node after another out of the sweep."""
-    from slurm import worker
+    from slurm.queue import worker
 
     trial = make_trial(0)
     folder = trial.folders[0]

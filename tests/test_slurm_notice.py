@@ -1,7 +1,7 @@
 """Every way in which SLURM tells a job to leave: four settings of preemption, and the time limit. All at once."""
 
-from engine import store
-from slurm import states
+from engine.folder import store
+from slurm.queue import states
 from tests.lab import NODES, Lab
 from tests.trial import Trial, assert_same
 

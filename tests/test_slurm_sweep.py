@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from engine import lease, store
 from engine.errors import BUSY, CLUSTER, Refusal
+from engine.folder import lease, store
 from tests.trial import DIVERGING, Trial, assert_same, parent
 
 

@@ -7,10 +7,11 @@ import sys
 
 import pytest
 
-from analysis import compare, probe_table
-from engine import lease, store
+from analysis.bias import probe_table
+from analysis.compare import frames
 from engine.errors import CHECKPOINT, Refusal
-from engine.store import ROOT
+from engine.folder import lease, store
+from engine.folder.store import ROOT
 
 ESTIMATE = '{"values": {"acc": {"value": "x"}}}'
 
@@ -85,9 +86,9 @@ def ten_faults(make):
 
 def test_one_bad_folder_is_named_and_the_others_are_shown(ten_faults, caplog):
     good, bad = ten_faults
-    frame = compare.load([good, *bad]).set_index("folder")
+    frame = frames.load([good, *bad]).set_index("folder")
     assert frame.loc[good, "acc1"] == 90.0
-    unreadable = frame[frame["state"] == compare.UNREADABLE]
+    unreadable = frame[frame["state"] == frames.UNREADABLE]
     assert len(unreadable) == 7 and frame["state"].value_counts().to_dict()["done"] == 2  # {} is no status: planned
     assert all(str(folder) in row["error"] for folder, row in unreadable.iterrows())
     with caplog.at_level(logging.WARNING, "softmlp"):

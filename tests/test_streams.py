@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from engine.errors import OUTPUT, USAGE
-from engine.limits import startable
+from engine.fields.limits import startable
 
 ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 LIST = ("scripts/list_models.py", "mixer*")

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from analysis.report import write_report
-from engine import lease, store
+from analysis.report.assemble import write_report
 from engine.errors import BUSY, DIVERGED, USAGE, Refusal
+from engine.folder import lease, store
 from engine.run import Run
-from slurm import claims, launch, local, progress, worker
-from slurm.collect import collect
-from slurm.sweep import load, names
+from slurm import launch
+from slurm.define.sweep import load, names
+from slurm.queue import claims, local, progress, worker
+from slurm.queue.collect import collect
 
 ROOT = Path(__file__).parent.parent
 HEAD = '"""Which one?\n\nMore words."""\nfrom engine.run import Run\n'
@@ -103,7 +104,7 @@ ONE = "def runs(): yield Run(model='mixer_nano')\n"
     ],
 )
 def test_a_faulty_sweep_is_refused_by_name(write, monkeypatch, body, words):
-    monkeypatch.setattr("slurm.sweep.MAX_RUNS", 100)
+    monkeypatch.setattr("slurm.define.sweep.MAX_RUNS", 100)
     with pytest.raises(Refusal, match=rf"sweep mine: .*{words}") as refusal:
         load(write(body))
     assert refusal.value.code == USAGE and "\n" not in str(refusal.value)

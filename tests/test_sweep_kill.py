@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine import lease, store
-from slurm import claims
-from slurm.sweep import Sweep, load
+from engine.folder import lease, store
+from slurm.define.sweep import Sweep, load
+from slurm.queue import claims
 
 ROOT = Path(__file__).parent.parent
 SLOTS = 2

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import archs
-from analysis import symmetry
+from analysis.bias import symmetry
+from analysis.bias.symmetry import GROUPS, declared, draw, expected, log10_size, signature, verdict
 from analysis.probes.receptive_field import randomise
-from analysis.symmetry import GROUPS, declared, draw, expected, log10_size, signature, verdict
-from archs.relabeling import Relabeling
+from archs.parts.relabeling import Relabeling
 from engine.errors import Refusal
 
 NANO = archs.list_archs("*_nano*")

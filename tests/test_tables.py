@@ -11,15 +11,16 @@ import time
 
 import pytest
 
-from engine import files, lease, tables
+from engine.cli import tables
 from engine.errors import DATA, OUTPUT, Refusal
-from engine.store import ROOT
+from engine.folder import files, lease
+from engine.folder.store import ROOT
 
 APPEND = """
 import sys
 from pathlib import Path
 from engine.errors import Refusal
-from engine.tables import append_row
+from engine.cli.tables import append_row
 try:
     for k in range(int(sys.argv[3])):
         append_row(Path(sys.argv[1]), {"model": f"{sys.argv[2]}-{k}", "top1": 1.0})
@@ -234,7 +235,7 @@ def test_as_another_user_a_read_only_file_or_folder_is_refused_and_stays():
         pytest.skip("only root can become somebody else")
     folder = files.Path(tempfile.mkdtemp(dir="/tmp"))  # pytest's own folder is closed to others
     code = (
-        "import os, sys; from engine import files; from engine.errors import Refusal\n"
+        "import os, sys; from engine.folder import files; from engine.errors import Refusal\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534); path = files.Path(sys.argv[1])\n"
         "for act in (files.check_target, lambda path: files.write_bytes(path, b'new')):\n"
         "    try: act(path); print('written')\n"

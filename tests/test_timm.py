@@ -6,12 +6,12 @@ from timm.models import create_model
 from torch import nn
 
 import archs
-from engine.beton import ensure
+from engine.cost.profile import profile, witnessed
+from engine.data.beton import ensure
 from engine.errors import Refusal
+from engine.folder.store import read_json, read_summary
 from engine.optim import freeze_body, head_of
-from engine.profile import profile, witnessed
 from engine.run import make_run
-from engine.store import read_json, read_summary
 from engine.train import preflight, train
 
 # kind -> name, image, arguments that make it small

@@ -2,8 +2,8 @@
 
 import pytest
 
-from engine import store
 from engine.errors import Refusal
+from engine.folder import store
 from engine.train import train
 
 

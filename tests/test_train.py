@@ -11,9 +11,9 @@ import pytest
 import torch
 import yaml
 
-from engine import checkpoint, store
 from engine.errors import CHECKPOINT, DIVERGED, OUTPUT, STOPPED, TERMINATED, USAGE, Refusal
-from engine.lease import own
+from engine.folder import checkpoint, store
+from engine.folder.lease import own
 from engine.run import make_how, make_run
 from engine.train import preflight, train
 
@@ -99,7 +99,7 @@ def test_a_run_killed_at_any_moment_ends_the_same(tiny, how, tmp_path, undisturb
     """SIGKILL, at moments spread over the run, until it gets through."""
     folder = tmp_path / "run"
     code = (
-        "import pathlib, sys\nfrom engine import store\nfrom engine.run import make_how\n"
+        "import pathlib, sys\nfrom engine.folder import store\nfrom engine.run import make_how\n"
         "from engine.train import train\n"
         "folder = pathlib.Path(sys.argv[1])\n"
         "how = make_how({'data_dir': sys.argv[2], 'threads': 1, 'log_interval': 1, 'checkpoint_interval': 2})\n"

@@ -15,10 +15,11 @@ from torch import Tensor
 
 import archs
 from analysis.probes.receptive_field import randomise
-from archs.convert import adapt
 from archs.mixer import resize
-from engine import store, transfer
+from archs.parts.convert import adapt
+from engine import transfer
 from engine.errors import CHECKPOINT, STOPPED, Refusal
+from engine.folder import store
 from engine.run import Run, make_run
 from engine.train import preflight, train
 

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from engine import store
-from engine.cli import Parser, add_fields, collect
+from engine.cli.flags import Parser, add_fields, collect
 from engine.errors import BUSY, USAGE, Refusal
+from engine.folder import store
 from engine.run import How, Run
-from slurm import claims, grid, halving, tune, worker
-from slurm import sweep as sweeps
-from slurm.tune import Range, Search
+from slurm.define import grid, halving, tune
+from slurm.define import sweep as sweeps
+from slurm.define.tune import Range, Search
+from slurm.queue import claims, worker
 
 ROOT = Path(__file__).parent.parent
 FIELDS = {"holdout": 0.1, "epochs": 30, "warmup_epochs": 3}

@@ -6,7 +6,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from analysis import figures, tuning
+from analysis.compare import tuning
+from analysis.figures import draw
 
 
 def rows(values: dict[tuple, float | None], axes=("lr", "weight_decay"), **fields) -> list[dict]:
@@ -86,7 +87,7 @@ def test_the_map_shows_every_cell_and_rings_the_best():
     values = {(lr, wd): 60.0 + 10 * i for i, lr in enumerate((1e-4, 1e-3, 1e-2)) for wd in (0.0, 0.05)}
     values[1e-2, 0.05] = None
     axes = ("lr", "weight_decay")
-    svg = figures.standalone(tuning.heat_map(tuning.cells(rows(values), axes), "mixer_nano", axes, "test images"))
+    svg = draw.standalone(tuning.heat_map(tuning.cells(rows(values), axes), "mixer_nano", axes, "test images"))
     root = ElementTree.fromstring(svg)
     text = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
     assert text.count("60.0") == 2 and text.count("70.0") == 2 and text.count("80.0") == 1

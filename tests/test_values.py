@@ -7,10 +7,11 @@ import pytest
 import yaml
 
 from engine.errors import USAGE, Refusal
+from engine.fields.values import folder, home, pairs, read, value, values
 from engine.run import Run, make_run, read_yaml
-from engine.values import folder, home, pairs, read, value, values
-from slurm import clusters, grid
-from slurm.cancel import matching
+from slurm.cluster import clusters
+from slurm.define import grid
+from slurm.queue.cancel import matching
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 import archs
-from archs.convert import unwrap
-from engine import weights
+from archs.parts.convert import unwrap
 from engine.errors import CHECKPOINT, Refusal
+from engine.folder import weights
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.tensor([1.5, -2.0]), "n": torch.tensor(3)}
 
@@ -102,7 +102,7 @@ def _old(content: Any) -> bytes:
 
 
 MODEL = archs.create("mixer_nano", depth=1, dim=16)
-WHOLE = "archs.backbone.Backbone{}, which cannot be had without running code; write the weights alone"
+WHOLE = "archs.parts.backbone.Backbone{}, which cannot be had without running code; write the weights alone"
 
 
 @pytest.mark.parametrize(

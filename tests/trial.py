@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 
-from engine import lease, store
-from slurm import worker
-from slurm.collect import collect
+from engine.folder import lease, store
+from slurm.define.sweep import Sweep, load
 from slurm.launch import launch
-from slurm.sweep import Sweep, load
+from slurm.queue import worker
+from slurm.queue.collect import collect
 from tests.lab import Lab
 
 ROOT = Path(__file__).parent.parent

@@ -1,6 +1,6 @@
 """Probes: what bias a model has. The name is the address: probe `shift` is `shift.py` of this folder.
 
-A probe that runs on a trained run is a file with four things, and analysis/probe.py does the rest:
+A probe that runs on a trained run is a file with four things, and analysis/bias/probe.py does the rest:
 
     PROTOCOL                      the settings that decide its numbers, kept with them
     UNITS                         of its keys; `#` stands for a number in a key

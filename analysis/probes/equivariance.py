@@ -12,7 +12,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from archs.backbone import Backbone, Grid, grid_of, pair
+from archs.parts.backbone import Backbone, Grid, grid_of, pair
 
 UNITS = {"permutation_error": "relative L2", "shift_error": "relative L2"}
 

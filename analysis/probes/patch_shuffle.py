@@ -25,8 +25,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from analysis.probe import Estimate, Subject, View, agreement, by_chance, hits, over_images
-from engine.augment import uniform_numpy
+from analysis.bias.probe import Estimate, Subject, View, agreement, by_chance, hits, over_images
+from engine.data.augment.pipeline import uniform_numpy
 from engine.rng import derive
 
 PROTOCOL = {"blocks": [2, 4, 8], "draws": 2, "seed": 0}

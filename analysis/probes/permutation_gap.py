@@ -21,7 +21,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import stats
-from engine.datasets import lookup
+from engine.data.sets import lookup
 from engine.run import Run
 
 UNITS = {"pixels": "points", "patches": "points", "pixels_relative": "ratio", "patches_relative": "ratio"}

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from archs.backbone import Backbone, Grid, pair
+from archs.parts.backbone import Backbone, Grid, pair
 
 UNITS = {"share": "share of tokens"}
 

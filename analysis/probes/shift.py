@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.probe import Estimate, Subject, View, agreement, hits, over_images
-from engine.augment import uniform_numpy
+from analysis.bias.probe import Estimate, Subject, View, agreement, hits, over_images
+from engine.data.augment.pipeline import uniform_numpy
 from engine.rng import derive
 
 PROTOCOL = {"pixels": [1, 2, 4], "directions": 4, "padding": "reflect", "pair": "1/8", "seed": 0}

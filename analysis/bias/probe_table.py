@@ -1,0 +1,107 @@
+"""What probes measured, as tables; read from RUN/probes/NAME.json without torch."""
+
+import ast
+import math
+import re
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis import stats
+from analysis.compare import frames
+from analysis.probes import names, permutation_gap
+from engine.folder import store
+
+COLUMNS = ["folder", "rung", "seed", "probe", "key", "value", "low", "high", "null"]
+SUMMARY = ["rung", "probe", "key", "n", "value", "low", "high", "null"]
+
+
+def path_of(folder: Path, name: str) -> Path:
+    """Where a run keeps what a probe measured."""
+    return folder / "probes" / f"{name}.json"
+
+
+def is_lacking(folder: Path, wanted: Sequence[str]) -> bool:
+    """Whether a finished run has not been probed since it ended; a look at the files' times, without torch.
+
+    `probe_runs.probe` looks at weights and code themselves.
+    """
+    if not store.is_done(folder):
+        return False
+    ended = (folder / "status.json").stat().st_mtime
+    return any(not (path := path_of(folder, name)).exists() or path.stat().st_mtime < ended for name in wanted)
+
+
+def headline(name: str) -> tuple[str, ...]:
+    """The keys of a probe that a table shows."""
+    return _constants(name)["HEADLINE"]
+
+
+def unit_of(name: str, key: str) -> str:
+    """The unit of a probe's key, of the UNITS in its file."""
+    units = _constants(name)["UNITS"]
+    return units[key] if key in units else units[re.sub(r"\d+", "#", key)]
+
+
+@cache
+def _constants(name: str) -> dict[str, Any]:
+    """HEADLINE and UNITS of a probe, from its source: importing it imports torch."""
+    found: dict[str, Any] = {}
+    for node in ast.parse((Path(__file__).parent.parent / "probes" / f"{name}.py").read_text()).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in ("HEADLINE", "UNITS"):
+            found[node.targets[0].id] = ast.literal_eval(node.value)
+        elif isinstance(node, ast.AugAssign) and getattr(node.target, "id", "") == "UNITS":
+            found["UNITS"] |= ast.literal_eval(node.value)
+    return found
+
+
+def load(folders: Sequence[Path]) -> pd.DataFrame:
+    """What is known of these runs, one row per run, probe and key; see `of`."""
+    return of(frames.load(folders))
+
+
+def of(frame: pd.DataFrame) -> pd.DataFrame:
+    """What is known of the runs of a frame of `compare.load`, one row per run, probe and key; NaN for undefined.
+
+    `low` and `high` are the 95 % interval over test images. Probe `permutation_gap` is computed here from the runs'
+    accuracies; its rows belong to the run on whole images, its keys say which shuffle, and it has an interval over
+    seeds only (`summary`).
+    """
+    rows, known = [], names()
+    for run in frame.itertuples():
+        for name in known if (run.folder / "probes").is_dir() else ():
+            for key, estimate in store.read_or_warn(path_of(run.folder, name)).get("values", {}).items():
+                numbers = {field: math.nan if number is None else number for field, number in estimate.items()}
+                rows.append(
+                    {"folder": run.folder, "rung": run.rung, "seed": run.seed, "probe": name, "key": key, **numbers}
+                )
+    for pair in permutation_gap.pairs(frame).dropna(subset="gap").itertuples():
+        own = {"folder": pair.folder, "rung": pair.rung, "seed": pair.seed, "probe": "permutation_gap"}
+        for key, value in ((pair.permute, pair.gap), (f"{pair.permute}_relative", pair.relative)):
+            rows.append({**own, "key": key, "value": value, "low": math.nan, "high": math.nan, "null": 0.0})
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row per rung, probe and key of `load`: mean over n seeds, and its 95 % interval.
+
+    That is Student's over seeds, and ends where the scale of a percentage does; of a single seed it is the one over
+    test images. Of two seeds `low` and `high` are these themselves: their interval would be 13 times as wide as they
+    are apart, and a spread shared between rungs would be that of none of them.
+    """
+    rows = []
+    for (rung, name, key), group in frame.groupby(["rung", "probe", "key"], sort=False):
+        known = group.dropna(subset="value")
+        mean, half, n, _ = stats.interval(known["value"])
+        low, high = mean - half, mean + half
+        if n == 1:
+            low, high = known[["low", "high"]].iloc[0]
+        elif n == 2:
+            low, high = known["value"].min(), known["value"].max()
+        elif unit_of(name, key) == "%":
+            low, high = stats.within(mean, half)
+        rows.append(dict(zip(SUMMARY, (rung, name, key, n, mean, low, high, group["null"].mean()), strict=True)))
+    return pd.DataFrame(rows, columns=SUMMARY)

@@ -1,0 +1,73 @@
+"""The softness ladder: what each rung is forced to be, as its family declares and the tests prove, and what it earns.
+
+The declarations are read from the source of archs/FAMILY.py, because importing a family imports torch.
+"""
+
+import ast
+from dataclasses import fields
+from pathlib import Path
+
+import pandas as pd
+
+import archs
+from analysis.compare.frames import MISSING
+from archs.parts.bias import Bias
+
+REFERENCE = "reference"  # what the table says where timm's model stands
+CLAIMS = [field.name for field in fields(Bias)]
+WORDS = {
+    "stem": "stem",
+    "receptive_field": "receptive field",
+    "permutation_equivariant": "permutation equivariance",
+    "shift_equivariant": "shift equivariance",
+    "grid_bound": "grid bound",
+}
+
+
+def bias_of(model: str, folder: Path = Path(archs.__file__).parent) -> Bias | None:
+    """What the model's family declares in BIAS and, for single variants, in VARIANT_BIAS; None for a reference of timm.
+
+    Arguments that a run gives to the model are not looked at. Raises ValueError for what is not in the zoo, or is there
+    without a BIAS of literals.
+    """
+    if model.startswith("timm/"):
+        return None
+    family, _, variant = model.partition("_")
+    path = folder / f"{family}.py"
+    if not path.exists():
+        raise ValueError(f"no architecture family '{family}'; known: {', '.join(archs.families())}")
+    tables = {
+        getattr(node.targets[0], "id", ""): node.value
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.Assign)
+    }
+    if not isinstance(declared := tables.get("BIAS"), ast.Call):
+        raise ValueError(f"{path} declares no BIAS = Bias(...)")
+    claims = {keyword.arg or "": ast.literal_eval(keyword.value) for keyword in declared.keywords}
+    own = ast.literal_eval(tables["VARIANT_BIAS"]) if "VARIANT_BIAS" in tables else {}
+    return Bias(**{**claims, **own.get(variant, {})})
+
+
+def table(rungs: pd.DataFrame) -> pd.DataFrame:
+    """The rungs with one column per claim, as words ("reference" for timm), and what changed since the rung before."""
+    told = {model: _words(model) for model in dict.fromkeys(rungs["model"])}
+    words = {rung: told[model] for rung, model in zip(rungs["rung"], rungs["model"], strict=True)}
+    result = rungs.assign(**{claim: [words[rung][claim] for rung in rungs["rung"]] for claim in CLAIMS})
+    result["changed"] = [
+        [claim for claim in CLAIMS if _differ(words[before][claim], words[rung][claim])] if before else []
+        for before, rung in zip(rungs["before"], rungs["rung"], strict=True)
+    ]
+    return result
+
+
+def _words(model: str) -> dict[str, str]:
+    """The claims as words; a run that names no family of ours (its args.yaml may be unreadable) has none."""
+    if not model.startswith("timm/") and model.partition("_")[0] not in archs.families():
+        return dict.fromkeys(CLAIMS, MISSING)
+    if (bias := bias_of(model)) is None:
+        return dict.fromkeys(CLAIMS, REFERENCE)
+    return {claim: {True: "yes", False: "no"}.get(value, value) for claim, value in vars(bias).items()}
+
+
+def _differ(before: str, now: str) -> bool:
+    return before != now and MISSING not in (before, now)

@@ -1,0 +1,314 @@
+"""Public checkpoints under this zoo's names: unwrap, rename, read what the file implies, compare strictly, adapt.
+
+What differs per family is in its file: `convert` renames each public layout (and reshapes; it drops nothing), `implied`
+reads from converted weights the arguments of `create` that they decide (and takes out what is no weight), and
+`resize`, where there is one, carries them to another token grid. Weights of this zoo's own layout, and the files that
+a run exports, pass through.
+
+A key that no rule knows keeps its name and is reported; nothing is ever loaded in part.
+"""
+
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import isqrt
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import archs
+from archs.parts.backbone import Grid, grid_of, pair
+
+State = dict[str, Tensor]
+
+# Where files keep their weights, the trained ones before their moving average, as the authors evaluate them.
+WRAPPERS = ("state_dict", "model", "state_dict_ema", "model_ema")
+# What DistributedDataParallel, torch.compile, Lightning and Flax's optimizers put before every name.
+PREFIXES = ("module.", "_orig_mod.", "model.", "params/", "opt/target/")
+# Follow from the data set, so that a run may want others than the file has; `adapt` knows how.
+ADAPTED = ("img_size", "num_classes", "in_chans")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Weights under this zoo's names, and the arguments of `create` that they imply, such as `num_classes`."""
+
+    state_dict: State
+    implied: dict[str, Any]
+
+
+def convert_checkpoint(name: str, file: Mapping[str, Any], **overrides: Any) -> Checkpoint:
+    """See `archs.convert_checkpoint`."""
+    found = _read(name, file, overrides)
+    _refuse_conflicts(name, found.implied, overrides)
+    return found
+
+
+def adapt(
+    name: str, file: Mapping[str, Any], model: nn.Module, *, new_head: bool = True, **arguments: Any
+) -> tuple[State, list[str]]:
+    """The weights of a checkpoint for a fresh `model` of perhaps another image size, channels or classes.
+
+    Args:
+        model: `create(name, **arguments)`; another number of classes takes its head, as the family initialises it.
+        new_head: whether the head may be replaced so.
+
+    Returns:
+        A state dict that `model` loads strictly, and what was changed, a line each.
+
+    Raises:
+        ValueError: as `convert_checkpoint`, or the weights cannot be carried over.
+    """
+    given = {key: value for key, value in arguments.items() if key not in ADAPTED}
+    found, wanted = _read(name, file, given), _with_defaults(name, arguments)
+    state, notes = dict(found.state_dict), []
+    fresh = model.state_dict()
+
+    def differs(key: str) -> bool:
+        return key in found.implied and key in wanted and _plain(found.implied[key]) != _plain(wanted[key])
+
+    if differs("img_size"):
+        state = _resize(name, state, found.implied["img_size"], wanted)
+        notes.append(f"image size {_size(found.implied['img_size'])} -> {_size(wanted['img_size'])} px")
+    if differs("in_chans"):
+        first = _stem(name, model)
+        stems = [key for key in state if key.startswith(first) and state[key].shape != fresh[key].shape]
+        state |= {key: _rechannel(name, state[key], fresh[key], found.implied["in_chans"]) for key in stems}
+        notes.append(f"input channels {found.implied['in_chans']} -> {wanted['in_chans']}: the same for equal channels")
+    if differs("num_classes"):
+        change = f"{found.implied['num_classes']} -> {wanted['num_classes']} classes"
+        if not new_head:
+            raise ValueError(f"{name}: the weights are for {change.replace('->', 'classes, not')}")
+        state |= {key: fresh[key] for key in fresh if key.startswith(_head(name, model))}
+        notes.append(f"head initialised afresh, {change}")
+    said = {key: value for key, value in found.implied.items() if key not in ADAPTED}
+    _refuse_conflicts(name, {**said, **_implied(name, state, wanted)}, wanted)
+    _compare(name, state, {key: tuple(value.shape) for key, value in fresh.items()})
+    return state, notes
+
+
+def unwrap(file: Mapping[str, Any]) -> State:
+    """The state dict inside a loaded file, as tensors, without the prefixes of wrappers.
+
+    Raises ValueError if there are no weights under a known key.
+    """
+    while inner := next((file[key] for key in WRAPPERS if isinstance(file.get(key), Mapping)), None):
+        file = inner
+    for key, value in file.items():
+        if not isinstance(value, Tensor | np.ndarray):
+            where = ", ".join(WRAPPERS)
+            raise ValueError(f"no weights found: '{key}' is a {type(value).__name__}; looked under {where}")
+    state = {str(key): torch.as_tensor(value) for key, value in file.items()}
+    while state and (prefix := next((each for each in PREFIXES if all(key.startswith(each) for key in state)), None)):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+# --- what the families' files use
+
+
+def rename(state: State, *rules: tuple[str, str | Callable[[re.Match], str]]) -> State:
+    """Every key after `re.sub` of each (pattern, replacement) in turn."""
+    renamed = {}
+    for key, value in state.items():
+        for pattern, name in rules:
+            key = re.sub(pattern, name, key)
+        renamed[key] = value
+    return renamed
+
+
+def flatten(state: State, *keys: str) -> State:
+    """A copy in which the tensors of these keys, such as a patch convolution's weight, are matrices."""
+    return {**state, **{key: state[key].flatten(1) for key in keys if key in state}}
+
+
+def frame(state: State, own: Mapping[str, Any], num_tokens: int | None, stem: str | None = None) -> dict[str, Any]:
+    """`num_classes`, `in_chans` and `img_size` of weights with a patch stem; what cannot be told is left out.
+
+    Args:
+        stem: key of its weight, if it is not the only `stem.*proj.weight`.
+        own: arguments of `create`; where the tokens fit its `img_size` that is it, and otherwise the image is square.
+        num_tokens: what the weights are bound to, None if nothing.
+    """
+    implied = classes(state)
+    p, q = pair(own["patch_size"])
+    stem = stem or next((key for key in state if re.fullmatch(r"stem\.(.*\.)?proj\.weight", key)), None)
+    if stem in state and state[stem].ndim == 4 and stem.endswith("proj.weight"):
+        implied["in_chans"] = state[stem].shape[1]
+    elif stem in state and state[stem].shape[-1] % (p * q) == 0:
+        implied["in_chans"] = state[stem].shape[-1] // (p * q)
+    if num_tokens:
+        h, w = grid_of(own["img_size"], own["patch_size"])
+        if h * w == num_tokens:
+            implied["img_size"] = own["img_size"]
+        elif isqrt(num_tokens) ** 2 == num_tokens:
+            implied["img_size"] = _int_or_pair(isqrt(num_tokens) * p, isqrt(num_tokens) * q)
+    return implied
+
+
+def pixels(state: State, own: Mapping[str, Any], stem: str) -> dict[str, Any]:
+    """As `frame`, for a stem that reads all pixels at once: channels as in `own` if those fit, else 3 or 1."""
+    implied = classes(state)
+    if stem in state:
+        inputs = state[stem].shape[1]
+        for in_chans in (own["in_chans"], 3, 1):
+            h, w = pair(own["img_size"])
+            if in_chans * h * w != inputs:
+                h = w = isqrt(inputs // in_chans)
+            if in_chans * h * w == inputs:
+                return {**implied, "in_chans": in_chans, "img_size": _int_or_pair(h, w)}
+    return implied
+
+
+def classes(state: State) -> dict[str, Any]:
+    """{"num_classes": ...} by the head; {} without one."""
+    return {"num_classes": len(state["head.weight"])} if "head.weight" in state else {}
+
+
+def columns(state: State, key: str) -> int | None:
+    """Length of the last axis; None where the key is missing, which the comparison will report."""
+    return state[key].shape[-1] if key in state else None
+
+
+# --- the steps
+
+
+def _read(name: str, file: Mapping[str, Any], overrides: Mapping[str, Any]) -> Checkpoint:
+    """Convert, and compare with the model that `overrides` and the file together describe."""
+    said, state = _said(name, file), unwrap(file)
+    if not any(key.startswith(("stages.", "stem.0.proj.")) for key in state):
+        state = getattr(_family(name), "convert", lambda state: state)(state)
+    implied = {**said, **_implied(name, state, _with_defaults(name, {**overrides, **said}))}
+    with torch.device("meta"):
+        expected = archs.create(name, **{**overrides, **implied}).state_dict()
+    _compare(name, state, {key: tuple(value.shape) for key, value in expected.items()})
+    return Checkpoint(state_dict=state, implied=implied)
+
+
+def _said(name: str, file: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file exported by a run of ours says of its model; {} for any other file."""
+    args = file.get("args")
+    if not isinstance(args, Mapping) or "model" not in args:
+        return {}
+    if args["model"] != name:
+        raise ValueError(f"the file holds the weights of {args['model']}, not of {name}")
+    return {"img_size": args["img_size"], **args.get("model_kwargs", {})}
+
+
+def _implied(name: str, state: State, own: Mapping[str, Any]) -> dict[str, Any]:
+    if not name.startswith("timm/"):
+        family = _family(name)
+        return family.implied(state, own) if hasattr(family, "implied") else frame(state, own, None)
+    with torch.device("meta"):
+        model = archs.create(name, **own)
+    head, stem = (
+        next((state[f"{begin}weight"] for begin in part(name, model) if f"{begin}weight" in state), None)
+        for part in (_head, _stem)
+    )
+    implied = {} if head is None else {"num_classes": len(head)}
+    return implied if stem is None else {**implied, "in_chans": stem.shape[1]}
+
+
+def _resize(name: str, state: State, img_size: Any, wanted: Mapping[str, Any]) -> State:
+    family = _family(name)
+    if not family.BIAS.grid_bound:
+        return state
+    if not hasattr(family, "resize"):
+        raise ValueError(
+            f"{name}: the weights belong to an image of {_size(img_size)} px, {_size(wanted['img_size'])} were asked "
+            f"for, and weights bound to the places of an image cannot be carried over; use img_size {_size(img_size)}"
+        )
+    grids = (grid_of(size, wanted["patch_size"]) for size in (img_size, wanted["img_size"]))
+    try:
+        return family.resize(state, *grids)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _rechannel(name: str, weight: Tensor, like: Tensor, before: int) -> Tensor:
+    """A stem's weight for grey images from one for colour, or back: equal channels give what they gave before."""
+    axis = next(i for i in range(weight.ndim) if weight.shape[i] != like.shape[i])
+    after = before * like.shape[axis] // weight.shape[axis]
+    if 1 not in (before, after):
+        raise ValueError(f"{name}: the weights are for {before} channels; only 1 can be made of them, not {after}")
+    grey = weight.unflatten(axis, (before, -1)).sum(axis, keepdim=True) / after
+    return grey.repeat_interleave(after, axis).flatten(axis, axis + 1)
+
+
+def _compare(name: str, found: State, expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises one ValueError that counts what is missing, left over or of another shape, with up to 5 names each."""
+    missing = [key for key in expected if key not in found]
+    left = [key for key in found if key not in expected]
+    shapes = [
+        f"{key} {tuple(found[key].shape)} for {shape}"
+        for key, shape in expected.items()
+        if key in found and tuple(found[key].shape) != shape
+    ]
+    problems = {"missing": missing, "left over": left, "of another shape": shapes}
+    if any(problems.values()):
+        said = [f"{len(names)} {problem} ({_few(names)})" for problem, names in problems.items() if names]
+        raise ValueError(f"{name}: the weights do not fit the model: {'; '.join(said)}")
+
+
+def _refuse_conflicts(name: str, implied: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    for key, value in implied.items():
+        if key in wanted and _plain(wanted[key]) != _plain(value):
+            raise ValueError(
+                f"{name}: the weights are those of {key}={_plain(value)}, not {_plain(wanted[key])}; "
+                f"set {key}={_plain(value)}"
+            )
+
+
+def _with_defaults(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments of `create`: the family's defaults, the variant's and the overrides."""
+    if name.startswith("timm/"):
+        return dict(overrides)
+    parameters = inspect.signature(_family(name).build).parameters
+    defaults = {key: each.default for key, each in parameters.items() if each.default is not each.empty}
+    return {**defaults, **archs.arguments(name, **overrides)}
+
+
+def _family(name: str) -> ModuleType | None:
+    if name.startswith("timm/"):
+        return None
+    archs.arguments(name)  # raises for a name that is not there
+    return importlib.import_module(f"archs.{name.partition('_')[0]}")
+
+
+def _head(name: str, model: nn.Module) -> tuple[str, ...]:
+    """How the names of the classifier's parameters begin, of both where timm's model has two for distillation."""
+    return _beginnings(model.default_cfg["classifier"]) if name.startswith("timm/") else ("head.",)
+
+
+def _stem(name: str, model: nn.Module) -> tuple[str, ...]:
+    """How the names of the first layer's parameters begin; timm's CrossViT has one for each of its sizes."""
+    return _beginnings(model.default_cfg["first_conv"]) if name.startswith("timm/") else ("stem.",)
+
+
+def _beginnings(named: str | Sequence[str] | None) -> tuple[str, ...]:
+    return tuple(f"{each}." for each in ([named] if isinstance(named, str) else named or ()))
+
+
+def _few(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join([*names[:most], *(["..."] if len(names) > most else [])])
+
+
+def _plain(value: Any) -> Any:
+    """Lists and tuples as lists, integral floats as ints, a square as one number: one spelling per value."""
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        values = [_plain(each) for each in value]
+        return values[0] if len(values) == 2 and values[0] == values[1] else values
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _int_or_pair(h: int, w: int) -> int | Grid:
+    return h if h == w else (h, w)
+
+
+def _size(size: int | Grid) -> str:
+    return " x ".join(map(str, pair(size))) if not isinstance(size, int) else str(size)

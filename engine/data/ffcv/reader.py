@@ -1,0 +1,265 @@
+"""FFCV 1.0.2 behind one module. Nothing else in the project imports FFCV.
+
+What is mended: its random transforms cannot be seeded (ours are counter-based, engine/data/augment/pipeline.py); it
+sets torch's number of threads at import, at construction and at every epoch, and starts numba's; its first epoch in a
+process compiles for some 10 s (our stages are kernels that numba compiles once per machine); it ignores that a JPEG
+could not be decoded; leaving an epoch early leaks its thread; an error in that thread makes the consumer wait for
+ever; its writer waits for ever when one of its processes dies. Kept are the file format, the memory-mapped reader, the
+JPEG decoder, the rotating batch slots and the thread that works ahead.
+"""
+
+import atexit
+import contextlib
+import dataclasses
+import queue
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+
+from engine.data import beton
+from engine.data.augment import pipeline, resample
+from engine.data.augment.pipeline import Augmentation
+from engine.errors import DATA, Refusal
+
+_threads = torch.get_num_threads()
+# FFCV starts numba's thread pool at import. We have no use for it, and a process on one core that had forked while the
+# pool (TBB's) was there has been seen to wait for it for ever at its exit.
+_set_num_threads, numba.set_num_threads = numba.set_num_threads, lambda count: None
+from ffcv.fields import IntField, RGBImageField  # noqa: E402 - the number of threads is read before FFCV changes it
+from ffcv.fields.basics import IntDecoder  # noqa: E402
+from ffcv.fields.rgb_image import SimpleRGBImageDecoder  # noqa: E402
+from ffcv.libffcv import imdecode  # noqa: E402 - by ctypes, which lets other threads run meanwhile
+from ffcv.loader import Loader  # noqa: E402
+from ffcv.loader.epoch_iterator import EpochIterator  # noqa: E402
+from ffcv.memory_allocator import MemoryAllocator  # noqa: E402
+from ffcv.pipeline.allocation_query import AllocationQuery  # noqa: E402
+from ffcv.pipeline.compiler import Compiler  # noqa: E402
+from ffcv.transforms import ToTensor  # noqa: E402
+from ffcv.types import ALLOC_TABLE_TYPE  # noqa: E402
+from ffcv.writer import DatasetWriter  # noqa: E402
+
+torch.set_num_threads(_threads)
+numba.set_num_threads = _set_num_threads
+Compiler.num_threads = 1
+Compiler.set_num_threads = classmethod(lambda cls, count: None)
+
+# Resized images that wait for the next kernel, per worker: half a second-level cache.
+SQUARES_BYTES = 1 << 19
+
+
+class ImageDecoder(SimpleRGBImageDecoder):
+    """The first stage of the image pipeline: read or decode, crop, resize, augment; a slice of the batch per worker.
+
+    Args:
+        path: the file; raw pixels and JPEGs, of any sizes, mixed.
+        augmentation: with the size of the images of the batch, and a mean per channel; where there is one channel, it
+            is the first of grey images stored as RGB.
+        workers: threads that share a batch; the pixels do not depend on it.
+    """
+
+    def __init__(self, path: Path, augmentation: Augmentation, workers: int) -> None:
+        super().__init__()
+        self.key = np.uint64(0)
+        self._path, self._augmentation, self._workers = path, augmentation, workers
+        self._layout = layout = beton.read_layout(path)
+        size = augmentation.img_size
+        self._as_stored = layout.is_raw and layout.is_square(size) and not augmentation.scale
+        # libjpeg-turbo's handles live as long as their thread: FFCV's thread is a new one in each epoch, these stay.
+        self._pool = ThreadPoolExecutor(workers) if workers > 1 or not layout.is_raw else None
+        self._at_once = max(1, SQUARES_BYTES // (3 * size**2))
+        self._squares = [np.empty((self._at_once, size, size, 3), np.uint8) for _ in range(workers)]
+        jpgs = layout.modes == beton.JPG
+        largest = int((layout.heights * layout.widths)[jpgs].max()) if jpgs.any() else 0
+        self._decoded = [np.empty(3 * largest, np.uint8) for _ in range(workers)]
+        # Read-only as the mapped file is: for another type numba would compile the kernels a second time.
+        self._squares_bytes = [_read_only(array) for array in self._squares]
+        self._decoded_bytes = [_read_only(array) for array in self._decoded]
+
+    def declare_state_and_memory(self, previous_state: Any) -> tuple:
+        size, chans = self._augmentation.img_size, len(self._augmentation.mean)
+        shape = (size, size, chans)
+        dtype = np.dtype("u1")
+        return dataclasses.replace(previous_state, jit_mode=True, shape=shape, dtype=dtype), AllocationQuery(
+            shape, dtype
+        )
+
+    def generate_code(self) -> Callable:
+        def decode(samples: np.ndarray, out: np.ndarray, metadata: np.ndarray, storage_state: tuple) -> np.ndarray:
+            cuts = np.linspace(0, len(samples), self._workers + 1).astype(int)
+
+            def part(worker: int) -> None:
+                rows = slice(cuts[worker], cuts[worker + 1])
+                self._decode(np.asarray(storage_state[0]), samples[rows], out[rows], worker)
+
+            if self._pool is None:
+                part(0)
+            else:
+                list(self._pool.map(part, range(self._workers)))
+            return out[: len(samples)]
+
+        return decode
+
+    def _decode(self, file: np.ndarray, samples: np.ndarray, out: np.ndarray, worker: int) -> None:
+        """Fill `out`, some images at a time, so that they are still in the cache when the next kernel wants them."""
+        augmentation, key = self._augmentation, self.key
+        for start in range(0, len(samples), self._at_once):
+            chosen, images = samples[start : start + self._at_once], out[start : start + self._at_once]
+            source, addresses = file, self._layout.pointers[chosen % len(self._layout.pointers)]
+            if not self._as_stored:
+                squares = self._squares[worker][: len(chosen)]
+                self._cut(file, chosen, squares, worker)
+                source, addresses = self._squares_bytes[worker], np.arange(len(chosen)) * squares[0].size
+            pipeline.read(source, addresses, chosen, images, key, augmentation.crop_pad, augmentation.hflip)
+            augmentation.finish(images, chosen, key)
+
+    def _cut(self, file: np.ndarray, samples: np.ndarray, squares: np.ndarray, worker: int) -> None:
+        """Cut a box out of each image, the largest square in the centre or a random one, and resize it."""
+        layout, augmentation = self._layout, self._augmentation
+        stored = samples % len(
+            layout.pointers
+        )  # an image that comes again in an epoch has another number, for its draws
+        heights, widths, addresses = layout.heights[stored], layout.widths[stored], layout.pointers[stored]
+        boxes = np.empty((len(samples), 4), np.int64)
+        scale = tuple(map(float, augmentation.scale or (0, 0)))
+        pipeline.boxes(samples, heights, widths, self.key, scale, tuple(map(float, augmentation.ratio)), boxes)
+        if layout.is_raw:
+            resample.resize(file, addresses, widths, boxes, squares)
+            return
+        decoded = self._decoded[worker]
+        for i, sample in enumerate(stored):
+            source, address = file, addresses[i : i + 1]
+            if layout.modes[sample] == beton.JPG:
+                jpeg = file[addresses[i] : addresses[i] + layout.sizes[sample]]
+                height, width = int(heights[i]), int(widths[i])
+                if imdecode(jpeg, decoded, height, width, height, width):
+                    raise Refusal(f"image {sample} of {self._path} is a damaged JPEG; write the file again", DATA)
+                source, address = self._decoded_bytes[worker], np.zeros(1, np.int64)
+            resample.resize(source, address, widths[i : i + 1], boxes[i : i + 1], squares[i : i + 1])
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    flat = array.reshape(-1)
+    flat.setflags(write=False)
+    return flat
+
+
+class LabelDecoder(IntDecoder):
+    """The labels of a batch, (B, 1) int64."""
+
+    def generate_code(self) -> Callable:
+        def decode(samples: np.ndarray, out: np.ndarray, metadata: np.ndarray, storage_state: tuple) -> np.ndarray:
+            out[: len(samples), 0] = metadata[samples % len(metadata)]
+            return out[: len(samples)]
+
+        return decode
+
+
+_OPEN: weakref.WeakSet = weakref.WeakSet()
+
+
+class Batches(EpochIterator):
+    """FFCV's epoch thread over an order of our own. An error in it is raised in the consumer; close() ends it."""
+
+    error: BaseException | None = None
+
+    def run(self) -> None:
+        _OPEN.add(self)
+        try:
+            super().run()
+        except BaseException as error:
+            self.error = error
+
+    def __next__(self) -> tuple:
+        while True:
+            try:
+                item = self.output_queue.get(timeout=1.0)
+                break
+            except queue.Empty:
+                if not self.is_alive():
+                    if isinstance(self.error, Refusal):
+                        raise self.error from None
+                    raise Refusal(f"the loader's thread failed: {self.error!r}", DATA) from self.error
+        if item is None:
+            raise StopIteration
+        return item[1]
+
+    def close(self) -> None:
+        self.terminate_event.set()
+        while self.is_alive():
+            with contextlib.suppress(queue.Empty):  # make room for the end marker, which is put without a time limit
+                self.output_queue.get(timeout=0.05)
+        super().close()
+
+
+@atexit.register
+def _close_all() -> None:
+    """No thread may be inside torch when the interpreter ends: that is a SIGABRT instead of the exit code."""
+    for batches in list(_OPEN):
+        batches.close()
+
+
+def open_loader(path: Path, batch_size: int, decoder: ImageDecoder) -> Loader:
+    """FFCV's loader for a checked .beton; batches are taken from it with `Batches(loader, order)`."""
+    # FFCV would compile the stages again in every process; they are compiled functions already.
+    Compiler.set_enabled(False)
+    try:
+        return Loader(
+            str(path),
+            batch_size=batch_size,
+            num_workers=1,
+            os_cache=True,  # the other cache allocates more than the file
+            drop_last=False,
+            seed=0,
+            pipelines={"image": [decoder, ToTensor()], "label": [LabelDecoder(), ToTensor()]},
+        )
+    finally:
+        Compiler.set_enabled(True)
+
+
+class Writer(DatasetWriter):
+    """FFCV's writer, run in this process: an unreadable image or a full disk raises instead of hanging."""
+
+    def __init__(self, path: Path, page_size: int) -> None:
+        image = RGBImageField()
+        image.encode = _store  # an attribute, as FFCV knows the field in the file by its exact class
+        super().__init__(str(path), {"image": image, "label": IntField()}, page_size=page_size, num_workers=1)
+
+    def write(self, samples: Sequence[tuple[Any, int]]) -> None:
+        """Write (engine.data.write.Encoded, label) in order; `samples` is indexed from 0 upwards, once each."""
+        self.from_indexed_dataset(samples, indices=range(len(samples)))
+
+    def _write_common(self, num_samples: int, todo: Any, work: Callable, extra: tuple) -> None:
+        self.num_samples = num_samples
+        self.prepare()
+        # One process needs no shared memory, and an error would leave it behind.
+        shared, self.metadata_sm = self.metadata_sm, SimpleNamespace(buf=bytearray(self.metadata_sm.size))
+        shared.close()
+        shared.unlink()
+        tasks, allocations = queue.Queue(), queue.Queue()
+        for chunk in [*todo, None]:
+            tasks.put(chunk)
+        allocator = MemoryAllocator(self.fname, self.data_region_start, self.page_size)
+        done = SimpleNamespace(value=0, get_lock=contextlib.nullcontext)
+        try:
+            work(tasks, self.metadata_sm, self.metadata_type, self.fields, allocator, done, allocations, *extra)
+        finally:
+            if hasattr(allocator, "fp"):
+                allocator.fp.close()  # which FFCV does not do when its last page does not fit on the disk
+        # In one piece: FFCV makes an array per image, which takes gigabytes for ten million.
+        self.finalize([])
+        with Path(self.fname).open("ab") as file:
+            file.write(np.array(allocations.get(), ALLOC_TABLE_TYPE).tobytes())
+
+
+def _store(destination: np.ndarray, image: Any, malloc: Callable) -> None:
+    """Put an image that is encoded already into FFCV's page."""
+    destination["mode"], destination["height"], destination["width"] = image.mode, image.height, image.width
+    destination["data_ptr"], page = malloc(image.data.nbytes)
+    page[:] = image.data

@@ -1,0 +1,127 @@
+"""What a launch would train, and what it would cost; and the command that repeats one run. Nothing is started."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from engine.cli import repro as line
+from engine.folder import store
+from engine.run import Run
+from slurm.define import cost
+from slurm.define.sweep import Sweep
+from slurm.queue import worker
+from slurm.queue.progress import duration
+
+ROWS = 200  # of the table; a sweep with more rungs shows the first ones
+VALUES = 4  # of a field that varies, before they are shown as a range
+# What tells the rows of the table apart, beside what the model costs.
+ROW = ("rung", "dataset", "img_size", "epochs")
+OTHER = ("scheme", "model", "model_kwargs", "dataset", "img_size", "epochs", "initial_checkpoint")
+RECIPE = [key for key in Run.model_fields if key not in OTHER]
+ALWAYS = ("batch_size", "lr")  # named in the recipe even where they do not vary
+
+
+def table(sweep: Sweep) -> Any:
+    """One row per rung: recipe, cost of the model, time; the caption sums up. A rich table.
+
+    The time is that of the runs which are left, one after another on one place; a run that was begun counts whole.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    statuses = [worker.look(folder) for folder in sweep.folders]
+    known = cost.costs(sweep.runs, sweep.folders)
+    speeds = cost.rates(sweep.runs, statuses, known)
+    rows: dict[tuple, list[tuple[Run, dict[str, Any]]]] = {}
+    for run, status in zip(sweep.runs, statuses, strict=True):
+        rows.setdefault(tuple(getattr(run, key) for key in ROW), []).append((run, status))
+    varied = _varied(sweep.runs)
+
+    shown = Table(title=f"{sweep.name}: {sweep.question}", title_justify="left", box=SIMPLE_HEAD)
+    for heading in ("rung", "dataset", "px", "epochs", "recipe", "runs", "done", "params", "MACs", "time left"):
+        left = heading in ("rung", "dataset", "recipe")
+        shown.add_column(heading, justify="left" if left else "right", overflow="fold", no_wrap=not left)
+    total, unknown = 0.0, 0
+    for index, pairs in enumerate(rows.values()):
+        run = pairs[0][0]
+        price = known[cost.shape_of(run)]
+        left = [run for run, status in pairs if not worker.ended(status)]
+        seconds = [speeds.seconds(run, price) for run in left]
+        measured = [value for value in seconds if value is not None]
+        total, unknown = total + sum(measured), unknown + len(seconds) - len(measured)
+        if index < ROWS:
+            done = sum(status["state"] == store.DONE for _, status in pairs)
+            time = duration(sum(measured)) if len(measured) == len(seconds) else "-"
+            recipe = _recipe([run for run, _ in pairs], varied)
+            head = (run.rung, run.dataset, str(run.img_size), str(run.epochs), recipe)
+            cells = (*head, str(len(pairs)), str(done), _quantity(price.params), _quantity(price.macs), time)
+            shown.add_row(*map(Text, cells))
+    if len(rows) > ROWS:
+        shown.add_row(Text(f"... and {len(rows) - ROWS} more"))
+    shown.caption, shown.caption_justify = _summary(sweep, statuses, total, unknown), "left"
+    return shown
+
+
+def _summary(sweep: Sweep, statuses: Sequence[dict[str, Any]], seconds: float, unknown: int) -> str:
+    """27 runs (3 repeats left out): 20 done, 1 failed, 6 to train, about 12 min one after another."""
+    states = Counter(status["state"] for status in statuses)
+    left = sum(not worker.ended(status) for status in statuses)
+    parts = [f"{states[store.DONE]} done"]
+    parts += [f"{states[state]} {state}" for state in (store.FAILED, "cancelled") if states[state]]
+    parts.append(f"{left} to train")
+    if left > unknown:
+        rest = f" and {unknown} of unknown length" if unknown else ""
+        parts.append(f"about {duration(seconds)} one after another{rest}")
+    repeats = f" ({sweep.dropped} repeats left out)" if sweep.dropped else ""
+    return f"{len(statuses)} runs{repeats}: {', '.join(parts)}"
+
+
+def repro(run: Run, how: Mapping[str, Any] | None = None) -> str:
+    """The shell command that repeats a run, to be given in the checkout.
+
+    Args:
+        how: fields of engine.run.How it was trained with; what the run itself recorded of them (threads, device and
+            the number of processes, on which the last bits depend) comes first.
+    """
+    before = store.read_json(store.folder_of(run) / "env.json")
+    device = str(before["device"]).partition(":")[0] if "device" in before else None
+    recorded = {key: value for key, value in (("threads", before.get("threads")), ("device", device)) if value}
+    words = line.command(run, {**(how or {}), **recorded})
+    processes = before.get("world_size", 1)
+    return words.replace("python", f"torchrun --nproc-per-node {processes}", 1) if processes > 1 else words
+
+
+def _varied(runs: Sequence[Run]) -> list[str]:
+    """Fields of the recipe that differ between runs of the sweep."""
+    return [key for key in RECIPE if len({repr(getattr(run, key)) for run in runs}) > 1]
+
+
+def _recipe(runs: Sequence[Run], varied: Sequence[str]) -> str:
+    """`batch_size 128, lr 1e-3, seed 0 1 2`; many values of one field as a range with their number."""
+    parts = []
+    for key in dict.fromkeys((*ALWAYS, *varied)):
+        values = list(dict.fromkeys(getattr(run, key) for run in runs))
+        numbers = all(isinstance(value, (int, float)) for value in values)
+        if len(values) > VALUES and numbers:
+            parts.append(f"{key} {min(values):g}..{max(values):g} ({len(values)})")
+        else:
+            more = f" ({len(values)})" if len(values) > VALUES else ""
+            parts.append(f"{key} {' '.join(map(_text, values[:VALUES]))}{more}")
+    return ", ".join(parts)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ":".join(map(_text, value))
+    return f"{value:g}" if isinstance(value, float) else "default" if value is None else str(value)
+
+
+def _quantity(value: int | None) -> str:
+    """Three digits and a prefix: 18.5 M."""
+    if value is None:
+        return "-"
+    power = min(max(0, (int(math.log10(max(value, 1) * 1.0005)) // 3)), 4)
+    text = f"{value / 1000**power:.3g}" if power else str(value)
+    return f"{text} {' kMGT'[power]}".strip()

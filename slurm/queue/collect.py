@@ -1,0 +1,143 @@
+"""A sweep as tables for pandas or a spreadsheet: one row per run, one per epoch of a run, one per number of a probe."""
+
+import csv
+import json
+from collections.abc import Set
+from pathlib import Path
+from typing import Any
+
+from engine.errors import Refusal
+from engine.folder import store
+from engine.run import Run
+from slurm.define.sweep import Sweep
+from slurm.queue.progress import Watch
+
+# From status.json: where the run stands, what came of it (percent), how fast it was, and why it failed.
+STATUS = (
+    "state",
+    "epoch",
+    "acc1",
+    "best_acc1",
+    "best_epoch",
+    "images_per_s",
+    "data_wait",
+    "seconds",
+    "attempt",
+)
+STATUS += ("host", "error_class", "error")
+ESTIMATE = ("value", "low", "high", "null")
+PROFILE = ("params", "macs", "flops")
+
+
+def collect(sweep: Sweep) -> list[Path]:
+    """Write runs.csv, epochs.csv and, where runs were probed, probes.csv into the sweep's folder.
+
+    Also for a sweep half done: missing cells are empty. Rows of tables that are there already are kept, published ones
+    on a machine without the runs say, unless their run is here and has come as far.
+
+    Raises Refusal where tables are there and no run is, or where they are of another scheme of signatures: what
+    belongs together cannot be told then.
+    """
+    before = {name: _read(sweep.folder / name) for name in ("runs.csv", "epochs.csv", "probes.csv")}
+    if before["runs.csv"] and not any(folder.exists() for folder in sweep.folders):
+        raise Refusal(f"no run of {sweep.name} is here, so the tables in {sweep.folder} stay as they are")
+    rows = _runs(sweep)
+    _check_scheme(sweep, before["runs.csv"], rows)
+    old = {row["signature"]: row for row in before["runs.csv"]}
+    kept = {key for key, row in old.items() if row.get("state") == store.DONE} - {
+        row["signature"] for row in rows if row["state"] == store.DONE
+    }
+    kept |= old.keys() - {row["signature"] for row in rows}
+    rows = [old[row["signature"]] if row["signature"] in kept else row for row in rows]
+    rows += [old[key] for key in old if key not in {row["signature"] for row in rows}]
+    if kept:
+        print(f"{len(kept)} rows are kept from the tables that were there: their runs are not finished here")
+    tables = {"runs.csv": rows, "epochs.csv": _epochs(sweep, kept), "probes.csv": _probes(sweep, kept)}
+    sweep.make_folder()
+    written = []
+    for name, new in tables.items():
+        keys = ("signature", "epoch") if name == "epochs.csv" else ("signature", "probe", "key")
+        merged = new if name == "runs.csv" else _merge(before[name], new, keys, [row["signature"] for row in rows])
+        if merged:
+            store.write_bytes(sweep.folder / name, _text(merged).encode())
+            written.append(sweep.folder / name)
+    return written
+
+
+def _runs(sweep: Sweep) -> list[dict[str, Any]]:
+    rows = []
+    for run, folder, status in zip(sweep.runs, sweep.folders, Watch(sweep).look(), strict=True):
+        profile = store.read_or_warn(folder / "profile.json")
+        measured = {key: status.get(key) for key in STATUS} | {key: profile.get(key) for key in PROFILE}
+        rows.append(
+            {
+                "signature": run.signature,
+                "folder": run.name,
+                "rung": run.rung,
+                **_fields(run),
+                **measured,
+            }
+        )
+    return rows
+
+
+def _check_scheme(sweep: Sweep, before: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
+    """Raises Refusal where the table that is there was made under another scheme of signatures than these rows."""
+    schemes = {str(row.get("scheme") or "") for row in before} - {str(rows[0].get("scheme") or "")}
+    strangers = {row["signature"] for row in before}.isdisjoint(row["signature"] for row in rows)
+    if schemes or (before and strangers):
+        path = sweep.folder / "runs.csv"
+        words = f"its {len(before)} rows have other signatures than the runs of this sweep have now"
+        raise Refusal(f"{path} is kept: {words}; move it away, or collect into another folder: SOFTMLP_RESULTS")
+
+
+def _merge(
+    before: list[dict[str, Any]], new: list[dict[str, Any]], keys: tuple[str, ...], order: list[str]
+) -> list[dict[str, Any]]:
+    """New rows, and those of before that have no new counterpart, run after run in this order of signatures."""
+    there = {tuple(str(row[key]) for key in keys) for row in new}
+    rows: dict[str, list[dict[str, Any]]] = {signature: [] for signature in order}
+    for row in [*new, *(row for row in before if tuple(row[key] for key in keys) not in there)]:
+        rows.setdefault(row["signature"], []).append(row)
+    return [row for group in rows.values() for row in group]
+
+
+def _epochs(sweep: Sweep, kept: Set[str]) -> list[dict[str, Any]]:
+    """The rows of every summary.csv, digit for digit, behind the run that each belongs to."""
+    rows = []
+    for run, folder in zip(sweep.runs, sweep.folders, strict=True):
+        if run.signature not in kept:
+            identity = {"signature": run.signature, "folder": run.name, "rung": run.rung, "seed": run.seed}
+            rows += [identity | row for row in _read(folder / "summary.csv")]
+    return rows
+
+
+def _probes(sweep: Sweep, kept: Set[str]) -> list[dict[str, Any]]:
+    """Every number in every probes/NAME.json, with the interval over test images and the null."""
+    return [
+        {"signature": run.signature, "folder": run.name, "rung": run.rung, "seed": run.seed, "permute": run.permute}
+        | {"probe": path.stem, "key": key, **{name: estimate.get(name) for name in ESTIMATE}}
+        for run, folder in zip(sweep.runs, sweep.folders, strict=True)
+        if run.signature not in kept
+        for path in sorted((folder / "probes").glob("*.json"))
+        for key, estimate in store.read_or_warn(path).get("values", {}).items()
+    ]
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """Rows of a CSV as text; [] where there is none, or only half of one."""
+    try:
+        with path.open(newline="") as file:
+            return [{key: value or "" for key, value in row.items() if key} for row in csv.DictReader(file)]
+    except FileNotFoundError:
+        return []
+
+
+def _text(rows: list[dict[str, Any]]) -> str:
+    """Rows as CSV; a column that only some have, of another version of the program, is empty in the others."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    return store.csv_text([{key: row.get(key, "") for key in columns} for row in rows])
+
+
+def _fields(run: Run) -> dict[str, Any]:
+    return {key: json.dumps(value) if isinstance(value, (dict, list)) else value for key, value in run.record().items()}
