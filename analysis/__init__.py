@@ -1,0 +1,11 @@
+"""From runs and tables to answers.
+
+compare/    accuracies, contrasts, fairness at equal cost, scaling
+bias/       symmetry signature, probes over runs, the laboratory's self-test
+probes/     one file a probe
+figures/    inline SVG
+report/     the page, and its sections
+stats       intervals, tests, corrections
+typeset     numbers and tables as text
+published   what others report
+"""

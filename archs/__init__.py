@@ -1,108 +1,18 @@
-"""The zoo. A name is an address: `mixer_s16` is `VARIANTS["s16"]` of `archs/mixer.py`; `timm/NAME` is timm's model.
+"""The zoo's public face: names, models, checkpoints.
 
-A family is one file with SOURCE, BIAS, VARIANTS, EXPECTED, `block`, `init` and `build`; there is no registry. Tables
-are literals, so that listing and checking names reads the source and never imports torch (seconds saved in every
-`--help`, plan and status).
+A family is one file, `archs/FAMILY.py` (archs/parts/family.py says what it holds). `parts/` is what families are made
+of, `formats/` how public files spell their weights.
 """
 
-import ast
-import contextlib
-import difflib
-import fnmatch
-import functools
-import importlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from archs.parts import sizes
+from archs.parts.zoo import arguments, create, defaults, families, fitted, list_archs, variants
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from archs.parts.convert import Checkpoint
 
-
-def families() -> list[str]:
-    """Family names, one per file, sorted."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "__init__")
-
-
-def list_archs(pattern: str = "*") -> list[str]:
-    """Names `family_variant` that match a shell pattern, by family, then in the order of its table."""
-    names = [f"{family}_{variant}" for family in families() for variant in variants(family)]
-    return fnmatch.filter(names, pattern)
-
-
-def variants(family: str) -> dict[str, dict[str, Any]]:
-    """The family's VARIANTS table: variant -> arguments of `build`."""
-    return _source(family)[0]
-
-
-def arguments(name: str, **overrides: Any) -> dict[str, Any]:
-    """What `build` gets for `name`.
-
-    Raises ValueError for an unknown name or argument, naming the nearest, and for a size that makes no sense.
-    """
-    family, _, variant = name.partition("_")
-    known = variants(family) if _is_family(family) else {}
-    if variant not in known:
-        names = list_archs()
-        close = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:3]
-        raise ValueError(f"unknown model '{name}'; close: {', '.join(close)}; all: python scripts/list_models.py")
-    accepted = _source(family)[1]
-    for key in overrides:
-        if key not in accepted:
-            close = difflib.get_close_matches(key, accepted, n=1, cutoff=0.3)
-            hint = f"did you mean '{close[0]}'? " if close else ""
-            raise ValueError(f"{name} has no argument '{key}'; {hint}it takes: {', '.join(sorted(accepted))}")
-    return {**known[variant], **fitted(name, overrides)}
-
-
-def fitted(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Overrides in the form that `build` wants, so that 0 and [0] are one value; those of timm's models as they are.
-
-    Raises ValueError for a size that makes no sense.
-    """
-    family = name.partition("_")[0]
-    try:
-        return sizes.fit(family, overrides) if _is_family(family) else dict(overrides)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
-
-
-def defaults(name: str) -> dict[str, Any]:
-    """All that `build` takes for `name` where nothing is given: the literal defaults, the variant's arguments above."""
-    return {**_source(name.partition("_")[0])[2], **arguments(name)}
-
-
-def create(
-    name: str,
-    *,
-    img_size: int | tuple[int, int] | None = None,
-    num_classes: int | None = None,
-    in_chans: int | None = None,
-    **overrides: Any,
-) -> "nn.Module":
-    """Build a model with fresh weights.
-
-    Args:
-        name: `family_variant`, or `timm/NAME` for a model of timm.
-        img_size: pixels; None is the variant's own, likewise `num_classes` and `in_chans`.
-        overrides: arguments of the family's `build`, or of `timm.create_model`.
-
-    Raises:
-        ValueError: unknown name or argument (the nearest valid one is named), or an image the patches do not tile.
-    """
-    given = {"img_size": img_size, "num_classes": num_classes, "in_chans": in_chans}
-    given = {key: value for key, value in given.items() if value is not None}
-    if name.startswith("timm/"):
-        return _create_timm(name.removeprefix("timm/"), given, overrides)
-    full = arguments(name, **given, **overrides)
-    try:
-        return importlib.import_module(f"archs.{name.partition('_')[0]}").build(**full)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
+__all__ = ["arguments", "convert_checkpoint", "create", "defaults", "families", "fitted", "list_archs", "variants"]
 
 
 def convert_checkpoint(name: str, file: Mapping[str, Any], **overrides: Any) -> "Checkpoint":
@@ -118,50 +28,6 @@ def convert_checkpoint(name: str, file: Mapping[str, Any], **overrides: Any) -> 
     Raises:
         ValueError: unknown name, weights left over, missing or of another shape, or an override that the file belies.
     """
-    from archs.parts.convert import convert_checkpoint
+    from archs.parts import convert
 
-    return convert_checkpoint(name, file, **overrides)
-
-
-def _create_timm(name: str, given: dict[str, Any], overrides: dict[str, Any]) -> "nn.Module":
-    import timm
-
-    if "drop_path" in overrides:
-        overrides = {**overrides, "drop_path_rate": overrides["drop_path"]}
-        del overrides["drop_path"]
-    if not timm.is_model(name):
-        close = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)
-        raise ValueError(f"timm has no model '{name}'; close: {', '.join('timm/' + near for near in close) or 'none'}")
-    try:
-        return timm.create_model(name, **given, **overrides)
-    except TypeError as error:
-        # A fully convolutional model of timm takes any image and has no such argument.
-        if "img_size" not in str(error):
-            raise ValueError(f"timm/{name}: {error}") from error
-    given.pop("img_size", None)
-    try:
-        return timm.create_model(name, **given, **overrides)
-    except TypeError as error:
-        raise ValueError(f"timm/{name}: {error}") from error
-
-
-@functools.cache
-def _is_family(name: str) -> bool:
-    """Remembered: a sweep of 10,000 runs asks 20,000 times, and each look at the folder costs 0.1 ms."""
-    return name in families()
-
-
-@functools.cache
-def _source(family: str) -> tuple[dict[str, dict[str, Any]], list[str], dict[str, Any]]:
-    """VARIANTS, the argument names of `build` and its literal defaults, read without importing the family."""
-    tree = ast.parse((Path(__file__).parent / f"{family}.py").read_text())
-    table, accepted, own = {}, [], {}
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "VARIANTS":
-            table = ast.literal_eval(node.value)
-        elif isinstance(node, ast.FunctionDef) and node.name == "build":
-            accepted = [argument.arg for argument in node.args.kwonlyargs]
-            for key, default in zip(accepted, node.args.kw_defaults, strict=True):
-                with contextlib.suppress(ValueError):  # an expression
-                    own |= {key: ast.literal_eval(default)} if default else {}
-    return table, accepted, own
+    return convert.convert_checkpoint(name, file, **overrides)

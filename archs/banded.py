@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from archs import resmlp
 from archs.parts.backbone import Backbone, Grid, grid_of, stage
 from archs.parts.bias import Bias
-from archs.parts.convert import State, frame
 from archs.parts.layers import Patchify, mix_tokens
 from archs.parts.relabeling import Relabeling, along, mirror, on_stem
+from archs.parts.weights import State, frame
 from archs.resmlp import Affine
 
 SOURCE = "ours: arXiv 2105.03404 (frame) with a locally connected layer; no published configuration"

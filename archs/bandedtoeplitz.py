@@ -23,9 +23,9 @@ from archs import banded, resmlp
 from archs.banded import check_kernel
 from archs.parts.backbone import Backbone, Grid, grid_of, stage
 from archs.parts.bias import Bias
-from archs.parts.convert import State
 from archs.parts.layers import Patchify, mix_tokens
 from archs.parts.relabeling import Relabeling, mirror, on_stem
+from archs.parts.weights import State
 from archs.resmlp import Affine
 from archs.toeplitz import matrix
 

@@ -15,9 +15,9 @@ from torch import nn
 
 from archs.parts.backbone import Backbone, Grid, ramp, stage
 from archs.parts.bias import Bias
-from archs.parts.convert import State, pixels, rename
 from archs.parts.layers import Mlp, Patchify, Residual
 from archs.parts.relabeling import Relabeling
+from archs.parts.weights import State, pixels
 
 SOURCE = "arXiv 2306.13575, section 3; code: gregorbachmann/scaling_mlps models/networks.py, BottleneckMLP"
 BIAS = Bias(
@@ -69,18 +69,6 @@ def build(
 def init(model: Backbone) -> Backbone:
     """PyTorch's defaults, as in the authors' code: uniform within 1 / sqrt(fan in), weights and biases."""
     return model
-
-
-def convert(state_dict: State) -> State:
-    """The authors' names."""
-    return rename(
-        state_dict,
-        (r"^linear_in\.", "stem.proj."),
-        (r"^layernorms\.(\d+)\.", r"stages.0.\1.norm."),
-        (r"^blocks\.(\d+)\.block\.0\.", r"stages.0.\1.branch.fc1."),
-        (r"^blocks\.(\d+)\.block\.2\.", r"stages.0.\1.branch.fc2."),
-        (r"^linear_out\.", "head."),
-    )
 
 
 def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:

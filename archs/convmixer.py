@@ -8,7 +8,6 @@ depthwise branch, the only residual one. Their file says GELU for `w768_d32`, wh
 `nano`, `1m` and `5m` are ours.
 """
 
-import re
 from collections.abc import Mapping
 from fnmatch import fnmatch
 from functools import partial
@@ -18,9 +17,9 @@ from torch import nn
 
 from archs.parts.backbone import Backbone, Grid, grid_of, ramp, stage
 from archs.parts.bias import Bias
-from archs.parts.convert import State, flatten, frame, rename
 from archs.parts.layers import OverMap, Patchify, Residual
 from archs.parts.relabeling import Relabeling, mirror, on_stem
+from archs.parts.weights import State, frame
 
 SOURCE = "arXiv 2201.09792, table 1; code: locuslab/convmixer convmixer.py; w256_d8: locuslab/convmixer-cifar10"
 BIAS = Bias(
@@ -94,28 +93,6 @@ def build(
 def init(model: Backbone) -> Backbone:
     """PyTorch's defaults, as in the authors' code: uniform within 1 / sqrt(fan in), weights and biases."""
     return model
-
-
-def convert(state_dict: State) -> State:
-    """timm's names, and the authors' `nn.Sequential`, whose head has the number depth + 5."""
-    state = state_dict
-    if "0.weight" in state:
-        depth = sum(re.fullmatch(r"\d+\.0\.fn\.0\.weight", key) is not None for key in state)
-        state = rename(
-            state,
-            (rf"^{depth + 5}\.", "head."),
-            (r"^([02])\.", r"stem.\1."),
-            (r"^(\d+)\.", lambda number: f"blocks.{int(number[1]) - 3}."),
-        )
-    state = rename(
-        state,
-        (r"^stem\.0\.", "stem.0.proj."),
-        (r"^stem\.2\.", "stem.1.layer.1."),
-        (r"^blocks\.(\d+)\.0\.fn\.", r"stages.0.\1.0.branch.layer."),
-        (r"^blocks\.(\d+)\.1\.", r"stages.0.\1.1.layer.0."),
-        (r"^blocks\.(\d+)\.3\.", r"stages.0.\1.1.layer.2."),
-    )
-    return flatten(state, "stem.0.proj.weight")
 
 
 def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:

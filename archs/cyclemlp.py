@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 from archs.parts.backbone import Backbone, Grid, grid_of, ramp
 from archs.parts.bias import Bias
-from archs.parts.convert import State, frame, rename
 from archs.parts.layers import Mlp, OverMap, Patchify, Residual
 from archs.parts.relabeling import Relabeling, on_stem
+from archs.parts.weights import State, frame
 from archs.vip import Reweight
 
 SOURCE = "arXiv 2107.10224, table 1; code: ShoufaChen/CycleMLP cycle_mlp.py; t, s, b: its README, code unpublished"
@@ -321,20 +321,6 @@ def init(model: Backbone) -> Backbone:
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     return model
-
-
-def convert(state_dict: State) -> State:
-    """The authors' names of the B-series; `offset` buffers are left for `implied`."""
-    state = rename(
-        state_dict,
-        (r"^patch_embed\.", "stem."),
-        (r"^network\.(\d+)\.(\d+)\.norm1\.", r"stages.\1.\2.0.norm."),
-        (r"^network\.(\d+)\.(\d+)\.norm2\.", r"stages.\1.\2.1.norm."),
-        (r"^network\.(\d+)\.(\d+)\.attn\.", r"stages.\1.\2.0.branch."),
-        (r"^network\.(\d+)\.(\d+)\.mlp\.", r"stages.\1.\2.1.branch."),
-        (r"^network\.(\d+)\.proj\.", r"stages.\1.layer."),
-    )
-    return {key: value.flatten(1) if "sfc_" in key and value.ndim == 4 else value for key, value in state.items()}
 
 
 def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:

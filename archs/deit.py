@@ -27,9 +27,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from archs.parts.backbone import Backbone, Grid, grid_of, ramp
 from archs.parts.bias import Bias
-from archs.parts.convert import State, flatten, frame, rename
 from archs.parts.layers import Mlp, Patchify, Residual
 from archs.parts.relabeling import Relabeling, along, on_stem
+from archs.parts.weights import State, frame
 
 SOURCE = (
     "arXiv 2012.12877, table 1; code: facebookresearch/deit models.py on timm's VisionTransformer; "
@@ -271,20 +271,6 @@ def init(model: Deit) -> Deit:
         if embedding is not None:
             nn.init.trunc_normal_(embedding, std=0.02)
     return model
-
-
-def convert(state_dict: State) -> State:
-    """timm's names, which the authors of DeiT and of the removal have too."""
-    state = rename(
-        state_dict,
-        (r"^patch_embed\.", "stem."),
-        (r"^blocks\.(\d+)\.norm1\.", r"stages.0.\1.0.norm."),
-        (r"^blocks\.(\d+)\.norm2\.", r"stages.0.\1.1.norm."),
-        (r"^blocks\.(\d+)\.attn\.", r"stages.0.\1.0.branch."),
-        (r"^blocks\.(\d+)\.mlp\.", r"stages.0.\1.1.branch."),
-    )
-    state |= {key: state[key].flatten(0, -2) for key in ("cls_token", "pos_embed") if key in state}
-    return flatten(state, "stem.proj.weight")
 
 
 def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:

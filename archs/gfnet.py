@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from archs.parts.backbone import Backbone, Grid, grid_of, ramp, stage
 from archs.parts.bias import Bias
-from archs.parts.convert import State, flatten, frame, rename
 from archs.parts.layers import Mlp, Patchify, Residual
 from archs.parts.relabeling import Relabeling, along, on_stem
+from archs.parts.weights import State, frame
 
 SOURCE = "arXiv 2107.00645, table 1; code: raoyongming/GFNet gfnet.py"
 BIAS = Bias(
@@ -135,23 +135,6 @@ def init(model: GfNet) -> GfNet:
         if isinstance(module, Positions):
             nn.init.trunc_normal_(module.pos_embed, std=0.02)
     return model
-
-
-def convert(state_dict: State) -> State:
-    """The authors' names of the isotropic variants, whose positions are (1, N, C)."""
-    state = rename(
-        state_dict,
-        (r"^patch_embed\.", "stem.0."),
-        (r"^pos_embed$", "stem.1.pos_embed"),
-        (r"^blocks\.(\d+)\.norm1\.", r"stages.0.\1.norm."),
-        (r"^blocks\.(\d+)\.filter\.", r"stages.0.\1.branch.0."),
-        (r"^blocks\.(\d+)\.norm2\.", r"stages.0.\1.branch.1."),
-        (r"^blocks\.(\d+)\.mlp\.", r"stages.0.\1.branch.2."),
-    )
-    positions, spectrum = (state.get(key) for key in ("stem.1.pos_embed", "stages.0.0.branch.0.complex_weight"))
-    if positions is not None and spectrum is not None:
-        state["stem.1.pos_embed"] = positions.reshape(len(spectrum), -1, positions.shape[-1])
-    return flatten(state, "stem.0.proj.weight")
 
 
 def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:

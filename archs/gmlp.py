@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from archs.parts.backbone import Backbone, Grid, grid_of, stage
 from archs.parts.bias import Bias
-from archs.parts.convert import State, columns, flatten, frame, rename
 from archs.parts.layers import OverTokens, Patchify, Residual, TokenLinear
 from archs.parts.relabeling import Relabeling, along, on_stem
+from archs.parts.weights import State, columns, frame
 
 SOURCE = "arXiv 2105.08050, table 1; timm models/mlp_mixer.py, SpatialGatingBlock"
 BIAS = Bias(
@@ -102,19 +102,6 @@ def init(model: Backbone) -> Backbone:
     for zero in (model.stem.proj.bias, model.head.weight, model.head.bias):
         nn.init.zeros_(zero)
     return model
-
-
-def convert(state_dict: State) -> State:
-    """timm's names; the authors published no weights."""
-    state = rename(
-        state_dict,
-        (r"^blocks\.(\d+)\.norm\.", r"stages.0.\1.norm."),
-        (r"^blocks\.(\d+)\.mlp_channels\.fc1\.", r"stages.0.\1.branch.0."),
-        (r"^blocks\.(\d+)\.mlp_channels\.gate\.norm\.", r"stages.0.\1.branch.2.norm."),
-        (r"^blocks\.(\d+)\.mlp_channels\.gate\.proj\.", r"stages.0.\1.branch.2.spatial.mix."),
-        (r"^blocks\.(\d+)\.mlp_channels\.fc2\.", r"stages.0.\1.branch.3."),
-    )
-    return flatten(state, "stem.proj.weight")
 
 
 def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from torch import nn
 
 from archs.parts.backbone import Backbone, Grid, grid_of, ramp, stage
 from archs.parts.bias import Bias
-from archs.parts.convert import State
 from archs.parts.layers import Mlp, Patchify, Residual
 from archs.parts.relabeling import Relabeling, on_stem
+from archs.parts.weights import State
 
 SOURCE = "arXiv 2210.13452, section 2.1; initialisation and drop-path ramp: sail-sg/metaformer metaformer_baselines.py"
 BIAS = Bias(

@@ -14,7 +14,6 @@ data pipeline here; Scaling MLPs' pixels are standardised in 0..255 units. No st
 `nano`, `1m` and `5m` are ours.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal, get_args
@@ -23,9 +22,9 @@ from torch import nn
 
 from archs.parts.backbone import Backbone, Grid
 from archs.parts.bias import Bias
-from archs.parts.convert import State, pixels, rename
 from archs.parts.layers import OverMap, Patchify, Residual
 from archs.parts.relabeling import Relabeling
+from archs.parts.weights import State, pixels
 
 SOURCE = (
     "arXiv 2306.13575, code: gregorbachmann/scaling_mlps models/networks.py, StandardMLP; "
@@ -129,41 +128,6 @@ def build(
 def init(model: Backbone) -> Backbone:
     """PyTorch's defaults, as in both sources: uniform within 1 / sqrt(fan in), weights and biases."""
     return model
-
-
-def convert(state_dict: State) -> State:
-    """The authors' names, of Scaling MLPs and of the three ways of the rank-pruning study."""
-    if "fc_last.weight" in state_dict:
-        return _from_shared_norms(state_dict)
-    # Linear k of a stack has the number 2k; the last one is the head.
-    stack = [int(key.split(".")[1]) for key in state_dict if key.startswith("linear_relu_stack.")]
-    return rename(
-        state_dict,
-        (rf"^linear_relu_stack\.{max(stack, default=0)}\.", "head."),
-        (r"^linear_relu_stack\.0\.", "stem.0.proj."),
-        (r"^linear_relu_stack\.(\d+)\.", lambda number: f"stages.0.{int(number[1]) // 2 - 1}.0."),
-        (r"^linear_in\.", "stem.0.proj."),
-        (r"^layernorms\.(\d+)\.", r"stages.0.\1.0."),
-        (r"^layers\.(\d+)\.", r"stages.0.\1.2."),
-        (r"^linear_out\.", "head."),
-    )
-
-
-def _from_shared_norms(state: State) -> State:
-    """`six`, whose layers 1 and 3 have a skip, and `twelve`: each BatchNorm goes to every layer of its width."""
-    skips = (2, 4) if "batchnorm.weight" in state else ()
-    linears = sorted(int(key[2:-7]) for key in state if re.fullmatch(r"fc\d+\.weight", key))
-    body = {k: f"stages.0.{k - 2}{'.branch' if k in skips else ''}" if k > 1 else "stem" for k in linears}
-    rules = [(rf"^fc{k}\.", f"{place}.{'0' if k > 1 else '0.proj'}.") for k, place in body.items()]
-    converted = rename(state, *rules, (r"^fc_last\.", "head."))
-    for key in [key for key in state if key.startswith("batchnorm")]:
-        norm, _, leaf = key.rpartition(".")
-        width = len(state[f"{norm}.weight"]) if f"{norm}.weight" in state else None
-        layers = [place for k, place in body.items() if len(state[f"fc{k}.weight"]) == width]
-        if layers:
-            value = converted.pop(key)
-            converted |= {f"{place}.2.layer.{leaf}": value for place in layers}
-    return converted
 
 
 def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from archs.bmlp import block
 from archs.parts.backbone import Backbone, Grid, grid_of, pair, ramp, stage
 from archs.parts.bias import Bias
-from archs.parts.convert import State, columns, frame
 from archs.parts.layers import Patchify
 from archs.parts.relabeling import Relabeling, along, on_stem
+from archs.parts.weights import State, columns, frame
 
 SOURCE = "the patchified rung between arXiv 2306.13575 (trunk) and arXiv 2105.01601 (stem); no published configuration"
 BIAS = Bias(

@@ -17,9 +17,9 @@ from archs import identityformer
 from archs.identityformer import Norm
 from archs.parts.backbone import Backbone, Grid, grid_of, ramp, stage
 from archs.parts.bias import Bias
-from archs.parts.convert import State
 from archs.parts.layers import OverMap, Patchify
 from archs.parts.relabeling import Relabeling, mirror, on_stem
+from archs.parts.weights import State
 
 SOURCE = "arXiv 2111.11418, section 3.2, and 2210.13452; code: sail-sg/poolformer models/poolformer.py, Pooling"
 BIAS = Bias(

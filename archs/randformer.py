@@ -22,9 +22,9 @@ from archs import identityformer
 from archs.identityformer import Norm
 from archs.parts.backbone import Backbone, Grid, grid_of, ramp, stage
 from archs.parts.bias import Bias
-from archs.parts.convert import State, columns, frame
 from archs.parts.layers import Patchify
 from archs.parts.relabeling import Relabeling, along, on_stem
+from archs.parts.weights import State, columns, frame
 
 SOURCE = "arXiv 2210.13452, section 2.2; code: sail-sg/metaformer metaformer_baselines.py, RandomMixing"
 BIAS = Bias(

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from archs.parts.backbone import Backbone, Grid, grid_of, stage
 from archs.parts.bias import Bias
-from archs.parts.convert import State, columns, flatten, frame, rename
 from archs.parts.layers import Mlp, OverTokens, Patchify, Residual, TokenLinear
 from archs.parts.relabeling import Relabeling, along, on_stem
+from archs.parts.weights import State, columns, frame
 
 SOURCE = "arXiv 2105.03404, table 1; initialisation and drop-path: facebookresearch/deit resmlp_models.py"
 BIAS = Bias(
@@ -103,22 +103,6 @@ def init(model: Backbone) -> Backbone:
             nn.init.trunc_normal_(module.weight, std=0.02)
             nn.init.zeros_(module.bias)
     return model
-
-
-def convert(state_dict: State) -> State:
-    """The authors' names, and timm's, whose affine vectors are (1, 1, C)."""
-    state = rename(
-        state_dict,
-        (r"^patch_embed\.", "stem."),
-        (r"^blocks\.(\d+)\.norm1\.", r"stages.0.\1.0.norm."),
-        (r"^blocks\.(\d+)\.norm2\.", r"stages.0.\1.1.norm."),
-        (r"^blocks\.(\d+)\.(attn|linear_tokens)\.", r"stages.0.\1.0.branch.mix."),
-        (r"^blocks\.(\d+)\.(mlp|mlp_channels)\.", r"stages.0.\1.1.branch."),
-        (r"^blocks\.(\d+)\.(gamma_|ls)1$", r"stages.0.\1.0.scale.gamma"),
-        (r"^blocks\.(\d+)\.(gamma_|ls)2$", r"stages.0.\1.1.scale.gamma"),
-    )
-    state = {key: value.flatten() if key.endswith((".alpha", ".beta")) else value for key, value in state.items()}
-    return flatten(state, "stem.proj.weight")
 
 
 def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:

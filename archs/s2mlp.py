@@ -22,9 +22,9 @@ from archs import identityformer
 from archs.identityformer import Norm
 from archs.parts.backbone import Backbone, Grid, grid_of, ramp, stage
 from archs.parts.bias import Bias
-from archs.parts.convert import State
 from archs.parts.layers import Patchify
 from archs.parts.relabeling import Relabeling, along, on_stem
+from archs.parts.weights import State
 
 SOURCE = "arXiv 2106.07477, section 3; unofficial code: liuruiyang98/Jittor-MLP models_pytorch/s2_mlp_v1.py"
 BIAS = Bias(

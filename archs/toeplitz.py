@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from archs import resmlp
 from archs.parts.backbone import Backbone, Grid, grid_of, pair, stage
 from archs.parts.bias import Bias
-from archs.parts.convert import State, frame
 from archs.parts.layers import Patchify, mix_tokens
 from archs.parts.relabeling import Relabeling, mirror, on_stem
+from archs.parts.weights import State, frame
 from archs.resmlp import Affine
 
 SOURCE = "ours: arXiv 2105.03404 (frame) with the shared weights of a convolution; no published configuration"

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from archs.parts.backbone import Backbone, Grid, grid_of, ramp
 from archs.parts.bias import Bias
-from archs.parts.convert import State, flatten, frame, rename
 from archs.parts.layers import Mlp, OverMap, Patchify, Residual
 from archs.parts.relabeling import Relabeling, along, mirror, on_stem
+from archs.parts.weights import State, frame
 
 SOURCE = "arXiv 2106.12368, table 2; code: houqb/VisionPermutator models/vip.py"
 BIAS = Bias(
@@ -169,20 +169,6 @@ def init(model: Backbone) -> Backbone:
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     return model
-
-
-def convert(state_dict: State) -> State:
-    """The authors' names; stages and transitions share one numbering there as here."""
-    state = rename(
-        state_dict,
-        (r"^patch_embed\.", "stem."),
-        (r"^network\.(\d+)\.(\d+)\.norm1\.", r"stages.\1.\2.0.norm."),
-        (r"^network\.(\d+)\.(\d+)\.norm2\.", r"stages.\1.\2.1.norm."),
-        (r"^network\.(\d+)\.(\d+)\.attn\.", r"stages.\1.\2.0.branch."),
-        (r"^network\.(\d+)\.(\d+)\.mlp\.", r"stages.\1.\2.1.branch."),
-        (r"^network\.(\d+)\.proj\.", r"stages.\1.layer."),
-    )
-    return flatten(state, "stem.proj.weight")
 
 
 def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,8 @@
+"""From a sweep to finished runs, on this machine or on a cluster.
+
+sweeps/   one file a sweep: yours
+define/   what to run: runs, grids, searches, and what they would cost
+queue/    who runs it and how it goes: workers, claims, states, tables
+cluster/  SLURM: profiles, submission, the scheduler's words
+launch    the one door: train what is missing, wherever it stands
+"""

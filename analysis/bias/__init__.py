@@ -1,0 +1,8 @@
+"""Which bias a model was built with, and which it learned.
+
+symmetry     relabelings that training cannot tell apart
+probe        what probes share: images, views, intervals, nulls
+probe_runs   probes over finished runs
+probe_table  what they measured
+dsd          a task whose answer is known
+"""

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import archs
+from archs.parts import zoo
 from archs.parts.backbone import pair
 
 ROUND, ROUND_TOLERANCE = 8, 0.05
@@ -78,7 +78,7 @@ def search(
     if budget <= 0:
         raise ValueError(f"{kind} must be positive, not {budget:g}")
     shape = {"img_size": img_size, "num_classes": num_classes, "in_chans": in_chans}
-    own = archs.arguments(name, **{key: value for key, value in shape.items() if value is not None}, **overrides)
+    own = zoo.arguments(name, **{key: value for key, value in shape.items() if value is not None}, **overrides)
     family = importlib.import_module(f"archs.{name.partition('_')[0]}")
     step = family.width_step(own) if hasattr(family, "width_step") else 1
 
@@ -153,7 +153,7 @@ def _around(at: Callable[[int], Found], budget: float, guess: int, low: int, hig
 def _cost(name: str, kind: str, given: dict[str, Any]) -> int:
     """Parameters, or MACs at batch 1; the meta device has no weights and counts fused attention, the CPU does not."""
     with torch.device("meta"):
-        model = archs.create(name, **given).eval()
+        model = zoo.create(name, **given).eval()
         x_BCHW = torch.empty(1, given.get("in_chans", 3), *pair(given["img_size"]))
     if kind == "params":
         return sum(parameter.numel() for parameter in model.parameters())

@@ -1,19 +1,18 @@
 """Public checkpoints under this zoo's names: unwrap, rename, read what the file implies, compare strictly, adapt.
 
-What differs per family is in its file: `convert` renames each public layout (and reshapes; it drops nothing), `implied`
-reads from converted weights the arguments of `create` that they decide (and takes out what is no weight), and
-`resize`, where there is one, carries them to another token grid. Weights of this zoo's own layout, and the files that
-a run exports, pass through.
+What differs per family: `convert` of archs/formats/FAMILY.py renames each public layout (and reshapes; it drops
+nothing); in the family's own file `implied` reads from converted weights the arguments of `create` that they decide
+(and takes out what is no weight), and `resize`, where there is one, carries them to another token grid. Weights of
+this zoo's own layout, and the files that a run exports, pass through.
 
 A key that no rule knows keeps its name and is reported; nothing is ever loaded in part.
 """
 
 import importlib
+import importlib.util
 import inspect
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isqrt
 from types import ModuleType
 from typing import Any
 
@@ -21,10 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import archs
+from archs.parts import zoo
 from archs.parts.backbone import Grid, grid_of, pair
-
-State = dict[str, Tensor]
+from archs.parts.weights import State, frame
 
 # Where files keep their weights, the trained ones before their moving average, as the authors evaluate them.
 WRAPPERS = ("state_dict", "model", "state_dict_ema", "model_ema")
@@ -109,72 +107,6 @@ def unwrap(file: Mapping[str, Any]) -> State:
     return state
 
 
-# --- what the families' files use
-
-
-def rename(state: State, *rules: tuple[str, str | Callable[[re.Match], str]]) -> State:
-    """Every key after `re.sub` of each (pattern, replacement) in turn."""
-    renamed = {}
-    for key, value in state.items():
-        for pattern, name in rules:
-            key = re.sub(pattern, name, key)
-        renamed[key] = value
-    return renamed
-
-
-def flatten(state: State, *keys: str) -> State:
-    """A copy in which the tensors of these keys, such as a patch convolution's weight, are matrices."""
-    return {**state, **{key: state[key].flatten(1) for key in keys if key in state}}
-
-
-def frame(state: State, own: Mapping[str, Any], num_tokens: int | None, stem: str | None = None) -> dict[str, Any]:
-    """`num_classes`, `in_chans` and `img_size` of weights with a patch stem; what cannot be told is left out.
-
-    Args:
-        stem: key of its weight, if it is not the only `stem.*proj.weight`.
-        own: arguments of `create`; where the tokens fit its `img_size` that is it, and otherwise the image is square.
-        num_tokens: what the weights are bound to, None if nothing.
-    """
-    implied = classes(state)
-    p, q = pair(own["patch_size"])
-    stem = stem or next((key for key in state if re.fullmatch(r"stem\.(.*\.)?proj\.weight", key)), None)
-    if stem in state and state[stem].ndim == 4 and stem.endswith("proj.weight"):
-        implied["in_chans"] = state[stem].shape[1]
-    elif stem in state and state[stem].shape[-1] % (p * q) == 0:
-        implied["in_chans"] = state[stem].shape[-1] // (p * q)
-    if num_tokens:
-        h, w = grid_of(own["img_size"], own["patch_size"])
-        if h * w == num_tokens:
-            implied["img_size"] = own["img_size"]
-        elif isqrt(num_tokens) ** 2 == num_tokens:
-            implied["img_size"] = _int_or_pair(isqrt(num_tokens) * p, isqrt(num_tokens) * q)
-    return implied
-
-
-def pixels(state: State, own: Mapping[str, Any], stem: str) -> dict[str, Any]:
-    """As `frame`, for a stem that reads all pixels at once: channels as in `own` if those fit, else 3 or 1."""
-    implied = classes(state)
-    if stem in state:
-        inputs = state[stem].shape[1]
-        for in_chans in (own["in_chans"], 3, 1):
-            h, w = pair(own["img_size"])
-            if in_chans * h * w != inputs:
-                h = w = isqrt(inputs // in_chans)
-            if in_chans * h * w == inputs:
-                return {**implied, "in_chans": in_chans, "img_size": _int_or_pair(h, w)}
-    return implied
-
-
-def classes(state: State) -> dict[str, Any]:
-    """{"num_classes": ...} by the head; {} without one."""
-    return {"num_classes": len(state["head.weight"])} if "head.weight" in state else {}
-
-
-def columns(state: State, key: str) -> int | None:
-    """Length of the last axis; None where the key is missing, which the comparison will report."""
-    return state[key].shape[-1] if key in state else None
-
-
 # --- the steps
 
 
@@ -182,12 +114,20 @@ def _read(name: str, file: Mapping[str, Any], overrides: Mapping[str, Any]) -> C
     """Convert, and compare with the model that `overrides` and the file together describe."""
     said, state = _said(name, file), unwrap(file)
     if not any(key.startswith(("stages.", "stem.0.proj.")) for key in state):
-        state = getattr(_family(name), "convert", lambda state: state)(state)
+        state = _converted(name, state)
     implied = {**said, **_implied(name, state, _with_defaults(name, {**overrides, **said}))}
     with torch.device("meta"):
-        expected = archs.create(name, **{**overrides, **implied}).state_dict()
+        expected = zoo.create(name, **{**overrides, **implied}).state_dict()
     _compare(name, state, {key: tuple(value.shape) for key, value in expected.items()})
     return Checkpoint(state_dict=state, implied=implied)
+
+
+def _converted(name: str, state: State) -> State:
+    """Under the family's own names, where it has public layouts."""
+    formats = f"archs.formats.{name.partition('_')[0]}"
+    if name.startswith("timm/") or importlib.util.find_spec(formats) is None:
+        return state
+    return importlib.import_module(formats).convert(state)
 
 
 def _said(name: str, file: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,7 +145,7 @@ def _implied(name: str, state: State, own: Mapping[str, Any]) -> dict[str, Any]:
         family = _family(name)
         return family.implied(state, own) if hasattr(family, "implied") else frame(state, own, None)
     with torch.device("meta"):
-        model = archs.create(name, **own)
+        model = zoo.create(name, **own)
     head, stem = (
         next((state[f"{begin}weight"] for begin in part(name, model) if f"{begin}weight" in state), None)
         for part in (_head, _stem)
@@ -270,13 +210,13 @@ def _with_defaults(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
         return dict(overrides)
     parameters = inspect.signature(_family(name).build).parameters
     defaults = {key: each.default for key, each in parameters.items() if each.default is not each.empty}
-    return {**defaults, **archs.arguments(name, **overrides)}
+    return {**defaults, **zoo.arguments(name, **overrides)}
 
 
 def _family(name: str) -> ModuleType | None:
     if name.startswith("timm/"):
         return None
-    archs.arguments(name)  # raises for a name that is not there
+    zoo.arguments(name)  # raises for a name that is not there
     return importlib.import_module(f"archs.{name.partition('_')[0]}")
 
 
@@ -304,10 +244,6 @@ def _plain(value: Any) -> Any:
         values = [_plain(each) for each in value]
         return values[0] if len(values) == 2 and values[0] == values[1] else values
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _int_or_pair(h: int, w: int) -> int | Grid:
-    return h if h == w else (h, w)
 
 
 def _size(size: int | Grid) -> str:

@@ -18,7 +18,7 @@ from einops import rearrange
 from torch import Tensor
 
 from archs.parts.backbone import Grid, grid_of, pair
-from archs.parts.convert import State
+from archs.parts.weights import State
 
 
 @dataclass(frozen=True, kw_only=True)
