@@ -143,7 +143,7 @@ def test_image_that_patches_do_not_tile_names_the_nearest(name):
         ("cyclemlp_nano", {"skeleton": "swin", "img_size": 10}, "grid of 5 x 5 tokens cannot be halved 1 times"),
         ("poolformer_nano", {"pool_size": 2}, "must be odd"),
         ("banded_nano", {"kernel_size": 2}, "must be odd"),
-        ("bandedtoeplitz_nano", {"kernel_size": 0}, "must be odd and positive"),
+        ("bandedtoeplitz_nano", {"kernel_size": 0}, "kernel_size 0 is not a whole number from 1"),
         ("s2mlp_nano", {"dim": 30}, "not a multiple of 4"),
         ("mlp_nano", {"layer": "relu"}, "known: norm_gelu_linear, linear_relu, linear_relu_norm"),
         ("mlp_nano", {"dim": [8, 8]}, "dim has 2 widths, depth is 3"),

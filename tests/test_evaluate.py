@@ -318,7 +318,7 @@ def test_validate_averages_views_scales_and_takes_label_sets(validated, tmp_path
         (["--temperature", "warm"], "neither a number above 0 nor 'fit'"),
         (["--temperature", "-1"], "neither a number above 0 nor 'fit'"),
         (["--hflip", 0.5], "--hflip is for the views of --tta"),
-        (["--predictions", "p.txt"], "ends in .npz or .csv"),
+        (["--predictions", "p.txt"], "--predictions p.txt ends in '.txt'; known: .npz, .csv"),
         (["--split", "holdout"], "was trained without --holdout"),
     ],
 )

@@ -26,10 +26,9 @@ WANTED = "[[8, 14], [32, 38]]"
 @pytest.fixture
 def copy(tmp_path):
     """The engine without __pycache__, and with a file in its place, as a read-only disk would be."""
-    (tmp_path / "copy" / "engine").mkdir(parents=True)
-    for path in (ROOT / "engine").glob("*.py"):
-        shutil.copy(path, tmp_path / "copy" / "engine")
-    (tmp_path / "copy" / "engine" / "__pycache__").write_text("in the way")
+    shutil.copytree(ROOT / "engine", tmp_path / "copy" / "engine", ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in [path.parent for path in (tmp_path / "copy" / "engine").rglob("__init__.py")]:
+        (folder / "__pycache__").write_text("in the way")
     (tmp_path / "tmp").mkdir()
     return tmp_path / "copy"
 

@@ -253,7 +253,7 @@ def test_a_run_that_is_being_trained_saves_and_leaves_when_it_is_cancelled(two, 
     ("words", "line"),
     [
         (["sed=1"], "unknown field 'sed'; did you mean 'seed'?"),
-        (["seed"], "takes field=value"),
+        (["seed"], "takes key=value"),
         (["seed=7"], "no run has seed=7"),
     ],
 )

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from engine import faults
@@ -302,7 +303,9 @@ def test_tables_of_another_scheme_of_signatures_are_not_mixed(sweep, results):
     text = runs.read_text()
     for run in sweep.runs:
         text = text.replace(run.signature, run.signature[::-1])
-    for changed in (text, runs.read_text().replace("signature,", "scheme,signature,").replace("\n", "\nold,", 3)):
+    table = pd.read_csv(runs, dtype=str)
+    older = [table.assign(scheme="1"), table.drop(columns="scheme")]
+    for changed in (text, *(each.to_csv(index=False) for each in older)):
         runs.write_text(changed)
         with pytest.raises(Refusal, match=r"runs.csv is kept: its 3 rows have other signatures.* move it away"):
             collect.collect(sweep)

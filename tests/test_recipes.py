@@ -62,7 +62,7 @@ def test_no_key_of_a_recipe_does_nothing(name):
 
 
 def triangle(share, lr):
-    """ConvMixer's own words: np.interp(t, [0, 2E//5, 4E//5, E], [0, lr, lr / 20, 0])."""
+    """ConvMixer's own words: np.interp(t, [0, 2E//5, 4E//5, E], [0, lr, lr / 20, 0]), t the end of the step."""
     return float(np.interp(share, [0, 0.4, 0.8, 1], [0, lr, lr / 20, 0]))
 
 
@@ -98,9 +98,9 @@ PUBLISHED = {
     # 310 epochs, of which the last 10 stay at the least rate.
     "vip_imagenet": (IMAGENET, lambda step, steps: deit(step, peak=2e-3, per_epoch=625, warmup=20)),
     "cyclemlp_imagenet": (IMAGENET, lambda step, steps: deit(step)),
-    "convmixer_imagenet": (IMAGENET, lambda step, steps: triangle(step / steps, 0.01)),
-    "convmixer_cifar10_25": (CIFAR, lambda step, steps: triangle(step / steps, 0.05)),
-    "convmixer_cifar10_100": (CIFAR, lambda step, steps: triangle(step / steps, 0.05)),
+    "convmixer_imagenet": (IMAGENET, lambda step, steps: triangle((step + 1) / steps, 0.01)),
+    "convmixer_cifar10_25": (CIFAR, lambda step, steps: triangle((step + 1) / steps, 0.05)),
+    "convmixer_cifar10_100": (CIFAR, lambda step, steps: triangle((step + 1) / steps, 0.05)),
     "deit_imagenet": (IMAGENET, lambda step, steps: deit(step)),
     "rank_pruning_two": (48_000, lambda step, steps: 5e-3),
     "rank_pruning_three": (48_000, lambda step, steps: 5e-3 * 0.1 ** (step // (93 * 30))),
@@ -134,11 +134,11 @@ def test_the_triangle_is_convmixers():
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=run.lr)
     schedule = optim.make_schedule(run, optimizer, 97)
     rates = {}
-    for epochs in (0, 1, 10, 20, 21, 25):
-        schedule.step_update(epochs * 97)
+    for epochs in (1, 10, 20, 21, 25):
+        schedule.step_update(epochs * 97 - 1)  # the last step of that epoch
         rates[epochs] = optimizer.param_groups[0]["lr"]
-    # As its README prints them at the end of each epoch; its "Epoch: 0" ends at 1.
-    assert rates == pytest.approx({0: 0, 1: 0.005, 10: 0.05, 20: 0.0025, 21: 0.002, 25: 0}, abs=1e-15)
+    # As its README prints them at the end of each epoch.
+    assert rates == pytest.approx({1: 0.005, 10: 0.05, 20: 0.0025, 21: 0.002, 25: 0}, abs=1e-15)
 
 
 def test_mixers_converted_numbers_are_big_visions_arithmetic():

@@ -173,7 +173,7 @@ def test_nothing_finished(runs, tmp_path):
 
 
 def test_what_a_user_wrote_is_text(tmp_path):
-    run = make_run({"model": "mixer_nano", "model_kwargs": {"token_ratio": "<script>$x_1$</script>"}})
+    run = make_run({"model": "convmixer_nano", "model_kwargs": {"act": "<script>$x_1$</script>"}})
     text = page_of([write_run(tmp_path, run, 90.0)], tmp_path, question="a < b & <i>c</i>")
     assert text.count("<script>") == 1  # ours
     assert "a &lt; b &amp; &lt;i&gt;c" in text

@@ -23,8 +23,8 @@ from tests.trial import HOW, ROOT, Trial, assert_same
 
 BROKEN = """
 import os, sys
-if os.environ.get("SLURMD_NODENAME") in os.environ.get("BROKEN_NODES", "").split() and "slurm.queue.task" in
-sys.orig_argv:
+on_it = os.environ.get("SLURMD_NODENAME") in os.environ.get("BROKEN_NODES", "").split()
+if on_it and "slurm.queue.task" in sys.orig_argv:
     import engine.train
     def broken(*args, **kwargs):
         raise RuntimeError("CUDA error: uncorrectable ECC error encountered")

@@ -312,7 +312,7 @@ def test_a_second_launcher_is_refused(write, results, digits):
     sweep = load(write(THREE))
     sweep.make_folder()
     with local.only_launcher(sweep), pytest.raises(Refusal, match=f"process {os.getpid()}") as refusal:
-        launch.launch(sweep, {"data_dir": str(digits)})
+        launch.launch(sweep, {"data_dir": str(digits)}, cluster="local")
     assert refusal.value.code == BUSY
 
 

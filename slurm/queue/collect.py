@@ -39,7 +39,7 @@ def collect(sweep: Sweep) -> list[Path]:
     belongs together cannot be told then.
     """
     before = {name: _read(sweep.folder / name) for name in ("runs.csv", "epochs.csv", "probes.csv")}
-    if before["runs.csv"] and not any(folder.exists() for folder in sweep.folders):
+    if (sweep.folder / "runs.csv").exists() and not any(folder.exists() for folder in sweep.folders):
         raise Refusal(f"no run of {sweep.name} is here, so the tables in {sweep.folder} stay as they are")
     rows = _runs(sweep)
     _check_scheme(sweep, before["runs.csv"], rows)
@@ -83,7 +83,7 @@ def _runs(sweep: Sweep) -> list[dict[str, Any]]:
 
 def _check_scheme(sweep: Sweep, before: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
     """Raises Refusal where the table that is there was made under another scheme of signatures than these rows."""
-    schemes = {str(row.get("scheme") or "") for row in before} - {str(rows[0].get("scheme") or "")}
+    schemes = {row.get("scheme") or "1" for row in before} - {str(rows[0]["scheme"])}  # the first had no such column
     strangers = {row["signature"] for row in before}.isdisjoint(row["signature"] for row in rows)
     if schemes or (before and strangers):
         path = sweep.folder / "runs.csv"
