@@ -236,13 +236,7 @@ def test_bias_read_from_source_is_the_bias_declared(family):
         assert ladder.bias_of(f"{family}_{variant}") == replace(module.BIAS, **own.get(variant, {}))
 
 
-def test_bias_is_refused_where_it_is_not_declared(tmp_path):
-    (tmp_path / "new.py").write_text("BIAS = make_bias()\nBIAS: int = 3\n")
-    with pytest.raises(TypeError):
-        ladder.bias_of("new_1m", tmp_path)
-    (tmp_path / "new.py").write_text("SOURCE = ''\n")
-    with pytest.raises(ValueError, match="declares no BIAS"):
-        ladder.bias_of("new_1m", tmp_path)
+def test_a_reference_has_no_bias_and_what_is_not_in_the_zoo_is_refused():
     with pytest.raises(ValueError, match="no architecture family 'nosuch'"):
         ladder.bias_of("nosuch_1m")
     assert ladder.bias_of("timm/resnet18") is None

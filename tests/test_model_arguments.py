@@ -1,13 +1,12 @@
 """Arguments of every family: what makes no sense is one line, and what means the same is the same value."""
 
 import ast
-import inspect
-from pathlib import Path
 
 import pytest
 
 import archs
 from archs.parts import sizes
+from archs.parts.family import ARCHS
 from engine.errors import USAGE, Refusal
 from engine.run import make_run
 
@@ -74,7 +73,7 @@ def test_every_annotation_is_known():
     """An annotation that sizes.py does not read would leave an argument unchecked without a word."""
     known = {"int", "float", "bool", "Grid", "Sequence[int]", "Sequence[float]"}
     for family in archs.families():
-        source = ast.parse(Path(inspect.getfile(archs)).with_name(f"{family}.py").read_text())
+        source = ast.parse((ARCHS / f"{family}.py").read_text())
         words = {node.targets[0].id for node in source.body if isinstance(node, ast.Assign)}
         for key, (kinds, _) in sizes._kinds(family).items():
             for kind in kinds:

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-import archs
 from engine.cli.flags import Parser, add_fields, collect
 from engine.cost.profile import profile
 from engine.errors import Refusal
@@ -53,11 +52,6 @@ def test_the_cost_of_a_variant_is_that_of_the_built_model(results, name):
     built = profile(name, **shape)
     assert (found.params, found.macs) == (built["params"], built["macs"])
     assert not results.exists(), "what is known is not counted"
-
-
-def test_every_family_says_what_its_variants_cost():
-    for family in archs.families():
-        assert cost._table(family).keys() == archs.variants(family).keys()
 
 
 def test_what_is_not_known_is_counted_once(results, capfd):

@@ -14,14 +14,13 @@ A family declares SYMMETRY, the groups it claims (those inside them are claimed 
 know a map for each. The optimizer decides, too: a rotation of the pixels survives SGD and no adaptive method.
 """
 
-import ast
 import importlib
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import archs
+from archs.parts.family import FamilyError, read
 from engine.errors import DIVERGED, Refusal
 
 if TYPE_CHECKING:
@@ -118,13 +117,9 @@ def declared(name: str) -> set[str]:
     family, _, variant = name.partition("_")
     if family not in archs.families():
         raise Refusal(f"'{name}' is not of this zoo, so nothing says how its weights follow a relabeling")
-    tables = {
-        getattr(node.targets[0], "id", ""): node.value
-        for node in ast.parse((Path(archs.__file__).parent / f"{family}.py").read_text()).body
-        if isinstance(node, ast.Assign)
-    }
-    own = ast.literal_eval(tables["VARIANT_SYMMETRY"]) if "VARIANT_SYMMETRY" in tables else {}
-    claimed = list(own.get(variant, ast.literal_eval(tables["SYMMETRY"])))
+    claimed = list(read(family).symmetry(variant))
+    if unknown := [group for group in claimed if group not in GROUPS]:
+        raise FamilyError(f"archs/{family}.py claims the symmetry {unknown[0]!r}; groups: {', '.join(GROUPS)}")
     for group in claimed:  # grows while it is read
         claimed += INSIDE.get(group, ())
     return set(claimed)

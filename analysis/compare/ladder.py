@@ -3,15 +3,14 @@
 The declarations are read from the source of archs/FAMILY.py, because importing a family imports torch.
 """
 
-import ast
 from dataclasses import fields
-from pathlib import Path
 
 import pandas as pd
 
 import archs
 from analysis.compare.frames import MISSING
 from archs.parts.bias import Bias
+from archs.parts.family import read
 
 REFERENCE = "reference"  # what the table says where timm's model stands
 CLAIMS = [field.name for field in fields(Bias)]
@@ -24,28 +23,17 @@ WORDS = {
 }
 
 
-def bias_of(model: str, folder: Path = Path(archs.__file__).parent) -> Bias | None:
+def bias_of(model: str) -> Bias | None:
     """What the model's family declares in BIAS and, for single variants, in VARIANT_BIAS; None for a reference of timm.
 
-    Arguments that a run gives to the model are not looked at. Raises ValueError for what is not in the zoo, or is there
-    without a BIAS of literals.
+    Arguments that a run gives to the model are not looked at. Raises ValueError for what is not in the zoo.
     """
     if model.startswith("timm/"):
         return None
     family, _, variant = model.partition("_")
-    path = folder / f"{family}.py"
-    if not path.exists():
+    if family not in archs.families():
         raise ValueError(f"no architecture family '{family}'; known: {', '.join(archs.families())}")
-    tables = {
-        getattr(node.targets[0], "id", ""): node.value
-        for node in ast.parse(path.read_text()).body
-        if isinstance(node, ast.Assign)
-    }
-    if not isinstance(declared := tables.get("BIAS"), ast.Call):
-        raise ValueError(f"{path} declares no BIAS = Bias(...)")
-    claims = {keyword.arg or "": ast.literal_eval(keyword.value) for keyword in declared.keywords}
-    own = ast.literal_eval(tables["VARIANT_BIAS"]) if "VARIANT_BIAS" in tables else {}
-    return Bias(**{**claims, **own.get(variant, {})})
+    return read(family).bias(variant)
 
 
 def table(rungs: pd.DataFrame) -> pd.DataFrame:

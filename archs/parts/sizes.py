@@ -8,12 +8,12 @@
 A lone number is a sequence of one where only a sequence will do. Other annotations are left to the family.
 """
 
-import ast
 import functools
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
+
+from archs.parts.family import read
 
 _FROM_ZERO = ("drop_path", "init_values")
 
@@ -63,16 +63,8 @@ def _told(element: str, lowest: int | None) -> str:
 @functools.cache
 def _kinds(family: str) -> dict[str, tuple[tuple[str, ...], bool]]:
     """Per argument of `build` what its annotation allows, and whether its default is an empty sequence."""
-    path = Path(__file__).parent.parent / f"{family}.py"
-    tree = ast.parse(path.read_text(encoding="utf-8")) if path.is_file() else ast.Module([], [])
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and node.name == "build":
-            return {
-                argument.arg: (
-                    tuple(kind.strip() for kind in ast.unparse(argument.annotation).split("|")),
-                    isinstance(default, ast.Tuple) and not default.elts,
-                )
-                for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
-                if argument.annotation is not None
-            }
-    return {}
+    source = read(family)
+    return {
+        key: (tuple(kind.strip() for kind in annotation.split("|")), source.defaults.get(key) == ())
+        for key, annotation in source.arguments.items()
+    }

@@ -1,32 +1,26 @@
 """The zoo. A name is an address: `mixer_s16` is `VARIANTS["s16"]` of `archs/mixer.py`; `timm/NAME` is timm's model.
 
-A family is one file with SOURCE, BIAS, VARIANTS, EXPECTED, `block`, `init` and `build`; there is no registry. Tables
-are literals, so that listing and checking names reads the source and never imports torch (seconds saved in every
-`--help`, plan and status).
+A family is one file (archs/parts/family.py says what it holds); there is no registry. Names and arguments are checked
+against the source, without importing torch.
 """
 
-import ast
-import contextlib
 import difflib
 import fnmatch
 import functools
 import importlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from archs.parts import family as protocol
 from archs.parts import sizes
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-ARCHS = Path(__file__).resolve().parent.parent
-
-
 def families() -> list[str]:
     """Family names, one per file, sorted."""
-    return sorted(path.stem for path in ARCHS.glob("*.py") if path.stem != "__init__")
+    return protocol.names()
 
 
 def list_archs(pattern: str = "*") -> list[str]:
@@ -37,7 +31,7 @@ def list_archs(pattern: str = "*") -> list[str]:
 
 def variants(family: str) -> dict[str, dict[str, Any]]:
     """The family's VARIANTS table: variant -> arguments of `build`."""
-    return _source(family)[0]
+    return protocol.read(family).tables["VARIANTS"]
 
 
 def arguments(name: str, **overrides: Any) -> dict[str, Any]:
@@ -51,7 +45,7 @@ def arguments(name: str, **overrides: Any) -> dict[str, Any]:
         names = list_archs()
         close = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:3]
         raise ValueError(f"unknown model '{name}'; close: {', '.join(close)}; all: python scripts/list_models.py")
-    accepted = _source(family)[1]
+    accepted = protocol.read(family).arguments
     for key in overrides:
         if key not in accepted:
             close = difflib.get_close_matches(key, accepted, n=1, cutoff=0.3)
@@ -74,7 +68,8 @@ def fitted(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 def defaults(name: str) -> dict[str, Any]:
     """All that `build` takes for `name` where nothing is given: the literal defaults, the variant's arguments above."""
-    return {**_source(name.partition("_")[0])[2], **arguments(name)}
+    given = arguments(name)
+    return {**protocol.read(name.partition("_")[0]).defaults, **given}
 
 
 def create(
@@ -132,19 +127,3 @@ def _create_timm(name: str, given: dict[str, Any], overrides: dict[str, Any]) ->
 def _is_family(name: str) -> bool:
     """Remembered: a sweep of 10,000 runs asks 20,000 times, and each look at the folder costs 0.1 ms."""
     return name in families()
-
-
-@functools.cache
-def _source(family: str) -> tuple[dict[str, dict[str, Any]], list[str], dict[str, Any]]:
-    """VARIANTS, the argument names of `build` and its literal defaults, read without importing the family."""
-    tree = ast.parse((ARCHS / f"{family}.py").read_text())
-    table, accepted, own = {}, [], {}
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "VARIANTS":
-            table = ast.literal_eval(node.value)
-        elif isinstance(node, ast.FunctionDef) and node.name == "build":
-            accepted = [argument.arg for argument in node.args.kwonlyargs]
-            for key, default in zip(accepted, node.args.kw_defaults, strict=True):
-                with contextlib.suppress(ValueError):  # an expression
-                    own |= {key: ast.literal_eval(default)} if default else {}
-    return table, accepted, own

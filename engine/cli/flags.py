@@ -14,8 +14,9 @@ from typing import Any, NoReturn
 
 from pydantic import BaseModel
 
+from archs.parts.family import FamilyError
 from engine.cli import streams, timm_flags
-from engine.errors import Refusal
+from engine.errors import USAGE, Refusal
 from engine.fields.values import home, pairs
 from engine.run import How, Run, make_how, make_run, nearest, read_yaml
 
@@ -130,7 +131,7 @@ def split(fields: dict[str, Any], where: str = "") -> tuple[Run, How]:
 
 
 def run_main(main: Callable[[], int | None], debug: bool = False, *, prints: bool = True) -> NoReturn:
-    """Run a script's main: a Refusal is one line on stderr and its exit code; Ctrl-C is 130.
+    """Run a script's main: a Refusal or FamilyError is one line on stderr and its exit code; Ctrl-C is 130.
 
     Args:
         prints: whether what it prints is what it is for; if not, it goes on where nothing can be printed.
@@ -146,11 +147,11 @@ def run_main(main: Callable[[], int | None], debug: bool = False, *, prints: boo
             code = end.code or 0
             streams.want(code == 0)  # --help, which was all that was asked for
         streams.finish()
-    except Refusal as refusal:
+    except (Refusal, FamilyError) as refusal:
         if debug or "--debug" in sys.argv:
             raise
         print(f"softmlp: {refusal}", file=sys.stderr)
-        code = refusal.code
+        code = getattr(refusal, "code", USAGE)
     except KeyboardInterrupt:
         print("softmlp: interrupted; repeat the command to go on", file=sys.stderr)
         code = 130

@@ -4,7 +4,6 @@ Nothing is built whose cost is known: from the family's EXPECTED, from the profi
 what was counted for an earlier plan. What is left is built once on the meta device; only then is torch imported.
 """
 
-import ast
 import functools
 import hashlib
 import importlib.metadata
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import archs
+from archs.parts.family import read
 from engine.data.sets import SPLITS, lookup
 from engine.errors import Refusal
 from engine.folder import store
@@ -145,17 +145,7 @@ def _expected(run: Run, shape: Shape) -> dict[str, int] | None:
     if shape[1:] != (own["img_size"], own["in_chans"], own["num_classes"]):
         return None
     family, _, variant = run.model.partition("_")
-    return _table(family).get(variant)
-
-
-@functools.cache
-def _table(family: str) -> dict[str, dict[str, int]]:
-    """EXPECTED of a family, read from its source without importing it, as archs reads VARIANTS."""
-    tree = ast.parse((Path(archs.__file__).parent / f"{family}.py").read_text())
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "EXPECTED":
-            return ast.literal_eval(node.value)
-    return {}
+    return read(family).tables["EXPECTED"][variant]
 
 
 def _measured(folders: Iterable[Path]) -> dict[str, int] | None:
@@ -193,7 +183,7 @@ def _key(shape: Shape) -> str:
 @functools.cache
 def _zoo() -> str:
     digest = hashlib.sha256()
-    for path in sorted(Path(archs.__file__).parent.glob("*.py")):
+    for path in sorted(Path(archs.__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
     return f"zoo {digest.hexdigest()[:8]}"
 
