@@ -27,6 +27,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from archs.parts.backbone import Backbone, Grid, grid_of, ramp
 from archs.parts.bias import Bias
+from archs.parts.init import normal_linears
 from archs.parts.layers import Mlp, Patchify, Residual
 from archs.parts.relabeling import Relabeling, along, on_stem
 from archs.parts.weights import State, frame
@@ -263,10 +264,7 @@ def width_step(given: Mapping[str, Any]) -> int:
 
 def init(model: Deit) -> Deit:
     """Normal(0.02) weights, positions and class token, zero biases; the stem keeps the convolution's default."""
-    for module in [*model.stages.modules(), model.head]:
-        if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=0.02)
-            nn.init.zeros_(module.bias)
+    normal_linears(model.stages, model.head)
     for embedding in (model.cls_token, model.pos_embed):
         if embedding is not None:
             nn.init.trunc_normal_(embedding, std=0.02)
@@ -297,6 +295,8 @@ def resize(state_dict: State, grid_from: Grid, grid_to: Grid) -> State:
 def relabel(state_dict: State, relabeling: Relabeling) -> State | None:
     """The positions follow the patches; the class token has none of them."""
     state, tokens = on_stem(state_dict, relabeling), relabeling.tokens
-    if state is not None and "cls_token" in state:
+    if state is None or "pos_embed" not in state:
+        return state
+    if "cls_token" in state:
         tokens = torch.cat([torch.zeros(1, dtype=torch.long), tokens + 1])
     return along(state, tokens, {"pos_embed": (0,)})

@@ -154,8 +154,9 @@ def relabel(state_dict: State, relabeling: Relabeling) -> State | None:
     state, turns = on_stem(state_dict, relabeling, stem), relabeling.turns
     if state is None or turns is None:
         return None
-    for axis, line in enumerate(relabeling.lines):
-        state = along(state, line, {"stem.1.pos_embed": (axis,)})
+    if (positions := "stem.1.pos_embed") in state:
+        for axis, line in enumerate(relabeling.lines):
+            state = along(state, line, {positions: (axis,)})
     for key in (key for key in state if key.endswith("complex_weight")):
         if turns[0] * turns[1] < 0:
             state[key] = state[key].flip(0).roll(1, 0)

@@ -200,10 +200,14 @@ def setting(name: str, overrides: dict[str, Any]) -> tuple[tuple[int, int, int],
 
 def _best_map(name: str, state: dict[str, "Tensor"], relabeling: "Relabeling") -> dict[str, "Tensor"]:
     """The family's map, or its part inside the patches, or the weights as they are."""
-    relabel, inside = importlib.import_module(f"archs.{name.partition('_')[0]}").relabel, relabeling.inside()
-    for each in (relabeling, inside):
-        if each is not None and (moved := relabel(state, each)) is not None:
-            return moved
+    family, inside = name.partition("_")[0], relabeling.inside()
+    relabel = importlib.import_module(f"archs.{family}").relabel
+    try:
+        for each in (relabeling, inside):
+            if each is not None and (moved := relabel(state, each)) is not None:
+                return moved
+    except FamilyError as error:
+        raise FamilyError(f"archs/{family}.py: {error}") from None
     return state
 
 

@@ -8,6 +8,8 @@ compares.
 The helpers here turn a None that they are given into None, so that a family's rule reads as one expression.
 """
 
+import difflib
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from einops import rearrange
 from torch import Tensor
 
 from archs.parts.backbone import Grid, grid_of, pair
+from archs.parts.family import FamilyError
 from archs.parts.weights import State
 
 
@@ -101,18 +104,30 @@ class Relabeling:
 
 def on_stem(state: State, relabeling: Relabeling, key: str = "stem.proj.weight") -> State | None:
     """A shared patch projection reads each patch in its new order; None unless all patches have the same."""
-    return {**state, key: state[key][:, relabeling.within]} if relabeling.shared else None
+    return along(state, relabeling.within, {key: (1,)}) if relabeling.shared else None
 
 
 def along(state: State | None, order: Tensor | None, axes: Mapping[str, Sequence[int]]) -> State | None:
-    """Weights whose key matches a pattern of `axes`, in a new order along those of their axes."""
+    """Weights whose key matches a pattern of `axes`, in a new order along those of their axes.
+
+    Raises FamilyError for a pattern that matches no key, or an axis that is not there or not as long as the order.
+    """
     if state is None or order is None:
         return None
-    return _changed(state, axes, lambda value, axis: value.index_select(axis, order))
+
+    def change(value: Tensor, axis: int) -> Tensor:
+        if value.shape[axis] != len(order):
+            raise IndexError(f"the new order has {len(order)} entries")
+        return value.index_select(axis, order)
+
+    return _changed(state, axes, change)
 
 
 def mirror(state: State | None, relabeling: Relabeling, axes: Mapping[str, Sequence[int]]) -> State | None:
-    """Weights whose key matches are reversed as the grid is; `axes` names their rows' and columns' axis."""
+    """Weights whose key matches are reversed as the grid is; `axes` names their rows' and columns' axis.
+
+    Raises FamilyError for a pattern that matches no key, or an axis that is not there.
+    """
     if state is None or (mirrored := relabeling.mirrored) is None:
         return None
     backwards = {key: [axis for axis, on in zip(both, mirrored, strict=True) if on] for key, both in axes.items()}
@@ -120,10 +135,20 @@ def mirror(state: State | None, relabeling: Relabeling, axes: Mapping[str, Seque
 
 
 def _changed(state: State, axes: Mapping[str, Sequence[int]], change: Callable[[Tensor, int], Tensor]) -> State:
+    """What is addressed must be there: a key that a variant lacks is left out by the family, not passed over here."""
     changed = dict(state)
-    for key in state:
-        for axis in (axis for pattern, each in axes.items() if fnmatch(key, pattern) for axis in each):
-            changed[key] = change(changed[key], axis)
+    for pattern, each in axes.items():
+        matching = [key for key in state if fnmatch(key, pattern)]
+        if not matching:
+            near = difflib.get_close_matches(pattern, state, n=3, cutoff=0.0)
+            raise FamilyError(f"relabel addresses '{pattern}', and no weight is called so; near: {', '.join(near)}")
+        for key, axis in itertools.product(matching, each):
+            try:
+                changed[key] = change(changed[key], axis)
+            except IndexError as error:
+                shape = tuple(changed[key].shape)
+                said = f"relabel cannot change axis {axis} of '{pattern}': {key} has the shape {shape}, {error}"
+                raise FamilyError(said) from None
     return changed
 
 
