@@ -26,10 +26,10 @@ from torch import Tensor, nn
 
 from archs.parts.backbone import Backbone, Grid, grid_of, ramp
 from archs.parts.bias import Bias
-from archs.parts.layers import Mlp, OverMap, Patchify, Residual
+from archs.parts.init import normal_linears
+from archs.parts.layers import Mlp, OverMap, Patchify, Residual, Reweight
 from archs.parts.relabeling import Relabeling, on_stem
 from archs.parts.weights import State, frame
-from archs.vip import Reweight
 
 SOURCE = "arXiv 2107.10224, table 1; code: ShoufaChen/CycleMLP cycle_mlp.py; t, s, b: its README, code unpublished"
 BIAS = Bias(
@@ -315,11 +315,7 @@ def width_step(given: Mapping[str, Any]) -> int:
 
 def init(model: Backbone) -> Backbone:
     """Normal(0.02) linears and Cycle FCs, zero biases; convolutions keep their default (authors' code)."""
-    for module in [*model.stages.modules(), model.head]:
-        if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=0.02)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+    normal_linears(model.stages, model.head)
     return model
 
 

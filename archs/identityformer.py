@@ -15,6 +15,7 @@ from torch import nn
 
 from archs.parts.backbone import Backbone, Grid, grid_of, ramp, stage
 from archs.parts.bias import Bias
+from archs.parts.init import normal_linears
 from archs.parts.layers import Mlp, Patchify, Residual
 from archs.parts.relabeling import Relabeling, on_stem
 from archs.parts.weights import State
@@ -68,10 +69,7 @@ def build(
 
 def init(model: Backbone) -> Backbone:
     """Normal(0.02) weights and zero biases everywhere, stem and head included."""
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=0.02)
-            nn.init.zeros_(module.bias)
+    normal_linears(model)
     return model
 
 

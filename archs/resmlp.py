@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from archs.parts.backbone import Backbone, Grid, grid_of, stage
 from archs.parts.bias import Bias
+from archs.parts.init import normal_linears
 from archs.parts.layers import Mlp, OverTokens, Patchify, Residual, TokenLinear
 from archs.parts.relabeling import Relabeling, along, on_stem
 from archs.parts.weights import State, columns, frame
@@ -98,10 +99,7 @@ def build(
 
 def init(model: Backbone) -> Backbone:
     """Normal(0.02) weights and zero biases, the head's too; the stem keeps the convolution's default."""
-    for module in [*model.stages.modules(), model.head]:
-        if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=0.02)
-            nn.init.zeros_(module.bias)
+    normal_linears(model.stages, model.head)
     return model
 
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from archs.parts.backbone import Backbone, Grid, grid_of, ramp
 from archs.parts.bias import Bias
-from archs.parts.layers import Mlp, OverMap, Patchify, Residual
+from archs.parts.init import normal_linears
+from archs.parts.layers import Mlp, OverMap, Patchify, Residual, Reweight
 from archs.parts.relabeling import Relabeling, along, mirror, on_stem
 from archs.parts.weights import State, frame
 
@@ -76,23 +77,6 @@ EXPECTED = {
     "m7": {"params": 55_272_488, "macs": 16_284_307_456},
     "l7": {"params": 87_784_936, "macs": 24_340_320_256},
 }
-
-
-class Reweight(nn.Module):
-    """Sum of three maps, each weighted per channel by a softmax over the three of an MLP of their spatial mean."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, dim // 4)
-        self.act = nn.GELU()
-        self.fc2 = nn.Linear(dim // 4, 3 * dim)
-
-    def forward(self, first_BHWC: Tensor, second_BHWC: Tensor, third_BHWC: Tensor) -> Tensor:
-        mean_BC = (first_BHWC + second_BHWC + third_BHWC).mean((1, 2))
-        # Output channel * 3 + branch, not branch * dim + channel.
-        weights_BC3 = self.fc2(self.act(self.fc1(mean_BC))).unflatten(-1, (-1, 3)).softmax(-1)
-        first, second, third = weights_BC3.to(first_BHWC.dtype)[:, None, None].unbind(-1)
-        return first * first_BHWC + second * second_BHWC + third * third_BHWC
 
 
 class PermuteMlp(nn.Module):
@@ -163,11 +147,7 @@ def width_step(given: Mapping[str, Any]) -> int:
 
 def init(model: Backbone) -> Backbone:
     """Normal(0.02) weights and zero biases; stem and transitions keep the convolution's default (authors' code)."""
-    for module in [*model.stages.modules(), model.head]:
-        if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=0.02)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+    normal_linears(model.stages, model.head)
     return model
 
 
@@ -186,15 +166,12 @@ def relabel(state_dict: State, relabeling: Relabeling) -> State | None:
     for i in range(1 + max(int(key.split(".")[1]) for key in state_dict if key.startswith("stages."))):
         if f"stages.{i}.layer.weight" in state:
             grid = (grid[0] // 2, grid[1] // 2)
+            continue
         for name, line, side in zip(("mlp_h", "mlp_w"), lines, grid, strict=True):
             # Of a coarser grid only the direction is left.
             order = line if side == len(line) else torch.arange(side).flip(0) if line[0] else torch.arange(side)
-            segment = torch.arange(_width(state, i) // side)
+            segment = torch.arange(len(state[f"stages.{i}.0.0.branch.{name}.weight"]) // side)
             state = along(
                 state, (order[:, None] * len(segment) + segment).flatten(), {f"stages.{i}.*.{name}.weight": (0, 1)}
             )
     return mirror(state, relabeling, kernels) if pyramid else state
-
-
-def _width(state: State, stage: int) -> int:
-    return next((len(value) for key, value in state.items() if fnmatch(key, f"stages.{stage}.*.mlp_h.weight")), 0)

@@ -3,6 +3,7 @@
 zoo         names to models: `mixer_s16` is VARIANTS["s16"] of archs/mixer.py
 family      what a family's file must and may hold, and one clear error for each mistake
 backbone    the skeleton: stem, stages of blocks, norm, mean over the grid, head
+init        how weights start where papers mean the same start
 layers      layers that papers of two or more families mean alike
 bias        what an architecture claims to be forced to be
 relabeling  an order of an image's pixels, and how weights follow it

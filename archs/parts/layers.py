@@ -76,6 +76,26 @@ class OverTokens(nn.Module):
         return mixed.reshape(x_BHWC.shape)
 
 
+class Reweight(nn.Module):
+    """Sum of three maps, each weighted per channel by a softmax over the three of an MLP of their spatial mean.
+
+    Of the Vision Permutator, and of CycleMLP after it.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, dim // 4)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(dim // 4, 3 * dim)
+
+    def forward(self, first_BHWC: Tensor, second_BHWC: Tensor, third_BHWC: Tensor) -> Tensor:
+        mean_BC = (first_BHWC + second_BHWC + third_BHWC).mean((1, 2))
+        # Output channel * 3 + branch, not branch * dim + channel.
+        weights_BC3 = self.fc2(self.act(self.fc1(mean_BC))).unflatten(-1, (-1, 3)).softmax(-1)
+        first, second, third = weights_BC3.to(first_BHWC.dtype)[:, None, None].unbind(-1)
+        return first * first_BHWC + second * second_BHWC + third * third_BHWC
+
+
 class OverMap(nn.Module):
     """Apply `layer`, a module x_BCHW -> x_BCHW such as a convolution or BatchNorm2d, to x_BHWC.
 
