@@ -10,9 +10,20 @@ import pytest
 from engine.data.beton import ensure
 from engine.folder.store import csv_text, folder_of, make_folder, write_bytes, write_json
 from engine.run import How, Run, make_how, make_run
+from tests.contract import Contract
 from tests.lab import Lab, missing
 from tests.reports import LEVELS, write_run
 from tests.rerun import pytest_runtest_logreport, pytest_runtest_protocol, pytest_terminal_summary  # noqa: F401
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--family", help="run the contract tests of this family only, and say what they prove")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "proves(claim, *families): what a contract test proves, see tests/contract.py")
+    if family := config.getoption("--family"):
+        config.pluginmanager.register(Contract(family))
 
 
 @pytest.fixture(scope="session")

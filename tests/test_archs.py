@@ -46,6 +46,7 @@ def images_of(name: str, batch: int = 2, img_size: int | None = None, in_chans: 
 # --- the contract
 
 
+@pytest.mark.proves("images of other sizes, channels and classes; arguments refused in one line")
 @pytest.mark.parametrize("name", SMALL)
 def test_logits_and_features_have_their_shapes(name):
     model = archs.create(name).eval()
@@ -59,6 +60,7 @@ def test_logits_and_features_have_their_shapes(name):
     assert len(features) == 2 and features.shape[3] == model.head.in_features
 
 
+@pytest.mark.proves("images of other sizes, channels and classes; arguments refused in one line")
 @pytest.mark.parametrize("name", NANO)
 @pytest.mark.parametrize("in_chans", [1, 3])
 def test_other_channels_classes_and_size(name, in_chans):
@@ -67,6 +69,7 @@ def test_other_channels_classes_and_size(name, in_chans):
     assert model(images_of(name, img_size=size, in_chans=in_chans)).shape == (2, 7)
 
 
+@pytest.mark.proves("images of other sizes, channels and classes; arguments refused in one line")
 @pytest.mark.parametrize("name", [name for name in NAMES if name.endswith(("_1m", "_5m"))])
 def test_rungs_run_at_64_px_too(name):
     """With the family's own AT_64_PX where its arguments for 32 px do not fit; on the meta device, but for two."""
@@ -78,6 +81,7 @@ def test_rungs_run_at_64_px_too(name):
         assert archs.create(name, **given).eval()(images_of(name, batch=1, img_size=64)).isfinite().all()
 
 
+@pytest.mark.proves("images of other sizes, channels and classes; arguments refused in one line")
 @pytest.mark.parametrize("name", [name for name in NANO if not hasattr(family_of(name), "SQUARE_IMAGES")])
 def test_images_need_not_be_square(name):
     size = archs.arguments(name)["img_size"]
@@ -85,12 +89,14 @@ def test_images_need_not_be_square(name):
     assert model(torch.randn(2, 1, size, size // 2)).shape == (2, 10)
 
 
+@pytest.mark.proves("images of other sizes, channels and classes; arguments refused in one line")
 @pytest.mark.parametrize("name", [name for name in NANO if hasattr(family_of(name), "SQUARE_IMAGES")])
 def test_family_of_square_images_says_so(name):
     with pytest.raises(ValueError, match="must be square, it is 4 x 2 tokens; give a square img_size"):
         archs.create(name, img_size=(8, 4))
 
 
+@pytest.mark.proves("a gradient for every parameter but INERT")
 @pytest.mark.parametrize("name", SMALL)
 def test_gradient_reaches_every_parameter_but_the_inert(name):
     model = randomise(archs.create(name)).double().eval()
@@ -108,6 +114,7 @@ def test_gradient_reaches_every_parameter_but_the_inert(name):
         assert fnmatch.filter(norms, pattern), f"INERT names nothing: {pattern}"
 
 
+@pytest.mark.proves("images of other sizes, channels and classes; arguments refused in one line")
 @pytest.mark.parametrize("name", NANO)
 def test_unknown_argument_names_the_nearest(name):
     with pytest.raises(ValueError, match="no argument 'depht'; did you mean 'depth'"):
@@ -119,12 +126,14 @@ def test_unknown_name_names_the_nearest():
         archs.create("mixer_s61")
 
 
+@pytest.mark.proves("images of other sizes, channels and classes; arguments refused in one line")
 @pytest.mark.parametrize("name", [name for name in NANO if "patch_size" in archs.arguments(name)])
 def test_image_that_patches_do_not_tile_names_the_nearest(name):
     with pytest.raises(ValueError, match="img_size 9 is not a multiple of patch_size 2; nearest: 8, 10"):
         archs.create(name, img_size=9)
 
 
+@pytest.mark.proves("images of other sizes, channels and classes; arguments refused in one line")
 @pytest.mark.parametrize(
     ("name", "given", "message"),
     [
@@ -155,6 +164,7 @@ def test_wrong_value_is_a_value_error(name, given, message):
         archs.create(name, **given)
 
 
+@pytest.mark.proves("one function under autocast, any layout and batch, compile, export and DDP")
 @pytest.mark.parametrize("name", SMALL)
 def test_bfloat16_autocast_runs_and_is_finite(name):
     model = archs.create(name)
@@ -164,6 +174,7 @@ def test_bfloat16_autocast_runs_and_is_finite(name):
     assert loss.isfinite() and all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
+@pytest.mark.proves("one function under autocast, any layout and batch, compile, export and DDP")
 @pytest.mark.parametrize("name", SMALL)
 def test_the_residual_stream_keeps_the_images_dtype_under_autocast(name):
     """At the entrance of each block and of the norm behind the last one, and at both ends of each residual."""
@@ -182,6 +193,7 @@ def test_the_residual_stream_keeps_the_images_dtype_under_autocast(name):
         assert logits.dtype == (torch.bfloat16 if dtype == torch.float32 else dtype), "autocast did its work"
 
 
+@pytest.mark.proves("one function under autocast, any layout and batch, compile, export and DDP")
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("opt", ["sgd", "adamw"])
 def test_a_step_in_channels_last_is_the_same_step(name, opt):
@@ -200,6 +212,7 @@ def test_a_step_in_channels_last_is_the_same_step(name, opt):
         torch.testing.assert_close(converted.state_dict()[key], weight, rtol=1e-6, atol=1e-9, msg=key)
 
 
+@pytest.mark.proves("one function under autocast, any layout and batch, compile, export and DDP")
 @pytest.mark.parametrize("name", SMALL)
 def test_batches_of_any_size_and_layout_give_the_same_logits(name):
     model, x = randomise(archs.create(name)).eval(), images_of(name, batch=5)
@@ -212,6 +225,7 @@ def test_batches_of_any_size_and_layout_give_the_same_logits(name):
     close(model(wider[..., 0]), logits)
 
 
+@pytest.mark.proves("one function under autocast, any layout and batch, compile, export and DDP")
 @pytest.mark.parametrize("name", NANO)
 def test_compiles_into_one_graph(name):
     """The graph of forward and backward, run by PyTorch's own operators; `inductor` is tested once, below."""
@@ -239,6 +253,7 @@ def _gradients(call: Callable, x: torch.Tensor, model: nn.Module | None = None) 
     return {key: parameter.grad.clone() for key, parameter in model.named_parameters()}
 
 
+@pytest.mark.proves("one function under autocast, any layout and batch, compile, export and DDP")
 @pytest.mark.parametrize("name", NANO)
 def test_exports_as_one_program(name):
     model, x = randomise(archs.create(name)).eval(), images_of(name)
@@ -253,6 +268,7 @@ def one_process():
     distributed.destroy_process_group()
 
 
+@pytest.mark.proves("one function under autocast, any layout and batch, compile, export and DDP")
 @pytest.mark.parametrize("name", NANO)
 def test_gradients_under_ddp_are_those_of_one_process(name, one_process):
     """Without `find_unused_parameters`: every parameter takes part in every step."""
@@ -266,6 +282,7 @@ def test_gradients_under_ddp_are_those_of_one_process(name, one_process):
         torch.testing.assert_close(together[key], gradient, rtol=1e-9, atol=1e-9, msg=key)
 
 
+@pytest.mark.proves("one function under autocast, any layout and batch, compile, export and DDP")
 @pytest.mark.parametrize("name", SMALL)
 def test_evaluation_is_deterministic(name):
     given = {"drop_path": 0.5} if name in DROPPING else {}
@@ -274,6 +291,7 @@ def test_evaluation_is_deterministic(name):
     assert torch.allclose(model(x)[:1], model(x[:1]), rtol=1e-4, atol=1e-5), "images of a batch see each other"
 
 
+@pytest.mark.proves("DROP_PATH, its schedule and effect")
 @pytest.mark.parametrize("name", DROPPING)
 def test_drop_path_takes_effect_in_training_only(name):
     x = images_of(name, batch=16)
@@ -284,6 +302,7 @@ def test_drop_path_takes_effect_in_training_only(name):
     assert torch.equal(with_drop.eval()(x), without.eval()(x))
 
 
+@pytest.mark.proves("DROP_PATH, its schedule and effect")
 @pytest.mark.parametrize("name", NANO)
 def test_drop_path_is_the_schedule_that_the_family_declares(name):
     """DROP_PATH is "ramp", linear from 0 over all blocks of all stages, or "constant"; a family without it has none."""

@@ -102,11 +102,13 @@ def _measured(name: str, **given: object) -> Bias:
     return measured(archs.create(name, **given), in_chans, size, own.get("patch_size", size // 4))
 
 
+@pytest.mark.proves("BIAS, measured on random weights")
 @pytest.mark.parametrize("name", _small())
 def test_architecture_is_what_its_bias_claims(name):
     assert asdict(_measured(name)) == asdict(_declared(name))
 
 
+@pytest.mark.proves("BIAS, measured on random weights")
 @pytest.mark.parametrize(
     ("name", "given"),
     [
@@ -136,6 +138,7 @@ def test_every_family_is_measured():
     assert {name.partition("_")[0] for name in _small()} == set(archs.families())
 
 
+@pytest.mark.proves("BIAS, measured on random weights")
 @pytest.mark.parametrize("family", archs.families())
 def test_any_wrong_claim_is_found(family, monkeypatch):
     """Each claim set to each of its other values makes the test above fail."""
@@ -148,6 +151,7 @@ def test_any_wrong_claim_is_found(family, monkeypatch):
             monkeypatch.undo()
 
 
+@pytest.mark.proves("weights load at another size unless grid_bound")
 @pytest.mark.parametrize("name", [f"{family}_nano" for family in archs.families()])
 def test_weights_load_at_another_size_unless_bound(name):
     size = archs.arguments(name)["img_size"]

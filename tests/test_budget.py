@@ -38,6 +38,7 @@ def _ratio(family: str) -> str | None:
     return getattr(importlib.import_module(f"archs.{family}"), "RATIO", None)
 
 
+@pytest.mark.proves("width for a budget, RATIO and width_step")
 @pytest.mark.parametrize(("kind", "budget"), BUDGETS)
 @pytest.mark.parametrize("family", archs.families())
 def test_every_family_meets_every_budget(family, kind, budget):
@@ -47,6 +48,7 @@ def test_every_family_meets_every_budget(family, kind, budget):
     assert _cost(f"{family}_1m", kind, **given) == pytest.approx(budget, rel=0.02)
 
 
+@pytest.mark.proves("width for a budget, RATIO and width_step")
 @pytest.mark.parametrize(("kind", "budget"), [("params", 2e6), ("macs", 50e6)])
 @pytest.mark.parametrize("family", archs.families())
 def test_width_alone_meets_the_budget_or_names_its_neighbours(family, kind, budget):
@@ -82,6 +84,7 @@ LADDER = {
 }
 
 
+@pytest.mark.proves("width for a budget, RATIO and width_step")
 @pytest.mark.parametrize("family", archs.families())
 def test_every_rung_meets_both_budgets_with_16_tokens(family):
     """At patch 8 the rungs on tokens cost 14 to 21 million MACs and 0.98 to 1.4 million parameters at either."""
@@ -106,6 +109,7 @@ def test_corners_of_token_mixing_are_equally_wide_at_equal_macs():
     assert len({solve(f"{each}_1m", macs=20e6, patch_size=8, depth=6, exact=True)["dim"] for each in corners}) == 1
 
 
+@pytest.mark.proves("width for a budget, RATIO and width_step")
 @pytest.mark.parametrize(("kind", "budget"), [("params", 1e6), ("macs", 20e6)])
 @pytest.mark.parametrize("family", archs.families())
 def test_widths_are_multiples_of_8_where_one_is_near_and_the_exact_one_is_named(family, kind, budget):

@@ -187,6 +187,7 @@ def _make(layout: str) -> tuple[Layout, dict[str, Any]]:
     return made, made.rewrite(made.reference.state_dict())
 
 
+@pytest.mark.proves("public checkpoints load and compute the same")
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layout_computes_the_same(layout):
     made, file = _make(layout)
@@ -198,6 +199,7 @@ def test_layout_computes_the_same(layout):
     assert ((found - expected).norm() / expected.norm()).item() < 1e-12
 
 
+@pytest.mark.proves("public checkpoints load and compute the same")
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_what_the_file_implies_is_said(layout):
     made, file = _make(layout)
@@ -207,6 +209,7 @@ def test_what_the_file_implies_is_said(layout):
     assert {key: implied.get(key) for key in expected} == expected
 
 
+@pytest.mark.proves("public checkpoints load and compute the same")
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_one_key_too_many_or_too_few_is_named(layout):
     made, file = _make(layout)
@@ -259,6 +262,7 @@ def test_a_file_without_weights_says_where_they_were_looked_for():
 # --- our own
 
 
+@pytest.mark.proves("implied and resize: own weights at other sizes and channels")
 @pytest.mark.parametrize("name", [f"{family}_nano" for family in archs.families()] + ["mlp_two", "mlp_six"])
 def test_our_own_layout_passes_through(name):
     model = randomise(archs.create(name))

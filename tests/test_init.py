@@ -20,6 +20,7 @@ def _is_uniform_default(layer: nn.Module) -> bool:
     return near and layer.weight.abs().max() <= bound and 0 < layer.bias.abs().max() <= bound
 
 
+@pytest.mark.proves("init, as the authors' code does it")
 @pytest.mark.parametrize("family", ["mlp", "bmlp", "patchmlp", "convmixer"])
 def test_pytorch_defaults_are_kept(family):
     torch.manual_seed(0)
@@ -28,12 +29,14 @@ def test_pytorch_defaults_are_kept(family):
             assert _is_uniform_default(module)
 
 
+@pytest.mark.proves("init, as the authors' code does it", "patchmlp")
 def test_unshared_stem_starts_like_separate_linears():
     torch.manual_seed(0)
     weight = archs.create("patchmlp_1m_unshared").stem[0].weight
     assert weight.std().item() == pytest.approx((3 * 48) ** -0.5, rel=0.05) and weight.abs().max() <= 48**-0.5
 
 
+@pytest.mark.proves("init, as the authors' code does it", "mixer")
 def test_mixer_starts_with_lecun_normal_kernels_and_zero_head():
     torch.manual_seed(0)
     model = archs.create("mixer_1m")
@@ -51,6 +54,7 @@ def test_resmlp_layer_scale_starts_as_published(variant, start):
     assert archs.variants("resmlp")[variant]["init_values"] == start
 
 
+@pytest.mark.proves("init, as the authors' code does it", "resmlp")
 def test_resmlp_starts_as_the_authors_do():
     torch.manual_seed(0)
     model = archs.create("resmlp_1m", init_values=0.25)
@@ -64,6 +68,7 @@ def test_resmlp_starts_as_the_authors_do():
         assert constant is None or (parameter == constant).all()
 
 
+@pytest.mark.proves("init, as the authors' code does it")
 @pytest.mark.parametrize("family", ["banded", "toeplitz", "bandedtoeplitz"])
 def test_corners_of_token_mixing_start_as_resmlp_does(family):
     """Frame and all: what differs is the shape of the token mixer's weight and bias, not how an entry is drawn."""
@@ -85,6 +90,7 @@ def test_corners_of_token_mixing_start_as_resmlp_does(family):
         assert archs.arguments(f"{family}{key}") == archs.arguments(f"resmlp{key}")
 
 
+@pytest.mark.proves("init, as the authors' code does it", "gmlp")
 def test_gmlp_gates_start_open():
     torch.manual_seed(0)
     model = archs.create("gmlp_1m")
@@ -104,6 +110,7 @@ def test_gmlp_gates_start_open():
     assert sorted(set(eps.values())) == [1e-6, 1e-5]
 
 
+@pytest.mark.proves("init, as the authors' code does it", "deit")
 def test_deit_starts_as_the_authors_do():
     torch.manual_seed(0)
     model = archs.create("deit_1m")
@@ -116,6 +123,7 @@ def test_deit_starts_as_the_authors_do():
     assert model.cls_token.std().item() == pytest.approx(0.02, rel=0.3)
 
 
+@pytest.mark.proves("init, as the authors' code does it")
 @pytest.mark.parametrize("family", ["vip", "cyclemlp"])
 def test_permutator_and_cyclemlp_start_as_their_authors_do(family):
     """The same rule in both codes: normal linears, zero biases, convolutions as they come."""
@@ -134,6 +142,7 @@ def test_permutator_and_cyclemlp_start_as_their_authors_do(family):
         assert layer.weight.std().item() == pytest.approx(0.02, rel=0.05), key
 
 
+@pytest.mark.proves("init, as the authors' code does it")
 @pytest.mark.parametrize("family", ["identityformer", "randformer", "poolformer", "s2mlp"])
 def test_metaformers_start_normal_everywhere(family):
     torch.manual_seed(0)
@@ -154,6 +163,7 @@ def test_randformer_mixes_with_fixed_averages():
     assert sum(key.endswith("branch.weight") for key in model.state_dict()) == 3
 
 
+@pytest.mark.proves("init, as the authors' code does it", "gfnet")
 def test_gfnet_starts_as_the_authors_do():
     torch.manual_seed(0)
     model = archs.create("gfnet_1m", num_classes=100, pos_embed=True)

@@ -23,6 +23,7 @@ def test_every_family_counts_its_width_and_depth():
         assert {(family, key) for key in ("dim", "depth", "num_classes", "img_size")} <= COUNTS
 
 
+@pytest.mark.proves("arguments of build: sizes without sense are refused")
 @pytest.mark.parametrize(("family", "key"), sorted(COUNTS))
 @pytest.mark.parametrize("value", [0, -1, 1.5, "x", None, True, float("nan"), [0], []])
 def test_a_count_that_is_none_is_refused(family, key, value):

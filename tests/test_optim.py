@@ -104,6 +104,7 @@ def decayed(model, **fields):
     return {name for name, value in trained.items() if value}
 
 
+@pytest.mark.proves("weight decay spares vectors and biases")
 @pytest.mark.parametrize("name", [*NANO, "gfnet_nano_positions"])
 def test_the_same_tensors_decay_whatever_the_rates_are(name):
     """All but what has one axis, is a bias or is named by the model; in a linear probe those of the head."""

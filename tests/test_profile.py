@@ -113,6 +113,7 @@ def test_activations_are_what_products_put_out():
 # --- the counters beside it
 
 
+@pytest.mark.proves("EXPECTED, by torch, fvcore and torchprofile")
 @pytest.mark.parametrize("name", NANO)
 def test_every_difference_is_explained(name):
     own = own_shape(name)
@@ -203,6 +204,7 @@ def test_a_closed_form_that_is_off_by_one_is_an_error():
 # --- modules, activations, memory
 
 
+@pytest.mark.proves("EXPECTED, by torch, fvcore and torchprofile")
 @pytest.mark.parametrize("name", NANO)
 def test_modules_add_up(name):
     rows = {row["module"]: row for row in by_module(name, 1, **own_shape(name))}

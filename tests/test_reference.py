@@ -76,6 +76,7 @@ DEIT = [
 SIZES = {"img_size": 8, "patch_size": 2, "num_classes": 5, "in_chans": 3}
 
 
+@pytest.mark.proves("the function, against an independent reference")
 @pytest.mark.parametrize(
     ("name", "timm_args", "renames"),
     [
@@ -90,6 +91,7 @@ def test_token_mixing_equals_timm(name, timm_args, renames):
     assert_same(model, _load(reference, model.state_dict(), renames), random_images(3, 3, 8, 8))
 
 
+@pytest.mark.proves("the function, against an independent reference", "convmixer")
 @pytest.mark.parametrize("act", ["gelu", "relu"])
 def test_convmixer_equals_timm(act):
     model = randomise(archs.create("convmixer_nano", dim=24, depth=2, num_classes=5, in_chans=3, act=act))
@@ -104,6 +106,7 @@ def test_convmixer_equals_timm(act):
     assert all(torch.allclose(value, ours.state_dict()[key]) for key, value in reference.state_dict().items())
 
 
+@pytest.mark.proves("the function, against an independent reference", "deit")
 @pytest.mark.parametrize("pool", ["token", "avg"])
 def test_deit_equals_timm(pool):
     model = randomise(archs.create("deit_nano", dim=24, num_classes=5, in_chans=3, global_pool=pool))
@@ -129,6 +132,7 @@ def _trunk(state: State, z: Tensor, depth: int) -> Tensor:
     return linear_of(state, "head", z)
 
 
+@pytest.mark.proves("the function, against an independent reference", "bmlp")
 def test_bmlp_equals_its_formula():
     model = randomise(archs.create("bmlp_nano", dim=16, depth=3, in_chans=3, expansion=3))
     state = doubled(model)
@@ -137,6 +141,7 @@ def test_bmlp_equals_its_formula():
     )
 
 
+@pytest.mark.proves("the function, against an independent reference", "patchmlp")
 @pytest.mark.parametrize("shared", [True, False])
 def test_patchmlp_equals_its_formula(shared):
     model = randomise(archs.create("patchmlp_nano", img_size=(8, 12), dim=48, in_chans=3, shared=shared))
@@ -157,6 +162,7 @@ def test_patchmlp_equals_its_formula(shared):
     assert_same(model, reference, random_images(3, 3, 8, 12))
 
 
+@pytest.mark.proves("the function, against an independent reference", "mlp")
 def test_standard_mlp_equals_its_formula():
     model = randomise(archs.create("mlp_nano", dim=16, depth=4, in_chans=3))
     state = doubled(model)
@@ -170,6 +176,7 @@ def test_standard_mlp_equals_its_formula():
     assert_same(model, reference, random_images(3, 3, 8, 8))
 
 
+@pytest.mark.proves("the function, against an independent reference", "mlp")
 def test_two_and_three_layer_mlps_equal_their_formula():
     for name, depth in (("mlp_two", 1), ("mlp_three", 2)):
         model = randomise(archs.create(name))
@@ -199,6 +206,7 @@ def _six(state: State, x: Tensor, training: bool = False) -> Tensor:
 SMALL_SIX = {"img_size": 4, "dim": [20, 20, 12, 12, 8]}
 
 
+@pytest.mark.proves("the function, against an independent reference", "mlp")
 def test_six_layer_mlp_equals_its_formula():
     model = randomise(archs.create("mlp_six", **SMALL_SIX))
     state = doubled(model)
@@ -216,6 +224,7 @@ def test_shared_batchnorm_learns_from_every_layer_of_its_width():
         assert torch.allclose(after[f"{key}.running_var"], state[f"{key}.running_var"], rtol=1e-11)
 
 
+@pytest.mark.proves("the function, against an independent reference", "mlp")
 def test_twelve_layer_mlp_equals_its_formula():
     widths = [24, 24, 16, 16, 16, 16, 12, 12, 8, 8, 8]
     model = randomise(archs.create("mlp_twelve", img_size=4, dim=widths))
@@ -231,6 +240,7 @@ def test_twelve_layer_mlp_equals_its_formula():
     assert_same(model, reference, random_images(3, 3, 4, 4))
 
 
+@pytest.mark.proves("the function, against an independent reference", "deit")
 @pytest.mark.parametrize("removed", [(0,), (1, 2), (0, 1, 2)])
 def test_deit_with_removed_attention_equals_its_formula(removed):
     model = randomise(archs.create("deit_nano", dim=12, depth=3, num_heads=3, mlp_layers=removed))

@@ -74,6 +74,7 @@ def _permute(state: State, key: str, x: Tensor) -> Tensor:
     return linear_of(state, f"{key}.proj", mixed)
 
 
+@pytest.mark.proves("the function, against an independent reference", "vip")
 @pytest.mark.parametrize(("dim", "depth"), [([8], [2]), ([8, 12], [1, 2]), ([8, 8, 16], [1, 1, 1])])
 def test_vip_equals_its_formula(dim, depth):
     model = randomise(archs.create("vip_nano", dim=dim, depth=depth, in_chans=3))
@@ -107,6 +108,7 @@ def _cycle(state: State, key: str, x: Tensor, axis: int, steps: int) -> Tensor:
     return linear_of(state, key, read)
 
 
+@pytest.mark.proves("the function, against an independent reference", "cyclemlp")
 @pytest.mark.parametrize("steps", [3, 7])
 @pytest.mark.parametrize("skeleton", ["overlap", "patch", "swin"])
 def test_cyclemlp_equals_its_formula(skeleton, steps):
@@ -185,6 +187,7 @@ def _random(state: State, key: str, x: Tensor) -> Tensor:
     return torch.einsum("mn,bnc->bmc", state[f"{key}.weight"], x.flatten(1, 2)).reshape(x.shape)
 
 
+@pytest.mark.proves("the function, against an independent reference")
 @pytest.mark.parametrize(
     ("family", "mixer"),
     [
@@ -218,6 +221,7 @@ def _common(weight: Tensor, step: tuple[int, int], token: int) -> Tensor:
     return weight[step[0] + len(weight) // 2, step[1] + weight.shape[1] // 2]
 
 
+@pytest.mark.proves("the function, against an independent reference")
 @pytest.mark.parametrize("grid", [(4, 6), (4, 1), (2, 2)])
 @pytest.mark.parametrize(
     ("family", "reach", "entry"),
@@ -248,6 +252,7 @@ def test_corners_of_token_mixing_are_resmlp_with_a_constrained_matrix(family, re
     assert_same(model, dense.eval(), random_images(3, 3, *given["img_size"]))
 
 
+@pytest.mark.proves("the function, against an independent reference", "bandedtoeplitz")
 @pytest.mark.parametrize("grid", [(5, 5), (3, 4), (1, 2)])
 def test_shared_kernels_are_convolutions(grid):
     """PyTorch's, each channel an image of its own, with zeros beyond the border."""
@@ -273,6 +278,7 @@ def _filtered(weight: Tensor, x: Tensor) -> Tensor:
     return torch.einsum("bhlc,wl,l->bhwc", back, columns, times + 0j).real / (height * width)
 
 
+@pytest.mark.proves("the function, against an independent reference", "gfnet")
 @pytest.mark.parametrize("img_size", [(8, 12), (6, 10)])
 @pytest.mark.parametrize("pos_embed", [True, False])
 def test_gfnet_equals_its_formula(pos_embed, img_size):

@@ -182,6 +182,7 @@ CLOSED_FORMS = {
 # --- tables and sizes
 
 
+@pytest.mark.proves("tables of literals, documented, with rungs of comparable size")
 @pytest.mark.parametrize("family", archs.families())
 def test_tables_are_complete_literals(family):
     tree = ast.parse(Path(family_of(family).__file__).read_text())
@@ -191,11 +192,13 @@ def test_tables_are_complete_literals(family):
     assert ast.literal_eval(tables["SOURCE"]) and family_of(family).__doc__
 
 
+@pytest.mark.proves("EXPECTED, counted by torch")
 @pytest.mark.parametrize("name", NAMES)
 def test_params_and_macs_are_as_expected(name):
     assert cost_of(name) == (expected_of(name)["params"], expected_of(name)["macs"])
 
 
+@pytest.mark.proves("EXPECTED, by a closed form")
 @pytest.mark.parametrize("name", NAMES)
 def test_closed_form_agrees(name):
     """Counted by hand from the papers' formulas, without any module."""
@@ -203,6 +206,7 @@ def test_closed_form_agrees(name):
     assert CLOSED_FORMS[name.partition("_")[0]](**own) == (expected_of(name)["params"], expected_of(name)["macs"])
 
 
+@pytest.mark.proves("nominal_macs")
 @pytest.mark.parametrize("family", ["banded", "bandedtoeplitz"])
 @pytest.mark.parametrize(("size", "tokens", "pairs"), [("nano", 16, 100), ("1m", 64, 484), ("5m", 64, 484)])
 def test_nominal_macs_leave_out_what_is_not_read(family, size, tokens, pairs):
@@ -215,6 +219,7 @@ def test_nominal_macs_leave_out_what_is_not_read(family, size, tokens, pairs):
     assert family_of(family).nominal_macs(counted, {**own, "kernel_size": 15}) == counted
 
 
+@pytest.mark.proves("EXPECTED, as the paper prints it")
 @pytest.mark.parametrize(
     ("name", "given", "params"),
     [
@@ -232,6 +237,7 @@ def test_published_sizes_with_other_arguments(name, given, params):
     assert cost_of(name, **given)[0] == params
 
 
+@pytest.mark.proves("EXPECTED, as the paper prints it")
 @pytest.mark.parametrize(
     ("name", "millions", "giga"),
     [
@@ -267,6 +273,7 @@ def test_vip_halves_its_grid_once_where_the_paper_says():
     assert halved == {"s14": [], "s7": [1], "m7": [2], "l7": [1]}
 
 
+@pytest.mark.proves("tables of literals, documented, with rungs of comparable size")
 @pytest.mark.parametrize(("size", "low", "high"), [("nano", 25e3, 41e3), ("1m", 0.8e6, 1.2e6), ("5m", 4e6, 6e6)])
 def test_rungs_of_one_size_are_comparable(size, low, high):
     for family in archs.families():

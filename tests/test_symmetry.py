@@ -42,12 +42,14 @@ def _passing(name: str, opt: str, **given: object) -> set[str]:
     return {group for group, word in verdicts.items() if word == "pass"}
 
 
+@pytest.mark.proves("SYMMETRY, measured by training")
 @pytest.mark.parametrize("opt", symmetry.OPTIMIZERS)
 @pytest.mark.parametrize("name", NANO)
 def test_signature_is_what_the_family_declares(name, opt):
     assert _passing(name, opt) == expected(name, opt)
 
 
+@pytest.mark.proves("SYMMETRY, measured by training")
 @pytest.mark.parametrize(("name", "given"), SMALL)
 def test_published_variant_made_small_has_the_declared_signature(name, given):
     given = {"num_classes": 10, **given}
@@ -61,6 +63,7 @@ def test_other_optimizers_and_seeds_agree(name):
     assert _passing(name, "momentum", seed=3) == expected(name, "sgd")
 
 
+@pytest.mark.proves("relabel: a map for each claim, which keeps the logits")
 @pytest.mark.parametrize("name", NANO)
 def test_every_claim_has_a_map_that_keeps_the_logits(name):
     """On relabeled images the moved weights say what the weights said, so a map can be judged without training."""
@@ -79,6 +82,7 @@ def test_every_claim_has_a_map_that_keeps_the_logits(name):
             torch.testing.assert_close(model(relabeling(x)), logits, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.proves("relabel: a map for each claim, which keeps the logits")
 @pytest.mark.parametrize("name", NANO)
 def test_a_map_leaves_the_weights_it_is_given_alone(name):
     shape, patch_size, own = symmetry.setting(name, {})

@@ -100,6 +100,7 @@ def test_a_mixer_says_what_a_larger_image_needs():
         _adapted("mixer_nano", file, **(GREY | {"img_size": 12}))
 
 
+@pytest.mark.proves("implied and resize: own weights at other sizes and channels")
 @pytest.mark.parametrize("family", archs.families())
 def test_other_sizes_are_carried_over_or_refused(family):
     name = f"{family}_nano"
@@ -118,6 +119,7 @@ def test_other_sizes_are_carried_over_or_refused(family):
 # --- other channels, other classes
 
 
+@pytest.mark.proves("implied and resize: own weights at other sizes and channels")
 @pytest.mark.parametrize("name", [f"{family}_nano" for family in archs.families()] + ["patchmlp_nano_unshared"])
 def test_grey_images_give_what_equal_channels_gave_and_back(name):
     for before, after in ((3, 1), (1, 3)):
