@@ -11,16 +11,6 @@ import archs
 from archs.parts.budget import search, solve
 
 BUDGETS = [("params", 1e6), ("params", 5e6), ("macs", 20e6), ("macs", 100e6)]
-# What whole steps of the width cannot reach when the ratio may not move. The steps are: deit's heads, patchmlp's
-# patches, vip's rows, s2mlp's four neighbours.
-OUT_OF_REACH = {
-    ("deit", "macs", 50e6),
-    ("patchmlp", "macs", 50e6),
-    ("patchmlp", "params", 2e6),
-    ("s2mlp", "macs", 50e6),
-    ("vip", "macs", 50e6),
-    ("vip", "params", 2e6),
-}
 
 
 def _cost(name: str, kind: str, img_size: int = 32, in_chans: int = 3, **given: object) -> int:
@@ -52,21 +42,25 @@ def test_every_family_meets_every_budget(family, kind, budget):
 @pytest.mark.parametrize(("kind", "budget"), [("params", 2e6), ("macs", 50e6)])
 @pytest.mark.parametrize("family", archs.families())
 def test_width_alone_meets_the_budget_or_names_its_neighbours(family, kind, budget):
+    """Out of reach may only be what lies between two widths that are one step apart."""
     name, ratio = f"{family}_1m", _ratio(family)
     whole = {} if ratio is None else {ratio: archs.arguments(name).get(ratio, _default(family, ratio))}
-    if (family, kind, budget) not in OUT_OF_REACH:
+    try:
         given = solve(name, **{kind: budget}, **whole, exact=True)
+    except ValueError as error:
+        said = str(error)
+    else:
         assert {key: given[key] for key in whole} == whole
         assert _cost(name, kind, **given) == pytest.approx(budget, rel=0.02)
         return
-    with pytest.raises(ValueError, match=f"{name} cannot have {kind} within 2.0% of") as error:
-        solve(name, **{kind: budget}, **whole, exact=True)
-    below, above = (int(number) for number in re.search(r"(\d+) below, (\d+) above", str(error.value)).groups())
+    assert f"{name} cannot have {kind} within 2.0% of" in said
+    below, above = (int(number) for number in re.search(r"(\d+) below, (\d+) above", said).groups())
     assert below < 0.98 * budget and above > 1.02 * budget
     # They are what two neighbouring widths cost.
     lower = solve(name, **{kind: below}, **whole, tolerance=0, exact=True)["dim"]
     upper = solve(name, **{kind: above}, **whole, tolerance=0, exact=True)["dim"]
-    step = importlib.import_module(f"archs.{family}").width_step(archs.arguments(name))
+    module = importlib.import_module(f"archs.{family}")
+    step = module.width_step(archs.arguments(name)) if hasattr(module, "width_step") else 1
     assert max(_list(upper)) - max(_list(lower)) == step
 
 
@@ -82,14 +76,19 @@ LADDER = {
     "bandedtoeplitz": (160, 144),
     "deit": (128, 112),
 }
+ON_TOKENS = {*LADDER, *["cyclemlp", "convmixer", "gfnet", "gmlp", "poolformer", "randformer", "s2mlp", "vip"]} - {
+    "bmlp"
+}
 
 
 @pytest.mark.proves("width for a budget, RATIO and width_step")
 @pytest.mark.parametrize("family", archs.families())
 def test_every_rung_meets_both_budgets_with_16_tokens(family):
     """At patch 8 the rungs on tokens cost 14 to 21 million MACs and 0.98 to 1.4 million parameters at either."""
-    name = f"{family}_1m_isotropic" if family == "cyclemlp" else f"{family}_1m"
-    own = archs.arguments(name)
+    names = [name for name in archs.list_archs(f"{family}_1m*") if len(_list(archs.arguments(name)["depth"])) == 1]
+    if not names:
+        pytest.skip("a pyramid")
+    name, own = names[0], archs.arguments(names[0])
     given = {"depth": [6] if isinstance(own["depth"], list) else 6}
     given |= {"patch_size": 8} if "patch_size" in own else {}
     given |= {"kernel_size": 3} if family == "convmixer" else {}
@@ -97,7 +96,7 @@ def test_every_rung_meets_both_budgets_with_16_tokens(family):
         found = solve(name, **budget, **given, exact=True)
         (kind, amount) = next(iter(budget.items()))
         assert _cost(name, kind, **{**given, **found}) == pytest.approx(amount, rel=0.02)
-        if family not in ("mlp", "bmlp", "patchmlp"):
+        if family in ON_TOKENS:
             assert 14e6 < _cost(name, "macs", **{**given, **found}) < 21e6
             assert 0.98e6 < _cost(name, "params", **{**given, **found}) < 1.4e6
         if family in LADDER:

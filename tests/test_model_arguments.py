@@ -13,8 +13,8 @@ from engine.run import make_run
 COUNTS = {
     (family, key)
     for family in archs.families()
-    for key, (kinds, _) in sizes._kinds(family).items()
-    if kinds[0] in ("int", "Sequence[int]") and key not in ("mlp_layers", "skips")
+    for key, (kinds, may_be_empty) in sizes._kinds(family).items()
+    if kinds[0] in ("int", "Sequence[int]") and not may_be_empty
 }
 
 

@@ -4,13 +4,13 @@ engine/cost/witnesses.py says how MACs are counted and why other counters differ
 and memory.
 """
 
-import importlib
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import archs
+from archs.parts.family import read
 from engine.cost.witnesses import Account, accounts, check, record
 from engine.errors import Refusal, line_of
 
@@ -169,7 +169,7 @@ def own_shape(name: str) -> dict[str, int]:
 def expected_costs(name: str) -> dict[str, int]:
     """{"params", "macs"} of a variant of the zoo at its own size, in closed form."""
     family, _, variant = name.partition("_")
-    return importlib.import_module(f"archs.{family}").EXPECTED[variant]
+    return read(family).tables["EXPECTED"][variant]
 
 
 def _is_ours(name: str) -> bool:
