@@ -17,7 +17,9 @@ from engine.run import nearest
 def main() -> int:
     parser = Parser(prog="scripts/check_family.py", description=__doc__)
     parser.add_argument("family", help="such as mixer")
-    family = parser.parse().family
+    parser.add_argument("-k", default="", metavar="WORD", help="only tests with this in their name, as pytest's -k")
+    given = parser.parse()
+    family = given.family
     if family not in (known := protocol.names()):
         raise Refusal(f"there is no archs/{family}.py; near: {nearest(family, known) or ', '.join(known)}")
     protocol.read(family)
@@ -26,7 +28,17 @@ def main() -> int:
     except Exception as error:
         raise Refusal(f"archs/{family}.py cannot be imported: {type(error).__name__}: {line_of(error)}") from error
     tests = [path for path in sorted((ROOT / "tests").glob("test_*.py")) if "mark.proves(" in path.read_text()]
-    command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", f"--family={family}"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "--tb=short",
+        "-p",
+        "no:cacheprovider",
+        f"--family={family}",
+        f"-k={given.k}",
+    ]
     return min(subprocess.call([*command, *map(str, tests)], cwd=ROOT), 1)
 
 

@@ -76,9 +76,8 @@ LADDER = {
     "bandedtoeplitz": (160, 144),
     "deit": (128, 112),
 }
-ON_TOKENS = {*LADDER, *["cyclemlp", "convmixer", "gfnet", "gmlp", "poolformer", "randformer", "s2mlp", "vip"]} - {
-    "bmlp"
-}
+OTHERS = ("cyclemlp", "convmixer", "gfnet", "gmlp", "poolformer", "randformer", "s2mlp", "vip")
+ON_TOKENS = {*LADDER, *OTHERS} - {"bmlp"}
 
 
 @pytest.mark.proves("width for a budget, RATIO and width_step")
