@@ -10,6 +10,8 @@ from collections import Counter
 
 import pytest
 
+from archs.parts.family import read
+
 
 class Contract:
     """The plugin behind --family."""
@@ -18,6 +20,7 @@ class Contract:
         self.family = family
         self.claims: dict[str, Counter[str]] = {}
         self.claim_of: dict[str, str] = {}
+        self.measured: dict[str, set[str]] = {"BIAS": set(), "SYMMETRY": set()}
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -26,6 +29,8 @@ class Contract:
                 self.claims.setdefault(mark.args[0], Counter())
                 if self._concerns(item, mark):
                     self.claim_of[item.nodeid] = mark.args[0]
+                    name = item.callspec.params.get("name", "") if hasattr(item, "callspec") else ""
+                    self.measured.get(mark.args[0].partition(",")[0], set()).add(name.partition("_")[2])
         config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in self.claim_of])
         items[:] = [item for item in items if item.nodeid in self.claim_of]
 
@@ -49,3 +54,9 @@ class Contract:
                 why = "skipped" if outcomes["skipped"] else "no test for this family"
                 line, colour = f"not proved  {claim}: {why}", {"yellow": True}
             terminalreporter.line(line, **colour)
+        source = read(self.family)
+        for table, claimed in {"BIAS": source.bias, "SYMMETRY": source.symmetry}.items():
+            seen = {claimed(variant) for variant in self.measured[table] if variant}
+            if left := [variant for variant in source.tables["VARIANTS"] if claimed(variant) not in seen]:
+                line = f"not proved  {table} of {', '.join(left)}: no variant that is measured claims the same"
+                terminalreporter.line(line, yellow=True)

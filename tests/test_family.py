@@ -247,6 +247,8 @@ def test_the_command_says_what_is_proved_and_what_is_not(check):
     assert "FAILED      DROP_PATH, its schedule and effect: 1 of 2 tests" in lines
     assert "proved      weights load at another size unless grid_bound (1 test)" in lines
     assert "not proved  EXPECTED, by a closed form: no test for this family" in lines
+    every = ", ".join(archs.variants("mixer"))
+    assert f"not proved  BIAS of {every}: no variant that is measured claims the same" in lines
 
 
 def test_the_command_says_a_mistake_in_one_line(check):

@@ -4,7 +4,7 @@ from torch import nn
 
 
 def normal_linears(*parts: nn.Module) -> None:
-    """Linear layers of these parts: Normal(0.02) weights (the truncation, at 100 deviations, never cuts), zero biases."""
+    """Linear layers of these parts: Normal(0.02) weights (cut off at 100 deviations, so never), zero biases."""
     for module in (each for part in parts for each in part.modules()):
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.02)
