@@ -22,7 +22,10 @@ def main() -> int:
     family = given.family
     if family not in (known := protocol.names()):
         raise Refusal(f"there is no archs/{family}.py; near: {nearest(family, known) or ', '.join(known)}")
-    protocol.read(family)
+    from analysis.bias.symmetry import declared
+
+    for variant in protocol.read(family).tables["VARIANTS"]:
+        declared(f"{family}_{variant}")  # refuses a group that is none
     try:
         importlib.import_module(f"archs.{family}")
     except Exception as error:

@@ -251,6 +251,11 @@ def test_the_command_says_what_is_proved_and_what_is_not(check):
     assert f"not proved  BIAS of {every}: no variant that is measured claims the same" in lines
 
 
+def test_the_command_refuses_a_symmetry_that_is_none(check):
+    code, said = check("wronggroup", changed('("patches",)', '("patchs",)'))
+    assert code == 2 and said.startswith("softmlp: archs/wronggroup.py claims the symmetry 'patchs'; groups: pixels, ")
+
+
 def test_the_command_says_a_mistake_in_one_line(check):
     code, said = check("wrongname", changed("\nINERT =", "\nINERTS ="))
     remedy = "call it INERT, or _INERTS if it is the file's own"
