@@ -14,7 +14,8 @@ import archs
 from engine.cli import tables
 from engine.cost import measure, witnesses
 from engine.cost.profile import by_module, count_params, expected_costs, own_shape, profile, saved_bytes, witnessed
-from engine.cost.witnesses import Account, accounts, check, record
+from engine.cost.record import FORMULAS, as_formula, matmul, record
+from engine.cost.witnesses import Account, accounts, check
 from engine.errors import USAGE, Refusal
 from tests.test_sizes import CLOSED_FORMS
 
@@ -186,8 +187,7 @@ def test_an_operation_that_nobody_can_count_is_an_error():
 
 
 def test_a_difference_without_a_reason_is_an_error_of_one_line(monkeypatch):
-    formula = witnesses._shapes(witnesses._matmul)
-    monkeypatch.setitem(witnesses.FORMULAS, torch.ops.softer_test.product, formula)
+    monkeypatch.setitem(FORMULAS, torch.ops.softer_test.product, as_formula(matmul))
     true, found = accounts(Hidden, (1, 3, 8, 8))
     assert true.macs == 192 * 20 + 20 * 30
     with pytest.raises(Refusal, match=r"fvcore counts 3,840 MACs, the number of record is 4,440, and 13.5 %") as error:
@@ -196,7 +196,7 @@ def test_a_difference_without_a_reason_is_an_error_of_one_line(monkeypatch):
     assert error.value.code == witnesses.UNEXPLAINED
     # The reason makes the same difference explained: no model is named anywhere.
     why = {"fvcore": "no handler", "torchprofile": "no handler"}
-    monkeypatch.setitem(witnesses.MISSED, "softer_test::product", witnesses.Missed(witnesses._matmul, why))
+    monkeypatch.setitem(witnesses.MISSED, "softer_test::product", witnesses.Missed(matmul, why))
     check("hidden", *accounts(Hidden, (1, 3, 8, 8)))
 
 
@@ -362,7 +362,7 @@ def test_a_model_that_fails_leaves_the_rows_of_the_others(tmp_path):
     rows = json.loads(file.read_text())
     assert [row["model"] for row in rows] == names and [row["macs"] is None for row in rows] == [False, True, False]
     assert rows[1]["error"] in last and rows[0]["macs_ratio"] == 1
-    assert rows[2]["macs_ratio"] == pytest.approx(rows[2]["macs"] / rows[0]["macs"], abs=1e-9)
+    assert rows[2]["macs_ratio"] == pytest.approx(rows[2]["macs"] / rows[0]["macs"], rel=1e-9)  # written to 10 digits
     alone = script("timm/halonet26t", "--img-size", 32, "--no-speed")
     assert alone.returncode == USAGE and alone.stderr.count("\n") == 1 and not alone.stdout
 

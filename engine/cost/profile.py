@@ -1,7 +1,7 @@
 """Size and cost of a model: parameters, MACs and FLOPs, counted on the meta device without allocating weights.
 
-engine/cost/witnesses.py says how MACs are counted and why other counters differ; engine/cost/measure.py measures speed
-and memory.
+engine/cost/record.py counts MACs, engine/cost/witnesses.py says why other counters differ, and engine/cost/measure.py
+measures speed and memory.
 """
 
 from typing import Any
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 import archs
 from archs.parts.family import read
-from engine.cost.witnesses import Account, accounts, check, record
+from engine.cost.record import record
+from engine.cost.witnesses import Account, accounts, check
 from engine.errors import Refusal, line_of
 
 
