@@ -1,5 +1,11 @@
-"""What a user can mend: one line that says what, where and what now, and an exit code that says of which kind."""
+"""What a user can mend: one line that says what, where and what now, and an exit code that says of which kind.
 
+Also whose fault any other error is: the machine's, where another one would train the same run, or the run's own. Only
+what is certain is the machine's. Out of memory is the run's: it asks for too much. So is an assertion inside a kernel,
+although it looks like any other CUDA error: mostly a label or an index is out of range.
+"""
+
+import errno
 import re
 import traceback
 from pathlib import Path
@@ -37,6 +43,12 @@ CLASSES = {
 # What is mended outside of a run, which can then go on; in its record it is stopped, not failed.
 OUTSIDE = (DATA, OUTPUT, MACHINE)
 
+_OF_DISK = {errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE, errno.ENXIO, errno.ENODEV}
+_OF_DISK |= {errno.EREMOTEIO, errno.ENOTCONN, errno.ESHUTDOWN, errno.EHOSTDOWN, errno.ETIMEDOUT}
+_WORDS = ("CUDA error", "CUDA driver", "CUDA unknown error", "CUDA initialization", "NVIDIA driver", "CUDNN_STATUS")
+_WORDS += ("cuDNN error", "CUBLAS_STATUS", "NVML", "HIP error", "No space left on device", "Input/output error")
+_OF_THE_RUN = ("device-side assert", "out of memory", "allocate memory", "ALLOC_FAILED")
+
 
 class Refusal(Exception):  # noqa: N818 - it is an answer to the user, not a fault of the program
     """An error that the user can mend. The message is one line; `code` is the exit code."""
@@ -56,3 +68,18 @@ def line_of(error: BaseException) -> str:
         return " ".join(text.splitlines()[0].split())[:300]
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "torch" not in Path(frame.filename).parts]
     return f"{type(error).__name__} in {Path(frames[-1].filename).name}: {frames[-1].line}" if frames else repr(error)
+
+
+def of_machine(error: BaseException) -> bool:
+    """Whether an exception tells of a GPU, driver, disk or installation that does not work."""
+    text = str(error)
+    if any(word in text for word in _OF_THE_RUN):
+        return False
+    if isinstance(error, OSError):
+        return error.errno in _OF_DISK or any(word in text for word in _WORDS)
+    return isinstance(error, ImportError) or (isinstance(error, RuntimeError) and any(word in text for word in _WORDS))
+
+
+def breaks_process(error: BaseException) -> bool:
+    """Whether a process can train nothing more after this: CUDA answers every later call with the same error."""
+    return of_machine(error) or "device-side assert" in str(error)

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from engine import distributed, metrics
-from engine.cli.tables import append_row
 from engine.data import beton, loaders
 from engine.data.loaders import Loader
 from engine.data.sets import SPLITS
@@ -18,8 +17,6 @@ from engine.errors import Refusal
 from engine.fields.effects import AUGMENTED
 from engine.folder import store
 from engine.run import How, Run
-
-__all__ = ["append_row", "evaluate", "make_views", "predict", "write_confusion", "write_predictions"]
 
 
 @torch.inference_mode()
@@ -100,7 +97,7 @@ def make_views(run: Run, how: How) -> Loader:
         raise Refusal("--tta averages augmented views, and this run has no augmentation; give one, such as --hflip 0.5")
     train, val, facts = loaders.make_loaders(run, how)
     path = beton.path_of(run.dataset, SPLITS[0] if run.holdout else SPLITS[1], facts["img_size"], how.data_dir)
-    return type(val)(
+    return loaders.FfcvLoader(
         path, run.batch_size, train.augmentation, indices=val.indices, seed=run.seed, workers=how.workers
     )  # fmt: skip
 

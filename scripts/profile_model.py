@@ -133,8 +133,8 @@ def _speeds_of(name: str) -> Path:
 
 
 def _device(wanted: str) -> Any:
+    from engine.models import pick_device
     from engine.run import make_how
-    from engine.train import pick_device
 
     return pick_device(make_how({"device": wanted}))
 

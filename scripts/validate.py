@@ -42,13 +42,12 @@ def main() -> None:
         raise Refusal(f"{twice[0]} is named for two results; give each a file of its own")
     how = make_how({key: value for key, value in fields.items() if key in How.model_fields})
 
-    import functools
-
     import torch
 
     from engine import evaluate, metrics, transfer
-    from engine.data import loaders
-    from engine.train import create, pick_device
+    from engine.data import loaders, normalize
+    from engine.models import create, pick_device
+    from engine.step import make_autocast
 
     path = transfer.file_of(given.checkpoint)
     named = {key: fields[key] for key in FOREIGN if key in fields}
@@ -63,12 +62,11 @@ def main() -> None:
     _, loader, facts = loaders.make_loaders(run, how)
     if given.tta:
         loader = evaluate.make_views(run, how)
-    prepare = loaders.make_prepare(run, facts, device)
+    prepare = normalize.make_prepare(run, facts, device)
     in_chans = len(prepare.mean)
     model = create(run, facts["num_classes"], in_chans).to(device)
     transfer.load_weights(path, run, model, facts["num_classes"], in_chans, new_head=False)
-    autocast = functools.partial(torch.autocast, device.type, getattr(torch, run.amp_dtype), enabled=run.amp)
-    logp, labels = evaluate.predict(model, loader, prepare, autocast, given.tta or 1)
+    logp, labels = evaluate.predict(model, loader, prepare, make_autocast(run, device), given.tta or 1)
 
     sets = metrics.read_real(given.real, file_names(run, given.raw_dir), labels) if given.real else None
     row = {"model": run.rung, "dataset": run.dataset, "samples": len(labels)}
@@ -113,7 +111,7 @@ def parse() -> argparse.Namespace:
         "--confusion", type=Path, metavar="FILE", help="write the confusion matrix, a row per label: .csv"
     )
     add_fields(parser, Run, only=(*FOREIGN, "batch_size", "stored_size", *VIEWS))
-    add_fields(parser, How, only=("data_dir", "device", "loader", "workers", "threads"))
+    add_fields(parser, How, only=("data_dir", "device", "workers", "threads"))
     return parser.parse()
 
 

@@ -252,7 +252,7 @@ def _prepare(left: list[Run], how: dict[str, Any]) -> None:
     if new and (lacking := _lacking_torch()) is not None:
         print(f"models are not tried out here but in the jobs: {lacking}", flush=True)
     elif new:
-        from engine.train import preflight
+        from engine.models import preflight
 
         for run in {
             (
@@ -268,11 +268,11 @@ def _prepare(left: list[Run], how: dict[str, Any]) -> None:
             for run in new
         }.values():
             preflight(run, store.folder_of(run, results))
-    from engine.data import beton
+    from engine.data.ensure import ensure
 
     for dataset, size, splits in dict.fromkeys((run.dataset, run.stored, run.splits) for run in left):
         try:
-            beton.ensure(dataset, size, data_dir, splits=splits)
+            ensure(dataset, size, data_dir, splits=splits)
         except ImportError as error:
             words = f"writing the .beton files of {dataset} needs a package that is not here ({error})"
             do = f"python scripts/make_beton.py --dataset {dataset}, where it is, with --data-dir {data_dir}"

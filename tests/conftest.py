@@ -7,7 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, and f
 
 import pytest
 
-from engine.data.beton import ensure
+from engine.data.ensure import ensure
 from engine.folder.store import csv_text, folder_of, make_folder, write_bytes, write_json
 from engine.run import How, Run, make_how, make_run
 from tests.contract import Contract

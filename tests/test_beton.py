@@ -159,7 +159,7 @@ def test_jpegs_of_any_size_pass_and_their_damage_is_found(folder_of_images, tmp_
 )
 def test_write_modes_are_ffcvs(folder_of_images, tmp_path, settings, modes):
     """What FFCV's own field would store for the same image, byte for byte."""
-    from engine.data.ffcv.reader import RGBImageField
+    from engine.data.ffcv.package import RGBImageField
 
     settings = write.Settings(keep_aspect=True, **settings)
     path = write.write("imagefolder/pets", "train", 40, folder_of_images, tmp_path, settings, **QUIET)
@@ -280,7 +280,7 @@ def test_a_writer_that_is_killed_leaves_nothing_under_the_final_name(folder_of_i
 @pytest.fixture
 def foreign(tmp_path):
     """What the converter of Scaling MLPs writes: FFCV's own writer, "smart" (so raw), longest side 32, aspect kept."""
-    from engine.data.ffcv.reader import DatasetWriter, IntField, RGBImageField
+    from engine.data.ffcv.package import DatasetWriter, IntField, RGBImageField
 
     rng = np.random.default_rng(0)
     samples = [(rng.integers(0, 256, (32, 20 + i, 3), dtype=np.uint8), i % 10) for i in range(12)]

@@ -11,10 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from engine.data import beton, loaders, write
+from engine.data import beton, loaders, normalize, write
 from engine.data.augment import pipeline
+from engine.data.ensure import ensure
 from engine.errors import DATA, Refusal
 from engine.run import make_how, make_run
+from tests.oracles import MemoryLoader, read_numpy
 
 PETS = "imagefolder/pets"
 EVERY = {
@@ -86,11 +88,16 @@ def how_of(folder, **fields):
     return make_how({"data_dir": folder, "threads": 1, **fields})
 
 
-@pytest.mark.parametrize("workers, loader", [(2, "ffcv"), (3, "ffcv"), (1, "memory")])
-def test_pixels_do_not_depend_on_workers_or_loader(tiny, how, workers, loader):
+@pytest.mark.parametrize("workers", [2, 3])
+def test_pixels_do_not_depend_on_workers(tiny, how, workers):
     expected = batches(tiny, how, epochs=(0, 1))
-    other = how.model_copy(update={"workers": workers, "loader": loader})
-    assert same(batches(tiny, other, epochs=(0, 1)), expected)
+    assert same(batches(tiny, how.model_copy(update={"workers": workers}), epochs=(0, 1)), expected)
+
+
+def test_pixels_are_those_of_numpy(tiny, how, monkeypatch):
+    expected = batches(tiny, how, epochs=(0, 1))
+    monkeypatch.setattr(loaders, "FfcvLoader", MemoryLoader)
+    assert same(batches(tiny, how, epochs=(0, 1)), expected)
 
 
 def test_an_epoch_can_be_entered_in_the_middle(tiny, how):
@@ -118,16 +125,11 @@ def test_augmented_pixels_depend_on_the_sample_alone(stored, pets_run, name, kin
 
 @pytest.mark.parametrize("crop_pad", [0, 1, 3, 31])
 @pytest.mark.parametrize("hflip", [0.0, 0.5, 1.0])
-def test_crop_and_flip_of_colour_images_are_numpys(stored, pets_run, crop_pad, hflip):
+def test_crop_and_flip_of_colour_images_are_numpys(stored, pets_run, crop_pad, hflip, monkeypatch):
     run = pets_run.but(crop_pad=crop_pad, hflip=hflip)
-    expected = batches(run, how_of(stored["squares"], loader="memory"))
-    assert same(batches(run, how_of(stored["squares"])), expected)
-
-
-def test_the_memory_loader_refuses_what_it_cannot_do(stored, pets_run):
-    for kind, run in (("squares", pets_run.but(aa="trivial")), ("jpg", pets_run), ("mixed", pets_run)):
-        with pytest.raises(Refusal, match="--loader memory"):
-            loaders.make_loaders(run, how_of(stored[kind], loader="memory"))
+    ours = batches(run, how_of(stored["squares"]))
+    monkeypatch.setattr(loaders, "FfcvLoader", MemoryLoader)
+    assert same(ours, batches(run, how_of(stored["squares"])))
 
 
 def centre(image, size):
@@ -178,7 +180,7 @@ def test_a_missing_size_names_those_that_are_there(pets_run, tmp_path, fields, w
     run = pets_run.but(**fields)
     for attempt in (
         lambda: loaders.make_loaders(run, how_of(tmp_path)),
-        lambda: beton.ensure(run.dataset, run.stored, tmp_path),
+        lambda: ensure(run.dataset, run.stored, tmp_path),
     ):
         with pytest.raises(Refusal) as caught:
             attempt()
@@ -193,7 +195,7 @@ def test_padding_and_cropping_follow_the_resizing(stored, pets_run):
     order = loader._order(0, 0)
     by_sample = np.empty_like(base)
     by_sample[order] = base
-    wanted = pipeline.read_numpy(by_sample, order, loader._key(0), 3, 0.5)
+    wanted = read_numpy(by_sample, order, loader._key(0), 3, 0.5)
     assert (ours == wanted).all()
 
 
@@ -369,7 +371,7 @@ def test_loading_starts_no_threads_of_numba(digits):
 
 def test_normalisation_is_mean_zero_deviation_one(tiny, how):
     loader, _, facts = loaders.make_loaders(tiny.but(train_samples=None, batch_size=1297, crop_pad=0), how)
-    prepare = loaders.Normalize(*loaders.channel_statistics(tiny, facts), torch.device("cpu"))
+    prepare = normalize.Normalize(*normalize.channel_statistics(tiny, facts), torch.device("cpu"))
     images, _ = next(loader.epoch(0))
     x_BCHW = prepare(images)
     assert x_BCHW.shape == (1297, 1, 8, 8) and x_BCHW.dtype == torch.float32

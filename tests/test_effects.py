@@ -7,7 +7,7 @@ import pytest
 import torch
 from timm.optim import get_optimizer_info
 
-from engine.data.beton import ensure
+from engine.data.ensure import ensure
 from engine.errors import Refusal
 from engine.fields.effects import EFFECTS, OPTIMIZERS
 from engine.run import Run, make_how, make_run

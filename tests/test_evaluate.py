@@ -13,7 +13,8 @@ from sklearn import metrics as sklearn_metrics
 
 import archs
 from engine import evaluate, metrics
-from engine.data import loaders
+from engine.cli import tables
+from engine.data import loaders, normalize
 from engine.errors import DATA, OUTPUT, Refusal
 from engine.run import make_run
 from engine.train import train
@@ -149,7 +150,7 @@ def model():
 
 @pytest.fixture
 def prepare():
-    return loaders.Normalize([77.878], [95.818], torch.device("cpu"))
+    return normalize.Normalize([77.878], [95.818], torch.device("cpu"))
 
 
 AUTOCAST = functools.partial(torch.autocast, "cpu", torch.bfloat16, enabled=False)
@@ -225,14 +226,14 @@ def test_views_without_augmentation_are_refused(run, how):
 def test_a_table_of_results_has_one_header_and_room_for_new_columns(tmp_path):
     table = tmp_path / "r.csv"
     for row in ({"a": 1, "b": 0.5}, {"a": 2, "b": 1.5}, {"a": 3, "c": "x, y"}):
-        evaluate.append_row(table, row)
+        tables.append_row(table, row)
     assert table.read_text() == 'a,b,c\n1,0.5,\n2,1.5,\n3,,"x, y"\n'
     for row in ({"a": 1}, {"a": math.nan}):
-        evaluate.append_row(tmp_path / "r.json", row)
+        tables.append_row(tmp_path / "r.json", row)
     assert json.loads((tmp_path / "r.json").read_text()) == [{"a": 1}, {"a": None}]
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(Refusal) as caught:
-        evaluate.append_row(tmp_path / "bad.json", {"a": 1})
+        tables.append_row(tmp_path / "bad.json", {"a": 1})
     assert caught.value.code == OUTPUT and (tmp_path / "bad.json").read_text() == "{"
 
 

@@ -12,8 +12,9 @@ from engine import optim
 from engine.data import write
 from engine.errors import STOPPED, Refusal
 from engine.folder import checkpoint, store
+from engine.models import create
 from engine.run import make_how, make_run
-from engine.train import create, train
+from engine.train import train
 from scripts import finetune
 
 CLASSES = ("columns", "noise", "rows")

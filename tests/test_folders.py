@@ -92,7 +92,7 @@ def test_files_of_other_classes_are_refused_when_they_are_loaded(tmp_path):
     val, _ = write(tmp_path, "val", tmp_path / "two")  # alone, so by its own folders
     write(tmp_path, "train", tmp_path / "one")
     run = make_run({"dataset": NAME, "img_size": 8, "batch_size": 1})
-    how = make_how({"data_dir": tmp_path / "data", "loader": "memory"})
+    how = make_how({"data_dir": tmp_path / "data"})
     with pytest.raises(Refusal, match=r"has class 1 'c', not 'b' as .*rm .*_val_8\.beton") as caught:
         loaders.make_loaders(run, how)
     assert caught.value.code == DATA

@@ -197,7 +197,7 @@ def test_a_copy_of_the_code_is_whole_and_made_once(tmp_path):
 
 
 def test_cancelled_runs_are_left_out_until_they_are_asked_for(two, digits):
-    how = {"data_dir": str(digits), "threads": 1, "loader": "memory"}
+    how = {"data_dir": str(digits), "threads": 1}
     assert cancel(two, matching(two.runs, ["arch=mixer_nano", "seed=1"])) == (1, 0)
     assert states_of(two) == ["planned", "cancelled"]
     launch.launch(two, how, cluster="debug")
@@ -241,7 +241,7 @@ def test_a_run_that_is_being_trained_saves_and_leaves_when_it_is_cancelled(two, 
             asked.append(cancel(two, [0]))
         return 0
 
-    worker.drain(two.folders, {"data_dir": str(digits), "threads": 1, "loader": "memory"}, "launch", stop)
+    worker.drain(two.folders, {"data_dir": str(digits), "threads": 1}, "launch", stop)
     assert asked == [(0, 1)]
     assert states_of(two) == ["cancelled", "done"], "the next run is not meant"
     assert list(first.glob("checkpoint-*")) and not (first / worker.CANCEL).exists()
@@ -351,7 +351,7 @@ def test_without_slurm_a_cluster_is_refused_and_auto_is_this_machine(two, result
         ended = script("launch", "demo", "--cluster", name, path=str(tmp_path))
         assert ended.returncode == CLUSTER and "no SLURM controller answers" in ended.stderr, ended
         assert ended.stderr.count("\n") == 1 and not results.exists()
-    words = ("--data-dir", digits, "--loader", "memory", "--threads", "1")
+    words = ("--data-dir", digits, "--threads", "1")
     ended = script("launch", tmp_path / "two.py", *words, path=str(tmp_path))
     assert ended.returncode == 0 and "2 to train, here," in ended.stdout, ended
     assert states_of(two) == ["done", "done"]

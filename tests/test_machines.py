@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from engine import faults
+from engine import errors
 from engine.errors import BUSY, MACHINE, OUTPUT, USAGE, Refusal
 from engine.folder import lease, locks, store
 from engine.run import Run
@@ -24,7 +24,7 @@ from slurm.queue import claims, collect, local, worker
 ROOT = Path(__file__).parent.parent
 HEAD = '"""Which one?"""\nfrom engine.run import Run\n'
 RUN = {"model": "mixer_nano", "model_kwargs": {"depth": 1}, "epochs": 1, "train_samples": 256}
-HOW = {"threads": 1, "loader": "memory"}
+HOW = {"threads": 1}
 
 
 @pytest.fixture
@@ -63,8 +63,8 @@ def sweep(tmp_path, results):
     ],
 )
 def test_only_what_is_certain_is_the_machines_fault(error, expected):
-    assert faults.of_machine(error) is expected
-    assert faults.breaks_process(error) is (expected or "device-side" in str(error))
+    assert errors.of_machine(error) is expected
+    assert errors.breaks_process(error) is (expected or "device-side" in str(error))
 
 
 def test_a_fault_of_the_machine_leaves_the_run_stopped_and_ends_the_worker(sweep, digits, monkeypatch):
@@ -103,7 +103,7 @@ def test_a_local_launch_on_a_broken_machine_ends_and_says_why(sweep, digits, tmp
     )
     env = {**os.environ, "PYTHONPATH": f"{tmp_path / 'path'}{os.pathsep}{ROOT}"}
     command = [sys.executable, ROOT / "scripts/sweep.py", "launch", tmp_path / "mine.py", "--cluster", "local"]
-    command += ["--slots", "1", "--data-dir", digits, "--loader", "memory"]
+    command += ["--slots", "1", "--data-dir", digits]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
     assert done.returncode == MACHINE and done.stderr.count("\n") == 1, done
     assert "CUDA error: unspecified launch failure" in done.stderr and "repeat the command" in done.stderr

@@ -11,8 +11,9 @@ import archs
 from engine import optim
 from engine.errors import USAGE, Refusal
 from engine.folder import store
+from engine.models import preflight
 from engine.run import make_run
-from engine.train import preflight, train
+from engine.train import train
 
 
 def rates(run, steps_per_epoch=10):

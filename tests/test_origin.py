@@ -11,8 +11,9 @@ from analysis.compare import frames
 from engine import transfer
 from engine.errors import CHECKPOINT, STOPPED, USAGE, Refusal
 from engine.folder import store
+from engine.models import preflight
 from engine.run import Run, identify, make_run, read_yaml
-from engine.train import preflight, train
+from engine.train import train
 
 TINY = {"model_kwargs": {"depth": 1, "dim": 8}, "train_samples": 64, "batch_size": 32, "epochs": 1}
 

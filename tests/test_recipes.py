@@ -15,8 +15,8 @@ from engine.cli.flags import RECIPES, Parser, add_config, add_fields, collect, f
 from engine.data.augment.pipeline import Augmentation
 from engine.errors import Refusal
 from engine.fields.effects import AUGMENTED
+from engine.models import preflight
 from engine.run import How, Run, read_yaml
-from engine.train import preflight
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 IMAGENET, IMAGENET21K, CIFAR = 1_281_167, 11_801_680, 50_000

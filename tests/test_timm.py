@@ -7,12 +7,13 @@ from torch import nn
 
 import archs
 from engine.cost.profile import profile, witnessed
-from engine.data.beton import ensure
+from engine.data.ensure import ensure
 from engine.errors import Refusal
 from engine.folder.store import read_json, read_summary
+from engine.models import preflight
 from engine.optim import freeze_body, head_of
 from engine.run import make_run
-from engine.train import preflight, train
+from engine.train import train
 
 # kind -> name, image, arguments that make it small
 KINDS = {

@@ -20,8 +20,9 @@ from archs.parts.convert import adapt
 from engine import transfer
 from engine.errors import CHECKPOINT, STOPPED, Refusal
 from engine.folder import store
+from engine.models import preflight
 from engine.run import Run, make_run
-from engine.train import preflight, train
+from engine.train import train
 
 GREY = {"img_size": 8, "num_classes": 10, "in_chans": 1}
 
@@ -315,7 +316,7 @@ def test_runs_without_it_keep_their_signature():
 def test_from_the_command_line(tmp_path, digits, monkeypatch, capsys, caplog):
     torch.save({"model": {f"module.{key}": value for key, value in _weights().items()}}, tmp_path / "start.pth")
     kwargs = ["--model-kwargs", "depth=2", "dim=16"]
-    common = ["--data-dir", digits, "--threads", "1", "--loader", "memory"]
+    common = ["--data-dir", digits, "--threads", "1"]
 
     def script(name: str, *args: Any) -> str:
         monkeypatch.setattr(sys, "argv", [name, *map(str, args), *map(str, common)])

@@ -35,7 +35,7 @@ RUN = {
     "mixup": 0.2,
     "model_ema": True,
 }
-HOW = {"threads": 1, "loader": "memory", "log_interval": 1, "checkpoint_interval": 12}
+HOW = {"threads": 1, "log_interval": 1, "checkpoint_interval": 12}
 FLAGS = {"cpus": 1, "timeout_min": 30}
 SHOWN = ("state", "step", "attempt", "error_class", "error")
 DISTURBED = ("images_per_s", "data_wait", "seconds", "attempt", "host")  # columns of runs.csv that may differ

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from analysis.bias import probe as shared
 from analysis.bias.probe import Subject
 from analysis.bias.probe_table import path_of
-from engine import train, transfer
-from engine.data import loaders
+from engine import models, transfer
+from engine.data import loaders, normalize
 from engine.errors import CHECKPOINT, OUTPUT, Refusal
 from engine.folder import store
 from engine.run import How
@@ -62,16 +62,16 @@ def open_run(folder: Path, how: How) -> Subject:
     Raises Refusal: the run has no weights that can be used (CHECKPOINT), or its data are missing (DATA).
     """
     run = store.read_run(folder).but(holdout=0.0)
-    device = train.pick_device(how)
+    device = models.pick_device(how)
     if how.threads:
         torch.set_num_threads(how.threads)
     _, loader, facts = loaders.make_loaders(run, how)
-    mean, std = loaders.channel_statistics(run, facts)
-    model = train.create(run, facts["num_classes"], len(mean))
+    mean, std = normalize.channel_statistics(run, facts)
+    model = models.create(run, facts["num_classes"], len(mean))
     transfer.load_weights(weights_of(folder), run, model, facts["num_classes"], len(mean), new_head=False)
-    if (places := loaders.places(run)) is not None:
+    if (places := normalize.places(run)) is not None:
         model = Rearranged(model, places)
-    images = Images(loader, loaders.Normalize(mean, std, device))
+    images = Images(loader, normalize.Normalize(mean, std, device))
     return Subject(model.to(device).eval(), images, run.img_size, facts["num_classes"], run.patch_size)
 
 

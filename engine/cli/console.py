@@ -30,9 +30,10 @@ def train_here(given: argparse.Namespace, run: Run, how: How) -> None:
     """Train `run` in this process, in the folder that the flags name; say where the results are."""
     folder = _experiment(given.output, given.experiment) if given.experiment else store.folder_of(run, given.output)
     from engine import distributed
-    from engine.data.beton import ensure
+    from engine.data.ensure import ensure
+    from engine.models import pick_device, preflight
     from engine.signals import CODES, Stop
-    from engine.train import pick_device, preflight, train
+    from engine.train import train
 
     distributed.start(how.device)
     try:

@@ -8,7 +8,6 @@ checksum and settings, and `check` reads the structure before FFCV does.
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,26 +122,6 @@ def stored_sizes(dataset: str, split: str, data_dir: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal())
 
 
-def ensure(
-    dataset: str,
-    size: int,
-    data_dir: Path,
-    say: Callable[[str], None] = print,
-    splits: Sequence[str] = SPLITS,
-) -> None:
-    """Write the splits of a data set that needs no download at this stored size; for others, refuse a missing one."""
-    for split in splits:
-        path = path_of(dataset, split, size, data_dir)
-        if path.exists() and sidecar(path).exists():
-            continue
-        entry = lookup(dataset)
-        if entry is None or not entry.source.startswith("sklearn"):
-            raise _missing(path, dataset, split, size)
-        from engine.data.write import write
-
-        write(dataset, split, size, data_dir, data_dir, say=say)
-
-
 def check(path: Path, dataset: str, img_size: int, *, always_hash: bool = False) -> dict[str, Any]:
     """The facts of a .beton, from the JSON beside it, after the file was found whole and written for these settings.
 
@@ -150,7 +129,7 @@ def check(path: Path, dataset: str, img_size: int, *, always_hash: bool = False)
     to `ALWAYS_HASH_BYTES`, or of any if `always_hash`.
     """
     if not path.exists():
-        raise _missing(path, dataset, path.stem.split("_")[-2], img_size)
+        raise missing(path, dataset, path.stem.split("_")[-2], img_size)
     again = f"write it again: rm {path}; {_command(dataset, img_size, path.parent)}"
     facts = read_facts(path)
     if not facts:
@@ -240,6 +219,14 @@ def require_same_classes(train: Path, val: Path) -> None:
         raise Refusal(f"{val} has {differ} as {train.name}; write it again: rm {val}; {again}", DATA)
 
 
+def missing(path: Path, dataset: str, split: str, img_size: int) -> Refusal:
+    """The refusal of a missing file; it names the larger sizes that are there, of which a run may take one instead."""
+    there = [size for size in stored_sizes(dataset, split, path.parent) if size > img_size]
+    sizes = " and ".join(map(str, there))
+    other = f"there it is of {sizes} pixels: take it by --stored-size {there[0]}, or " if there else ""
+    return Refusal(f"{path} is missing; {other}write it: {_command(dataset, img_size, path.parent)}", DATA)
+
+
 def _fault(path: Path, facts: dict[str, Any]) -> str | None:
     """What is wrong with the structure of a .beton, or contradicts its JSON."""
     try:
@@ -312,11 +299,3 @@ def _require(holds: bool, fault: str) -> None:
 def _command(dataset: str, img_size: int | str, data_dir: Path) -> str:
     raw = "" if dataset == "digits" else " --raw-dir FOLDER"
     return f"python scripts/make_beton.py --dataset {dataset} --img-size {img_size} --data-dir {data_dir}{raw}"
-
-
-def _missing(path: Path, dataset: str, split: str, img_size: int) -> Refusal:
-    """With the larger sizes that are there, which a run may take instead: it then has other pixels."""
-    there = [size for size in stored_sizes(dataset, split, path.parent) if size > img_size]
-    sizes = " and ".join(map(str, there))
-    other = f"there it is of {sizes} pixels: take it by --stored-size {there[0]}, or " if there else ""
-    return Refusal(f"{path} is missing; {other}write it: {_command(dataset, img_size, path.parent)}", DATA)

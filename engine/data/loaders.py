@@ -1,4 +1,4 @@
-"""Loaders: FFCV's, mended, and one over arrays in memory with the same interface, the oracle of the tests.
+"""Loaders: which samples an epoch has, in which order and for which process, and FFCV's batches of them.
 
 A loader gives `epoch(epoch, first_batch)` -> iterator of (images (B, H, W, C) uint8, labels (B,) int64), both owned by
 the caller until it asks for the next batch. Order and augmentation are functions of (seed, epoch, sample index).
@@ -8,17 +8,16 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from engine import distributed
 from engine.data import beton
 from engine.data.augment import pipeline
 from engine.data.augment.pipeline import Augmentation
-from engine.data.sets import lookup
+from engine.data.normalize import channel_statistics
 from engine.errors import DATA, Refusal
 from engine.fields.effects import AUGMENTED
 from engine.rng import derive, permutation
@@ -28,147 +27,8 @@ Batch = tuple[Tensor, Tensor]
 log = logging.getLogger("softmlp")
 
 
-class Loader(Protocol):
-    """What the engine needs of a loader."""
-
-    num_samples: int
-    """Images that one epoch of this process gives: its share of all of them, or for training of the whole batches."""
-    total: int
-    """Images of all processes, those left over by whole batches included."""
-
-    def __len__(self) -> int:
-        """Batches per epoch."""
-
-    def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from `first_batch` on. Close the iterator to leave early."""
-
-
-class Normalize:
-    """uint8 BHWC on any device -> float32 BCHW, (x - mean) / std on the 0..255 scale, in memory still BHWC.
-
-    On the CPU the result stands in one buffer and is overwritten by the next batch of the same shape.
-
-    Args:
-        places: (H*W,) int64, which pixel comes to each place of the image; None: they stay.
-    """
-
-    def __init__(
-        self, mean: list[float], std: list[float], device: torch.device, places: np.ndarray | None = None
-    ) -> None:
-        self.mean = torch.tensor(mean, device=device)
-        self.scale = 1 / torch.tensor(std, device=device)
-        self.device = device
-        self.places = None if places is None else torch.from_numpy(places).to(device)
-        self._rows = (self.mean, self.scale)
-        self._buffer = torch.empty(0)
-
-    @torch.inference_mode(False)  # the buffer outlives an evaluation, and training may not write what inference made
-    def __call__(self, images: Tensor) -> Tensor:
-        count, height, width, chans = images.shape
-        # A whole image as one row: with rows of three channels torch is seven times slower.
-        if len(self._rows[0]) != height * width * chans:
-            self._rows = (self.mean.repeat(height * width), self.scale.repeat(height * width))
-        mean, scale = self._rows
-        if self.device.type == "cpu":  # fresh pages cost as much as the arithmetic
-            if self._buffer.shape != images.shape:
-                self._buffer = torch.empty(images.shape)
-            x = self._buffer.copy_(images)
-        else:
-            x = images.to(self.device, torch.float32, non_blocking=True)
-        x_BHWC = x.view(count, -1).sub_(mean).mul_(scale).view_as(images)
-        if self.places is not None:
-            x_BHWC = x_BHWC.flatten(1, 2)[:, self.places].view_as(x_BHWC)
-        return x_BHWC.permute(0, 3, 1, 2)
-
-
-def make_prepare(run: Run, facts: dict[str, Any], device: torch.device) -> Normalize:
-    """What stands between a run's loaders and its model."""
-    mean, std = channel_statistics(run, facts)
-    return Normalize(mean, std, device, places(run))
-
-
-def places(run: Run) -> np.ndarray | None:
-    """The run's `permute` as an index of pixels, (H*W,): pixel `places[i]` comes to place i; None for "none".
-
-    The same for all images, splits and models; another one for each seed, so that an interval over seeds is one over
-    permutations, too (arXiv 2105.01601, section 3.4).
-    """
-    if run.permute == "none":
-        return None
-    size = run.img_size
-    if run.permute == "pixels":
-        return permutation(size**2, run.seed, "permute", 0)
-    patch = run.patch_size
-    grid = size // patch
-    index_gpgp = np.arange(size**2).reshape(grid, patch, grid, patch)
-    index_SP = index_gpgp.transpose(0, 2, 1, 3).reshape(grid**2, patch**2)
-    index_SP = index_SP[permutation(grid**2, run.seed, "permute", 1)][:, permutation(patch**2, run.seed, "permute", 2)]
-    return index_SP.reshape(grid, grid, patch, patch).transpose(0, 2, 1, 3).reshape(-1)
-
-
-def make_loaders(run: Run, how: How) -> tuple[Loader, Loader, dict[str, Any]]:
-    """Training and validation loader of a run, and the facts of the training file (mean, std, num_classes, sha256).
-
-    The files are those of the run's stored size; the facts name the training file as `file`. With a holdout, validation
-    is on a part of it and needs no other. Raises Refusal (DATA) for a missing,
-    damaged or foreign file; (USAGE) for a batch larger than the training set and for settings that exclude each other.
-    """
-    kind = FfcvLoader if how.loader == "ffcv" else MemoryLoader
-    part = distributed.rank(), distributed.world()
-    if run.batch_size % part[1]:
-        raise Refusal(f"batch_size {run.batch_size} is of all processes and cannot be shared evenly by {part[1]}")
-    files = [beton.path_of(run.dataset, split, run.stored, how.data_dir) for split in run.splits]
-    facts, *others = (beton.check(path, run.dataset, run.stored) for path in files)
-    if any(facts["write_mode"] != other["write_mode"] for other in others):
-        raise Refusal(f"{files[0].name} and {files[1].name} differ in write_mode; write both alike", DATA)
-    if others:
-        beton.require_same_classes(*files)
-    facts = {**facts, "file": files[0].name}
-    indices = np.arange(facts["samples"])
-    held_out = None
-    if run.holdout:
-        chosen = held_out_of(facts["samples"], run.holdout)
-        indices, held_out = np.flatnonzero(~chosen), np.flatnonzero(chosen)
-        if not len(held_out):
-            raise Refusal(f"holdout {run.holdout:g} of {facts['samples']} images is none; raise it", DATA)
-    if run.train_samples is not None:
-        if run.train_samples > len(indices):
-            raise Refusal(f"train_samples {run.train_samples} is more than the {len(indices)} of {files[0]}")
-        # The same subset for every seed and every model: seeds vary what is learned from it, not what is in it.
-        indices = indices[permutation(len(indices), 0, "subset")[: run.train_samples]]
-    mean, std = (tuple(values) for values in channel_statistics(run, facts))
-    try:
-        augmentation = Augmentation(run.img_size, mean, std, **{name: getattr(run, name) for name in AUGMENTED})
-        train = kind(
-            files[0], run.batch_size, augmentation,
-            indices=indices, seed=run.seed, shuffle=True, workers=how.workers, repeats=run.aug_repeats, part=part,
-        )  # fmt: skip
-        plain = Augmentation(run.img_size, mean, std)
-        val = kind(files[-1], run.batch_size, plain, indices=held_out, workers=how.workers, part=part)
-    except ValueError as error:
-        raise Refusal(str(error)) from None
-    if not len(train):
-        raise Refusal(f"batch_size {run.batch_size} is more than the {len(indices)} training images of {files[0]}")
-    _warn_of(files, facts)
-    return train, val, facts
-
-
-def held_out_of(samples: int, share: float) -> np.ndarray:
-    """Which training images are held out, (samples,) bool: by a hash of the index, so the same for every seed.
-
-    A larger share holds out the same images and more.
-    """
-    return pipeline.uniform_numpy(derive(0, "holdout"), np.arange(samples), 0) < share
-
-
-def channel_statistics(run: Run, facts: dict[str, Any]) -> tuple[list[float], list[float]]:
-    """Mean and deviation per input channel, from the table of data sets, else as measured when the file was written."""
-    entry = lookup(run.dataset)
-    return (list(entry.mean), list(entry.std)) if entry else (facts["mean"], facts["std"])
-
-
-class _Epochs:
-    """What both loaders share: which samples an epoch visits, and in which order.
+class Loader:
+    """Which samples an epoch visits, and in which order; a subclass reads them.
 
     Args:
         indices: samples of the file to use; all by default.
@@ -196,14 +56,16 @@ class _Epochs:
         self.count = self._open(path)
         self.indices = np.arange(self.count) if indices is None else indices
         self.total = len(self.indices)
+        """Images of all processes, those left over by whole batches included."""
         if not shuffle:
             self.indices = np.array_split(self.indices, self.world)[self.rank]
         # Training steps are all of one size, as in timm; evaluation scores every sample once.
-        self.num_samples = len(self.indices)
-        if shuffle:
-            self.num_samples = self.num_samples // batch_size * self.batch_size
+        share = len(self.indices)
+        self.num_samples = share // batch_size * self.batch_size if shuffle else share
+        """Images that one epoch of this process gives."""
 
     def __len__(self) -> int:
+        """Batches per epoch."""
         return -(-self.num_samples // self.batch_size)
 
     def _order(self, epoch: int, first_batch: int) -> np.ndarray:
@@ -224,8 +86,12 @@ class _Epochs:
         """Open the file; return its number of samples."""
         raise NotImplementedError
 
+    def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from `first_batch` on. Close the iterator to leave early."""
+        raise NotImplementedError
 
-class FfcvLoader(_Epochs):
+
+class FfcvLoader(Loader):
     """FFCV's reader, memory manager, batch slots and thread, with our order and our kernels."""
 
     def _open(self, path: Path) -> int:
@@ -249,36 +115,58 @@ class FfcvLoader(_Epochs):
             batches.close()
 
 
-class MemoryLoader(_Epochs):
-    """The same batches from arrays in memory, with NumPy only: slow, and independent of FFCV and numba.
+def make_loaders(run: Run, how: How) -> tuple[Loader, Loader, dict[str, Any]]:
+    """Training and validation loader of a run, and the facts of the training file (mean, std, num_classes, sha256).
 
-    Raises ValueError for what it cannot do: another augmentation than crop_pad and hflip, JPEGs, resizing.
+    The files are those of the run's stored size; the facts name the training file as `file`. With a holdout, validation
+    is on a part of it and needs no other. Raises Refusal (DATA) for a missing,
+    damaged or foreign file; (USAGE) for a batch larger than the training set and for settings that exclude each other.
     """
+    part = distributed.rank(), distributed.world()
+    if run.batch_size % part[1]:
+        raise Refusal(f"batch_size {run.batch_size} is of all processes and cannot be shared evenly by {part[1]}")
+    files = [beton.path_of(run.dataset, split, run.stored, how.data_dir) for split in run.splits]
+    facts, *others = (beton.check(path, run.dataset, run.stored) for path in files)
+    if any(facts["write_mode"] != other["write_mode"] for other in others):
+        raise Refusal(f"{files[0].name} and {files[1].name} differ in write_mode; write both alike", DATA)
+    if others:
+        beton.require_same_classes(*files)
+    facts = {**facts, "file": files[0].name}
+    indices = np.arange(facts["samples"])
+    held_out = None
+    if run.holdout:
+        chosen = held_out_of(facts["samples"], run.holdout)
+        indices, held_out = np.flatnonzero(~chosen), np.flatnonzero(chosen)
+        if not len(held_out):
+            raise Refusal(f"holdout {run.holdout:g} of {facts['samples']} images is none; raise it", DATA)
+    if run.train_samples is not None:
+        if run.train_samples > len(indices):
+            raise Refusal(f"train_samples {run.train_samples} is more than the {len(indices)} of {files[0]}")
+        # The same subset for every seed and every model: seeds vary what is learned from it, not what is in it.
+        indices = indices[permutation(len(indices), 0, "subset")[: run.train_samples]]
+    mean, std = (tuple(values) for values in channel_statistics(run, facts))
+    try:
+        augmentation = Augmentation(run.img_size, mean, std, **{name: getattr(run, name) for name in AUGMENTED})
+        train = FfcvLoader(
+            files[0], run.batch_size, augmentation,
+            indices=indices, seed=run.seed, shuffle=True, workers=how.workers, repeats=run.aug_repeats, part=part,
+        )  # fmt: skip
+        plain = Augmentation(run.img_size, mean, std)
+        val = FfcvLoader(files[-1], run.batch_size, plain, indices=held_out, workers=how.workers, part=part)
+    except ValueError as error:
+        raise Refusal(str(error)) from None
+    if not len(train):
+        raise Refusal(f"batch_size {run.batch_size} is more than the {len(indices)} training images of {files[0]}")
+    _warn_of(files, facts)
+    return train, val, facts
 
-    def _open(self, path: Path) -> int:
-        if not self.augmentation.is_plain:
-            raise ValueError("--loader memory knows crop_pad and hflip only; leave it out for the other augmentation")
-        data = np.fromfile(path, "u1")
-        header = data[: beton._HEADER.itemsize].view(beton._HEADER)[0]
-        start = beton._HEADER.itemsize + 2 * beton._FIELD.itemsize
-        end = start + int(header["num_samples"]) * beton._SAMPLE.itemsize
-        samples = np.frombuffer(data[start:end].tobytes(), beton._SAMPLE)
-        size = self.augmentation.img_size
-        for key, wanted in (("height", size), ("width", size), ("mode", beton.RAW)):
-            if (samples["f0"][key] != wanted).any():
-                raise ValueError(f"--loader memory reads raw pixels of img_size only, and {path} holds others")
-        pixels = [data[p : p + 3 * size * size] for p in samples["f0"]["data_ptr"].astype(int)]
-        self._images = np.stack(pixels).reshape(-1, size, size, 3)[..., : len(self.augmentation.mean)]
-        self._labels = samples["f1"].copy()
-        return len(samples)
 
-    def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
-        order = self._order(epoch, first_batch)
-        crop_pad, hflip = self.augmentation.crop_pad, self.augmentation.hflip
-        for start in range(0, len(order), self.batch_size):
-            chosen = order[start : start + self.batch_size]
-            images = pipeline.read_numpy(self._images, chosen, self._key(epoch), crop_pad, hflip)
-            yield torch.from_numpy(images), torch.from_numpy(self._labels[chosen % self.count])
+def held_out_of(samples: int, share: float) -> np.ndarray:
+    """Which training images are held out, (samples,) bool: by a hash of the index, so the same for every seed.
+
+    A larger share holds out the same images and more.
+    """
+    return pipeline.uniform_numpy(derive(0, "holdout"), np.arange(samples), 0) < share
 
 
 def free_memory() -> int:

@@ -35,7 +35,7 @@ class Status:
     ) -> None:
         previous = store.read_json(folder / "status.json")
         self.folder, self.lease, self._tell = folder, lease, tell
-        self.first_step = 0
+        self.first_step = self.steps = self.epochs = 0  # where the attempt began, and what there is to do
         self.train_flops_per_image = 0.0
         self.peak_flops = 0.0
         self.done = previous.get("state") == store.DONE
@@ -71,7 +71,7 @@ class Status:
                     self._cold, self._images, self._training, self._waiting = False, 0, 0.0, 0.0
                     self._mark = time.monotonic()
 
-    def update(self, step: int, steps: int, epochs: int, history: list[dict[str, Any]]) -> None:
+    def update(self, step: int, history: list[dict[str, Any]]) -> None:
         """Take note of where the run is; written at most once per INTERVAL_SECONDS."""
         now = time.monotonic()
         if now - self._said < INTERVAL_SECONDS:
@@ -81,9 +81,9 @@ class Status:
         best = max(history, key=lambda row: row["eval_top1"], default=None)
         self.fields |= {
             "epoch": len(history),
-            "epochs": epochs,
+            "epochs": self.epochs,
             "step": step,
-            "steps": steps,
+            "steps": self.steps,
             "acc1": history[-1]["eval_top1"] if history else None,
             "best_acc1": best["eval_top1"] if best else None,
             "best_epoch": best["epoch"] if best else None,
@@ -91,7 +91,7 @@ class Status:
             "mfu": round(rate * self.train_flops_per_image / self.peak_flops, 4) if rate and self.peak_flops else None,
             "memory_gb": round(memory_gb(), 3),
             "data_wait": round(self._waiting / self._training, 4) if self._training else None,
-            "eta_s": round((steps - step) * (now - self._began) / done, 1) if done else None,
+            "eta_s": round((self.steps - step) * (now - self._began) / done, 1) if done else None,
             "seconds": round(self._before + now - self._began, 3),
         }
         self._said = now
@@ -103,9 +103,9 @@ class Status:
         self.fields |= {"state": state, "seconds": round(self._before + time.monotonic() - self._began, 3), **fields}
         self._write(durable=True)
 
-    def final(self, step: int, steps: int, epochs: int, history: list[dict[str, Any]]) -> None:
+    def final(self, step: int, history: list[dict[str, Any]]) -> None:
         self._said = float("-inf")
-        self.update(step, steps, epochs, history)
+        self.update(step, history)
         self.end(store.DONE)
 
     def _write(self, durable: bool) -> None:

@@ -28,13 +28,13 @@ def main() -> None:
     import torch
 
     from engine import train  # noqa: F401 - imported here so that no attempt has to
-    from engine.data import beton
+    from engine.data.ensure import ensure
     from engine.run import make_how, make_run
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        beton.ensure("digits", 8, root / "data", say=lambda line: None)
+        ensure("digits", 8, root / "data", say=lambda line: None)
         run = make_run(
             {
                 "model_kwargs": {"depth": 2, "dim": 16},

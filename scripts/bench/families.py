@@ -53,8 +53,8 @@ def main() -> None:
     from engine.cost.measure import Subject, ratios
     from engine.cost.profile import own_shape
     from engine.cost.references import pair
+    from engine.models import pick_device
     from engine.run import make_how
-    from engine.train import pick_device
 
     device = pick_device(make_how({"device": given.device}))
     rows = []

@@ -95,7 +95,8 @@ def train(given: argparse.Namespace, split: str) -> Iterator[dict[str, Any]]:
     from engine import optim, rng
     from engine.data import beton
     from engine.data.augment.pipeline import Augmentation
-    from engine.data.loaders import FfcvLoader, make_prepare
+    from engine.data.loaders import FfcvLoader
+    from engine.data.normalize import make_prepare
     from engine.run import make_run, read_yaml
 
     class GhostBatchNorm(nn.BatchNorm2d):

@@ -188,7 +188,7 @@ def _measure(words: Sequence[str], output: Path) -> tuple[float, float]:
 
 def tiny(scratch: Path, count: int, others: int, slots: int) -> dict[str, Any]:
     """The three ways, one after the other in one session; the others' figures also as ratios to the queue's."""
-    from engine.data.beton import ensure
+    from engine.data.ensure import ensure
 
     data = scratch / "data"
     data.mkdir(parents=True, exist_ok=True)

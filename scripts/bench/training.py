@@ -190,7 +190,7 @@ class _BareLoop:
         import torch
 
         from engine import optim
-        from engine.train import create
+        from engine.models import create
 
         self.model = create(run, 10, 3)
         self.optimizer = optim.make_optimizer(run, self.model)

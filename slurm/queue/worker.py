@@ -26,8 +26,9 @@ from engine.errors import (
     SUPERSEDED,
     TERMINATED,
     Refusal,
+    breaks_process,
+    of_machine,
 )
-from engine.faults import breaks_process, of_machine
 from engine.folder import lease
 from engine.signals import Stop
 from slurm.queue import claims, probing

@@ -56,11 +56,6 @@ class Augmentation:
         if self.aa:
             self._policy  # noqa: B018 - raises here and not in a worker, where it would end an epoch
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether it is at most a crop after padding and a flip."""
-        return not (self.scale or self.aa or self.color_jitter or self.reprob)
-
     def finish(self, images: np.ndarray, samples: np.ndarray, key: np.uint64) -> None:
         """Change cropped and flipped images (B, S, S, C) uint8 in place: policy or colour jitter, then erasing."""
         if self.aa:
@@ -291,21 +286,6 @@ def erase(images, samples, key, probability, pixel, mean, std):
                             value += std[c] * _normal(key, sample, PIXELS + 2 * ((y * width + x) * chans + c))
                         images[i, y, x, c] = np.uint8(np.rint(max(0.0, min(255.0, value))))
             break
-
-
-def read_numpy(images_NHWC, samples, key, crop_pad, hflip):
-    """The same as `read`, written independently with NumPy over an array in memory; the oracle of the tests."""
-    with np.errstate(over="ignore"):
-        mixed = [_numpy_draw(np.uint64(key), samples, operation) for operation in (CROP_Y, CROP_X, FLIP)]
-    _, height, width, _ = images_NHWC.shape
-    chosen = images_NHWC[samples % len(images_NHWC)]
-    padded = np.pad(chosen, ((0, 0), (crop_pad, crop_pad), (crop_pad, crop_pad), (0, 0)))
-    out = np.empty_like(chosen)
-    for i in range(len(samples)):
-        top, left = (int(draw[i] % np.uint64(2 * crop_pad + 1)) for draw in mixed[:2])
-        crop = padded[i, top : top + height, left : left + width]
-        out[i] = crop[:, ::-1] if mixed[2][i] / 2**53 < hflip else crop
-    return out
 
 
 def uniform_numpy(key, samples, operation):

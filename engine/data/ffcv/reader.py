@@ -1,10 +1,10 @@
-"""FFCV 1.0.2 behind one module. Nothing else in the project imports FFCV.
+"""FFCV's loader over an order, an augmentation and a decoder of our own.
 
 What is mended: its random transforms cannot be seeded (ours are counter-based, engine/data/augment/pipeline.py); it
 sets torch's number of threads at import, at construction and at every epoch, and starts numba's; its first epoch in a
 process compiles for some 10 s (our stages are kernels that numba compiles once per machine); it ignores that a JPEG
 could not be decoded; leaving an epoch early leaks its thread; an error in that thread makes the consumer wait for
-ever; its writer waits for ever when one of its processes dies. Kept are the file format, the memory-mapped reader, the
+ever. Kept are the file format, the memory-mapped reader, the
 JPEG decoder, the rotating batch slots and the thread that works ahead.
 """
 
@@ -13,42 +13,27 @@ import contextlib
 import dataclasses
 import queue
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import numba
 import numpy as np
-import torch
 
 from engine.data import beton
 from engine.data.augment import pipeline, resample
 from engine.data.augment.pipeline import Augmentation
+from engine.data.ffcv.package import (
+    AllocationQuery,
+    Compiler,
+    EpochIterator,
+    IntDecoder,
+    Loader,
+    SimpleRGBImageDecoder,
+    ToTensor,
+    imdecode,
+)
 from engine.errors import DATA, Refusal
-
-_threads = torch.get_num_threads()
-# FFCV starts numba's thread pool at import. We have no use for it, and a process on one core that had forked while the
-# pool (TBB's) was there has been seen to wait for it for ever at its exit.
-_set_num_threads, numba.set_num_threads = numba.set_num_threads, lambda count: None
-from ffcv.fields import IntField, RGBImageField  # noqa: E402 - the number of threads is read before FFCV changes it
-from ffcv.fields.basics import IntDecoder  # noqa: E402
-from ffcv.fields.rgb_image import SimpleRGBImageDecoder  # noqa: E402
-from ffcv.libffcv import imdecode  # noqa: E402 - by ctypes, which lets other threads run meanwhile
-from ffcv.loader import Loader  # noqa: E402
-from ffcv.loader.epoch_iterator import EpochIterator  # noqa: E402
-from ffcv.memory_allocator import MemoryAllocator  # noqa: E402
-from ffcv.pipeline.allocation_query import AllocationQuery  # noqa: E402
-from ffcv.pipeline.compiler import Compiler  # noqa: E402
-from ffcv.transforms import ToTensor  # noqa: E402
-from ffcv.types import ALLOC_TABLE_TYPE  # noqa: E402
-from ffcv.writer import DatasetWriter  # noqa: E402
-
-torch.set_num_threads(_threads)
-numba.set_num_threads = _set_num_threads
-Compiler.num_threads = 1
-Compiler.set_num_threads = classmethod(lambda cls, count: None)
 
 # Resized images that wait for the next kernel, per worker: half a second-level cache.
 SQUARES_BYTES = 1 << 19
@@ -221,45 +206,3 @@ def open_loader(path: Path, batch_size: int, decoder: ImageDecoder) -> Loader:
         )
     finally:
         Compiler.set_enabled(True)
-
-
-class Writer(DatasetWriter):
-    """FFCV's writer, run in this process: an unreadable image or a full disk raises instead of hanging."""
-
-    def __init__(self, path: Path, page_size: int) -> None:
-        image = RGBImageField()
-        image.encode = _store  # an attribute, as FFCV knows the field in the file by its exact class
-        super().__init__(str(path), {"image": image, "label": IntField()}, page_size=page_size, num_workers=1)
-
-    def write(self, samples: Sequence[tuple[Any, int]]) -> None:
-        """Write (engine.data.write.Encoded, label) in order; `samples` is indexed from 0 upwards, once each."""
-        self.from_indexed_dataset(samples, indices=range(len(samples)))
-
-    def _write_common(self, num_samples: int, todo: Any, work: Callable, extra: tuple) -> None:
-        self.num_samples = num_samples
-        self.prepare()
-        # One process needs no shared memory, and an error would leave it behind.
-        shared, self.metadata_sm = self.metadata_sm, SimpleNamespace(buf=bytearray(self.metadata_sm.size))
-        shared.close()
-        shared.unlink()
-        tasks, allocations = queue.Queue(), queue.Queue()
-        for chunk in [*todo, None]:
-            tasks.put(chunk)
-        allocator = MemoryAllocator(self.fname, self.data_region_start, self.page_size)
-        done = SimpleNamespace(value=0, get_lock=contextlib.nullcontext)
-        try:
-            work(tasks, self.metadata_sm, self.metadata_type, self.fields, allocator, done, allocations, *extra)
-        finally:
-            if hasattr(allocator, "fp"):
-                allocator.fp.close()  # which FFCV does not do when its last page does not fit on the disk
-        # In one piece: FFCV makes an array per image, which takes gigabytes for ten million.
-        self.finalize([])
-        with Path(self.fname).open("ab") as file:
-            file.write(np.array(allocations.get(), ALLOC_TABLE_TYPE).tobytes())
-
-
-def _store(destination: np.ndarray, image: Any, malloc: Callable) -> None:
-    """Put an image that is encoded already into FFCV's page."""
-    destination["mode"], destination["height"], destination["width"] = image.mode, image.height, image.width
-    destination["data_ptr"], page = malloc(image.data.nbytes)
-    page[:] = image.data

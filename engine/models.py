@@ -1,0 +1,89 @@
+"""The model of a run and the device it stands on: built, put into the mode it trains in, or refused in one line."""
+
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import archs
+from engine import distributed, optim, transfer
+from engine.data.sets import lookup
+from engine.errors import MACHINE, USAGE, Refusal
+from engine.folder import store
+from engine.folder.lease import node
+from engine.run import How, Run
+
+
+def pick_device(how: How) -> torch.device:
+    """The device asked for. Raises Refusal where it is not there: in a job of SLURM that is the machine's fault."""
+    if how.device == "cuda" and not torch.cuda.is_available():
+        in_job = "SLURM_JOB_ID" in os.environ  # that got a GPU which does not work
+        line = f"--device cuda, but torch sees no GPU on {node()}; leave --device out to use the CPU"
+        raise Refusal(
+            f"a GPU was asked for, but torch sees none on {node()}" if in_job else line, MACHINE if in_job else USAGE
+        )
+    cuda = how.device == "cuda" or (how.device == "auto" and torch.cuda.is_available())
+    return torch.device("cuda" if cuda else "cpu")
+
+
+def create(run: Run, num_classes: int, in_chans: int) -> nn.Module:
+    """The run's model for its data. Raises Refusal for what only building it can find out."""
+    given = {**run.model_kwargs, **({"drop_path": run.drop_path} if run.drop_path else {})}
+    try:
+        return archs.create(run.model, img_size=run.img_size, num_classes=num_classes, in_chans=in_chans, **given)
+    except (ValueError, TypeError, RuntimeError) as error:
+        line = str(error).splitlines()[0]
+        raise Refusal(line if run.model in line else f"{run.rung}: {line}", USAGE) from None
+
+
+def preflight(run: Run, folder: Path | None = None) -> None:
+    """Build the model without memory, to refuse what cannot be built before data are written or a job is queued.
+
+    Args:
+        folder: of the run, where it is not the usual one; a run that began needs its initial checkpoint no more.
+    """
+    transfer.check(run, folder or store.folder_of(run))
+    entry = lookup(run.dataset)
+    num_classes, in_chans = (entry.num_classes, entry.in_chans) if entry else (1000, 3)
+    with torch.device("meta"):
+        create(run, num_classes, in_chans)
+    check_batch(run, num_classes, in_chans)
+
+
+def check_batch(run: Run, num_classes: int, in_chans: int) -> None:
+    """Refuse a batch whose images mixup cannot pair in each process, or whose statistics BatchNorm cannot take.
+
+    The batches of an epoch are all of one size, so that no last one is smaller. One image is tried on the model itself,
+    without memory: whether a layer then sees a single value per channel depends on the size of its map.
+    """
+    world = distributed.world()
+    if (run.mixup or run.cutmix) and run.batch_size // world % 2:
+        share = f" for each of {world} processes, it is {run.batch_size // world}" if world > 1 else ""
+        raise Refusal(f"mixup and cutmix pair the images of a batch: batch_size {run.batch_size} must be even{share}")
+    if run.batch_size > 1:
+        return
+    entered: list[tuple[str, nn.Module]] = []
+    with torch.device("meta"):
+        model = create(run, num_classes, in_chans)
+        set_train(run, model)
+        for name, module in model.named_modules():
+            module.register_forward_pre_hook(lambda module, given, name=name: entered.append((name, module)))
+        try:
+            model(torch.empty(1, in_chans, run.img_size, run.img_size))
+        except NotImplementedError:  # an operation without a meta kernel: the first step will tell
+            return
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            name, module = entered[-1]
+            raise Refusal(
+                f"{run.rung} at {run.img_size} px cannot train on batch_size 1: its layer {name} "
+                f"({type(module).__name__}) sees one value per channel; give a batch_size of 2 or more"
+            ) from None
+
+
+def set_train(run: Run, model: nn.Module) -> None:
+    """Training mode; of a linear probe for the head alone, so that the body's BatchNorm statistics stay."""
+    model.train(run.mode != "linear")
+    optim.head_of(model).train()
