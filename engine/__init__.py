@@ -1,16 +1,18 @@
 """From a Run to trained weights: what decides a result is in run.py, what happens in train.py.
 
 run          a run is a value with a signature; How is what must not change the result
-errors       what a user can mend: one line and an exit code
+errors       what a user can mend: one line and an exit code; whose fault the rest is
 rng          randomness as a function of (seed, purpose, position)
 train        one run from wherever it stands to its end, top to bottom
-step         one optimizer step: forward, backward, clip, step, moving average
+step         where a run stands, and one optimizer step: forward, backward, clip, step, moving average
+models       the model of a run and its device; what cannot be built is refused early
 optim        optimizer, schedule, loss and label mixing, by timm's factories
 evaluate     loss, accuracy and predictions over exactly the samples of a loader
 metrics      what predictions are worth
 transfer     start from weights trained elsewhere
 distributed  several processes that train one run
 signals      a signal only sets a flag
-data/        from images to batches; folder/ what a run leaves on disk; cost/ parameters, MACs, memory, speed;
-cli/         what command lines share; recipes/ published settings as YAML
+
+fields/ what a run's fields may hold; data/ from images to batches; folder/ what a run leaves on disk;
+cost/ parameters, MACs, memory, speed; cli/ what command lines share; recipes/ published settings as YAML
 """

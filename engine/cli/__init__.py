@@ -4,4 +4,6 @@ flags    flags from the fields of Run and How
 console  one training on a screen
 tables   rows on the screen and in a file
 repro    the command that repeats a run
+streams  standard input, output and error as they may be found
+timm_flags  what becomes of every flag of timm's train.py
 """

@@ -1,9 +1,12 @@
 """What a run leaves on disk, and who may write it.
 
-store        the layout of a run's folder; replacing files whole
+store        the layout of a run's folder
+files        replacing files whole; tables that several processes add to
+locks        who holds a file
 lease        the attempt that has the right to write
 checkpoint   the state of an unfinished run
 status       heartbeat, metrics.jsonl, log.txt
 environment  versions, machine, commit, data
+weights      files of weights that others wrote, read without executing them
 trackers     mirrors in TensorBoard and wandb
 """

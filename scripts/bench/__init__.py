@@ -1,7 +1,8 @@
 """What measures the project itself; each figure is a ratio of two things timed in turn.
 
-training  the engine against a bare loop and timm's train.py
-families  our models against independent ones
-sweeps    what sweeps add to training
-chaos     kills and damages a run, and compares the end bit for bit
+training           the engine against a bare loop and timm's train.py
+families           our models against independent ones
+sweeps             what sweeps add to training
+chaos              kills and damages a run, and compares the end bit for bit
+rank_pruning_leak  what validation images of a published split are worth
 """

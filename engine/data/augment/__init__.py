@@ -1,6 +1,7 @@
 """What training does to an image, compiled: a pixel depends on (seed, epoch, sample index) alone.
 
-kernels      draws by counter, crop, flip, erase: the Augmentation of a run
+pipeline     draws by counter, crop, flip, erase: the Augmentation of a run
+kernels      functions compiled once per machine
 photometric  Pillow's image operations
 policy       RandAugment and its relatives by timm's names
 resample     crop and resize
