@@ -1,0 +1,111 @@
+"""One optimizer step and the state that it advances: what is saved, what is refused, and in which order."""
+
+import itertools
+
+import pytest
+import torch
+
+from engine import models, optim
+from engine.data.normalize import Normalize
+from engine.errors import DIVERGED, Refusal
+from engine.folder import checkpoint
+from engine.step import State, Step
+
+CPU = torch.device("cpu")
+PREPARE = Normalize([77.878], [95.818], CPU)
+
+
+def batches(seed=0):
+    """Endless batches of noise, (8, 8, 8, 1) uint8, and labels."""
+    draws = torch.Generator().manual_seed(seed)
+    while True:
+        images = torch.randint(256, (8, 8, 8, 1), dtype=torch.uint8, generator=draws)
+        yield images, torch.randint(10, (8,), generator=draws)
+
+
+def begin(run, prepare=PREPARE, weights=0):
+    torch.manual_seed(weights)
+    state = State(run, models.create(run, 10, 1), CPU)
+    models.set_train(run, state.model)
+    schedule = optim.make_schedule(run, state.optimizer, steps_per_epoch=4)
+    return state, Step(run, state, schedule, prepare, 10)
+
+
+def same(first, second):
+    """Whether two values of a checkpoint are equal bit for bit, the order of keys too."""
+    if isinstance(first, torch.Tensor):
+        return first.dtype == second.dtype and torch.equal(first, second)
+    if isinstance(first, dict):
+        return [*first] == [*second] and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, list):
+        return len(first) == len(second) and all(map(same, first, second))
+    return first == second
+
+
+@pytest.fixture(params=[{}, {"amp_dtype": "float16"}, {"model_ema": False}, {"grad_accum_steps": 2}], ids=str)
+def run(request, tiny):
+    return tiny.but(**({"model_ema_decay": 0.999} if request.param == {"model_ema": False} else {}), **request.param)
+
+
+def test_a_state_goes_on_where_another_left_off(run, tmp_path):
+    """Through a file; the one that goes on begins with other weights and needs but the file and the batches."""
+    data = batches()
+    state, step = begin(run)
+    step(data), step(data)
+    state.history.append({"epoch": 0, "eval_top1": 10.0})
+    state.loss_sum.zero_()
+    step(data)
+    checkpoint.save(tmp_path, state.state_dict())
+    other, other_step = begin(run, weights=1)
+    other.load_state_dict(checkpoint.latest(tmp_path))
+    assert (other.step, other.history, other.loss_sum) == (3, state.history, state.loss_sum)
+    assert other.loss_sum.dtype == torch.float64 and (other.ema is None) == (not run.model_ema)
+    data, data_again = itertools.tee(data)
+    assert torch.equal(step(data), other_step(data_again))
+    assert same(state.state_dict(), other.state_dict()) and state.lr == other.lr
+
+
+def test_the_keys_of_a_checkpoint_are_what_earlier_ones_have(tiny):
+    state, step = begin(tiny)
+    step(batches())
+    saved = state.state_dict()
+    assert [*saved] == ["step", "loss_sum", "history", "model", "optimizer", "scaler", "ema"]
+    assert (saved["step"], saved["history"], type(saved["loss_sum"])) == (1, [], float)
+    assert saved["model"].keys() == saved["ema"].keys() == state.model.state_dict().keys()
+    assert begin(tiny.but(model_ema=False, model_ema_decay=0.999))[0].state_dict()["ema"] is None
+
+
+def test_a_loss_that_is_no_number_reaches_no_weight(run):
+    state, step = begin(run)
+    step(batches())
+    before = {key: value.clone() for key, value in state.model.state_dict().items()}
+    step.prepare = lambda images: PREPARE(images) * float("nan")
+    with pytest.raises(Refusal, match=r"loss became nan at epoch 1 step 1 of .* \(lr ") as refusal:
+        step(batches())
+    assert refusal.value.code == DIVERGED and state.step == 1
+    assert same(before, dict(state.model.state_dict()))
+    with pytest.raises(Refusal, match="loss became nan"):
+        state.state_dict()
+
+
+def test_a_step_is_gradient_descent_on_the_mean_of_its_batches(tiny):
+    """Without momentum and decay it is w - lr * gradient, the gradient shortened to the norm that is asked for."""
+    plain = {"warmup_epochs": 0.0, "mixup": 0.0, "cutmix": 0.0, "smoothing": 0.0, "drop_path": 0.0, "amp": False}
+    run = tiny.but(**plain, opt="momentum", momentum=0.0, weight_decay=0.0, clip_grad=0.05, grad_accum_steps=2, lr=0.5)
+    state, step = begin(run)
+    model, before = state.model, [weight.detach().clone() for weight in state.model.parameters()]
+    first, second = itertools.islice(batches(), 2)
+    losses = [torch.nn.functional.cross_entropy(model(PREPARE(x)), y) for x, y in (first, second)]
+    gradient = torch.autograd.grad(sum(losses) / 2, list(model.parameters()))
+    norm = torch.sqrt(sum(each.square().sum() for each in gradient))
+    assert norm > 2 * run.clip_grad
+    last = step(iter((first, second)))
+    for weight, old, each in zip(model.parameters(), before, gradient, strict=True):
+        torch.testing.assert_close(weight.detach(), old - 0.5 * each * run.clip_grad / norm, atol=1e-6, rtol=1e-4)
+    assert last.item() == pytest.approx(losses[1].item() / 2) and state.lr == 0.5
+    assert state.loss_sum.item() == pytest.approx(sum(losses).item() / 2)
+    decay, before = run.model_ema_decay, [weight.detach().clone() for weight in model.parameters()]
+    assert all(map(torch.equal, state.judged.parameters(), before)), "timm's average begins with the first step"
+    step(iter((first, second)))
+    for mean, old, new in zip(state.judged.parameters(), before, model.parameters(), strict=True):
+        torch.testing.assert_close(mean, decay * old + (1 - decay) * new, atol=1e-6, rtol=1e-4)
