@@ -1,7 +1,9 @@
 """One optimizer step and the state that it advances: what is saved, what is refused, and in which order."""
 
 import itertools
+import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -109,3 +111,41 @@ def test_a_step_is_gradient_descent_on_the_mean_of_its_batches(tiny):
     step(iter((first, second)))
     for mean, old, new in zip(state.judged.parameters(), before, model.parameters(), strict=True):
         torch.testing.assert_close(mean, decay * old + (1 - decay) * new, atol=1e-6, rtol=1e-4)
+
+
+def test_what_a_step_draws_and_its_rate_are_of_its_number(tiny):
+    """Whatever was drawn before; and the warm-up of half an epoch, two of its four steps, then the cosine."""
+    rates, states = [], []
+    for disturbed in (False, True):
+        state, step = begin(tiny)
+        data = batches()
+        for number in range(4):
+            torch.manual_seed(number + 100 * disturbed)
+            np.random.seed(number + 100 * disturbed)
+            step(data)
+            rates.append(state.lr)
+        states.append(state.state_dict())
+    assert same(*states)
+    cosine = [
+        0.5 * tiny.lr * (1 + math.cos(math.pi * number / 10)) for number in (0, 1)
+    ]  # of the ten steps that follow
+    assert rates[:4] == pytest.approx([0, tiny.lr / 2, *cosine]) and rates[4:] == rates[:4]
+    assert not torch.equal(*(draw(tiny, step) for step in (0, 1))), "two steps draw alike"
+
+
+def draw(run, number):
+    """The weights' gradients of a step of that number, on the same batch from the same weights."""
+    state, step = begin(run)
+    state.step = number
+    step._gradients(*next(batches()), 0)
+    return torch.cat([weight.grad.flatten() for weight in state.model.parameters()])
+
+
+@pytest.mark.parametrize("amp", [{"amp": False}, {"amp_dtype": "float16"}], ids=str)
+def test_gradients_are_clipped_as_they_are_and_not_as_they_are_scaled(tiny, amp):
+    run = tiny.but(**amp, warmup_epochs=0.0, opt="momentum", momentum=0.0, weight_decay=0.0, clip_grad=0.05, lr=0.5)
+    state, step = begin(run)
+    before = torch.nn.utils.parameters_to_vector(state.model.parameters()).clone()
+    step(batches())
+    moved = torch.nn.utils.parameters_to_vector(state.model.parameters()) - before
+    assert moved.norm().item() == pytest.approx(0.5 * 0.05, rel=1e-3)
