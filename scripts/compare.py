@@ -22,7 +22,7 @@ def main() -> None:
 
     # Imported late: pandas and SciPy take most of a second, which --help and a misspelt name need not wait for.
     from analysis import published
-    from analysis.compare import contrasts, fairness, frames, samples, scaling
+    from analysis.compare import contrasts, exponents, fairness, frames, samples
 
     frame = frames.load(folders, runs)
     parts, missed = [("", frame)], None
@@ -53,7 +53,7 @@ def main() -> None:
     if given.samples is not None:
         sheets += samples.sheets(frame, given.baseline or next(iter(named), None), given.samples)
     if given.scaling:
-        sheets += scaling.sheets(frame)
+        sheets += exponents.sheets(frame)
     if given.published:
         datasets = sorted(set(frame["dataset"].dropna()))
         sheets.append(published.sheet(datasets))
@@ -101,15 +101,15 @@ def parse() -> argparse.Namespace:
 def find(what: list[str]) -> tuple[list[Path], list[Run | None], list[Any]]:
     """Folders of runs, each once, with their runs where a sweep tells them; and the sweeps
     (slurm.define.sweep.Sweep)."""
-    from slurm.define import sweep
+    from slurm.define import load
 
     found: dict[str, tuple[Path, Run | None]] = {}
     sweeps: dict[str, Any] = {}
     for word in what:
-        if Path(word).is_dir() and word not in sweep.names():
+        if Path(word).is_dir() and word not in load.names():
             pairs = _of_folder(Path(word))
         else:
-            named = sweep.load(word)
+            named = load.load(word)
             sweeps[named.name] = named
             pairs = list(zip(named.folders, named.runs, strict=True))
         for folder, run in pairs:

@@ -65,9 +65,9 @@ def folders_of(word: str) -> list[Path]:
         return [Path(word)]
     if "/" in word and not word.endswith(".py"):
         raise Refusal(f"{word} is not the folder of a run: it has no args.yaml")
-    from slurm.define import sweep
+    from slurm.define.load import load
 
-    return sweep.load(word).folders
+    return load(word).folders
 
 
 def print_tables(folders: list[Path], wanted: list[str]) -> None:

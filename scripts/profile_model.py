@@ -108,10 +108,10 @@ def main() -> int:
 
 def _of_sweep(name: str, subject: type) -> list[Any]:
     """Each rung of a sweep once, as its runs are trained: their image size, their data's channels and classes."""
-    from slurm.define import cost, sweep
+    from slurm.define import cost, load
 
     found = {}
-    for run in sweep.load(name).runs:
+    for run in load.load(name).runs:
         _, img_size, in_chans, num_classes = cost.shape_of(run)
         if not in_chans * num_classes * img_size:
             raise Refusal(f"the data of {name} are not written yet, so their classes are not known; make_beton.py does")
@@ -122,9 +122,9 @@ def _of_sweep(name: str, subject: type) -> list[Any]:
 
 def _speeds_of(name: str) -> Path:
     """Where report.py and compare.py look for the latencies of a sweep."""
-    from slurm.define import sweep
+    from slurm.define.load import load
 
-    folder = sweep.load(name).folder
+    folder = load(name).folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -18,9 +18,9 @@ def main() -> None:
     parser.add_argument("--debug", action="store_true", help="show a traceback for a mistake of the user's, too")
     given = parser.parse()
 
-    from slurm.define import sweep
+    from slurm.define.load import load
 
-    found = sweep.load(given.name)
+    found = load(given.name)
     results = store.results_dir().absolute()
     folders = [store.folder_of(run, results) for run in found.runs]
 

@@ -24,7 +24,8 @@ from engine.fields.values import pairs
 from engine.folder import store
 from engine.run import How, Run, make_how, unknown
 from slurm.cluster.clusters import Resources
-from slurm.define.sweep import Sweep, load
+from slurm.define.load import load
+from slurm.define.sweep import Sweep
 from slurm.queue import states
 
 HELP = {

@@ -22,9 +22,9 @@ from engine.fields.values import pairs
 from engine.folder import store
 from engine.run import How, Run, make_how, read_yaml
 from slurm.cluster.clusters import Resources
-from slurm.define import tune
+from slurm.define import search, tune
+from slurm.define.search import Search
 from slurm.define.sweep import Sweep
-from slurm.define.tune import Search
 
 HOLDOUT = 0.1
 
@@ -51,9 +51,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--arch", "--model", dest="models", nargs="+", metavar="NAME", help="models (default: the recipe's)"
     )
-    words = f"lr=1e-4,1e-3 for a list, lr=1e-4:1e-2 for a log-uniform range (default: {' '.join(tune.GRID)})"
+    words = f"lr=1e-4,1e-3 for a list, lr=1e-4:1e-2 for a log-uniform range (default: {' '.join(search.GRID)})"
     parser.add_argument("--grid", nargs="+", action="extend", metavar="FIELD=VALUES", help=words)
-    parser.add_argument("--search", choices=tune.SEARCHES, default="grid", help="how the space is searched")
+    parser.add_argument("--search", choices=search.SEARCHES, default="grid", help="how the space is searched")
     parser.add_argument("--trials", type=int, default=27, metavar="N", help="per model, not for grid (default: 27)")
     parser.add_argument("--search-seed", type=int, default=0, metavar="N", help="of what is drawn (default: 0)")
     parser.add_argument("--train-epochs", type=int, metavar="N", help="of the printed command (default: as tuned)")
@@ -85,7 +85,7 @@ def search_of(given: argparse.Namespace) -> tuple[Search, How]:
     flags = {key: value for key, value in words.items() if key in Run.model_fields or key in How.model_fields}
     if "model_kwargs" in flags:
         flags["model_kwargs"] = pairs(flags["model_kwargs"], "--model-kwargs")
-    space = given.grid or (tune.GRID if given.search == "grid" else tune.RANGES)
+    space = given.grid or (search.GRID if given.search == "grid" else search.RANGES)
     # A recipe may well set what is tuned; a flag that does contradicts it.
     tuned = {key.partition("=")[0] for key in space} - flags.keys()
     fields = {"holdout": HOLDOUT, **{key: value for key, value in fields.items() if key not in tuned}, **flags}
@@ -123,7 +123,7 @@ def tell(asked: Search, sweep: Sweep, rows: list[dict[str, Any]], epochs: int | 
     from analysis.figures import draw
 
     axes, space = list(asked.space), asked.space
-    ranges = {key: (span.low, span.high) for key, span in space.items() if isinstance(span, tune.Range)}
+    ranges = {key: (span.low, span.high) for key, span in space.items() if isinstance(span, search.Range)}
     table = tuning.cells(rows, axes)
     found = tuning.winners(table, axes, ranges)
     if not found:

@@ -3,8 +3,9 @@
 import pytest
 
 from engine.errors import USAGE, Refusal
-from slurm.define import sweep as sweeps
+from slurm.define import load as sweeps
 from slurm.define.grid import sweep_of
+from slurm.define.sweep import DEFINITION
 
 
 @pytest.fixture(autouse=True)
@@ -81,9 +82,9 @@ def test_a_launched_grid_is_found_by_its_name():
         sweeps.load(sweep.name)
     sweep.make_folder()
     assert sweeps.load(sweep.name) == sweep
-    before = (sweep.folder / sweeps.DEFINITION).stat().st_mtime_ns
+    before = (sweep.folder / DEFINITION).stat().st_mtime_ns
     sweep.make_folder()
-    assert (sweep.folder / sweeps.DEFINITION).stat().st_mtime_ns == before
+    assert (sweep.folder / DEFINITION).stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,7 @@ def test_a_launched_grid_is_found_by_its_name():
 def test_a_damaged_definition_is_one_line(text):
     sweep = sweep_of(["lr=1e-3,3e-3"], {})
     sweep.make_folder()
-    (sweep.folder / sweeps.DEFINITION).write_text(text)
+    (sweep.folder / DEFINITION).write_text(text)
     with pytest.raises(Refusal, match=r"sweep.yaml .*repeat the command") as refusal:
         sweeps.load(sweep.name)
     assert "\n" not in str(refusal.value)
@@ -101,7 +102,7 @@ def test_a_damaged_definition_is_one_line(text):
 def test_a_definition_that_gives_other_runs_is_refused():
     sweep = sweep_of(["lr=1e-3,3e-3"], {})
     sweep.make_folder()
-    path = sweep.folder / sweeps.DEFINITION
+    path = sweep.folder / DEFINITION
     path.write_text(path.read_text().replace("3e-3", "4e-3"))
     with pytest.raises(Refusal, match="other runs than those it was written for"):
         sweeps.load(sweep.name)
@@ -110,5 +111,5 @@ def test_a_definition_that_gives_other_runs_is_refused():
 def test_a_file_goes_before_a_folder_of_its_name(results):
     folder = results / "demo"
     folder.mkdir(parents=True)
-    (folder / sweeps.DEFINITION).write_text("question: q\ngrid: [lr=1]\nfields: {}\n")
+    (folder / DEFINITION).write_text("question: q\ngrid: [lr=1]\nfields: {}\n")
     assert len(sweeps.load("demo").runs) > 1 and sweeps.load("demo").definition is None

@@ -17,7 +17,8 @@ from slurm import launch
 from slurm.cluster import clusters, snapshot, submit
 from slurm.cluster.clusters import Resources
 from slurm.cluster.scheduler import Element
-from slurm.define.sweep import Sweep, load
+from slurm.define.load import load
+from slurm.define.sweep import Sweep
 from slurm.queue import states, task, worker
 from slurm.queue.cancel import cancel, matching
 from slurm.queue.logs import show

@@ -10,7 +10,7 @@ from scipy import stats
 
 from analysis.compare import contrasts, frames
 from analysis.probes import permutation_gap
-from slurm.define import sweep
+from slurm.define.load import load
 
 RESULTS = Path(__file__).parent.parent / "results"
 TABLE = pd.read_csv(RESULTS / "ladder/runs.csv")
@@ -20,7 +20,7 @@ LOG = (RESULTS / "LOG.md").read_text()
 @pytest.fixture(scope="module")
 def frame():
     """The runs of the ladder with the accuracies of the table."""
-    ladder = sweep.load("ladder")
+    ladder = load("ladder")
     known = TABLE.set_index(["rung", "seed", "permute"])["acc1"].to_dict()
     found = frames.load(ladder.folders, list(ladder.runs))
     found["acc1"] = [
@@ -64,7 +64,7 @@ def test_permutation_gaps_are_corrected_over_the_eighteen_rungs(frame):
 
 
 def test_on_shuffled_images_four_rungs_are_decided_that_one_family_left_open(frame):
-    table = contrasts.against(frame, sweep.load("ladder").baseline).set_index("rung")
+    table = contrasts.against(frame, load("ladder").baseline).set_index("rung")
     apart, together = {}, {}
     for permute, rungs in (("none", RUNGS[1:]), ("pixels", SHUFFLED[1:])):
         p = [stats.ttest_rel(seeds(rung, permute), seeds(RUNGS[0], permute)).pvalue for rung in rungs]
@@ -81,7 +81,7 @@ def test_on_shuffled_images_four_rungs_are_decided_that_one_family_left_open(fra
 
 
 def test_contrasts_decided_on_whole_and_on_shuffled_images(frame):
-    wanted = sweep.load("ladder").contrasts
+    wanted = load("ladder").contrasts
     table = contrasts.registered(frame, wanted).set_index("contrast")
     for permute, decided in (("none", 7), ("pixels", 3)):
         p = []

@@ -18,7 +18,7 @@ from engine.folder import lease, locks, store
 from engine.run import Run
 from slurm import launch
 from slurm.cluster import doctor, snapshot
-from slurm.define.sweep import load
+from slurm.define.load import load
 from slurm.queue import claims, collect, local, worker
 
 ROOT = Path(__file__).parent.parent

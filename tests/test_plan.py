@@ -190,7 +190,7 @@ def test_the_command_keeps_what_the_last_bits_depend_on(results):
 
 def test_a_plan_of_known_rungs_imports_nothing_heavy(results, tmp_path):
     code = (
-        "import sys\nfrom slurm.define import plan; from slurm.define import sweep\nplan.table(sweep.load('demo'))\n"
+        "import sys\nfrom slurm.define import load, plan\nplan.table(load.load('demo'))\n"
         "heavy = {'torch', 'timm', 'ffcv', 'numpy'} & set(sys.modules)\nassert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)

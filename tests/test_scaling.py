@@ -207,11 +207,11 @@ def test_a_family_of_few_points_is_said_to_be_left_out():
     rng = np.random.default_rng(12)
     few = family(rng, "mixer", 0.2)
     table = pd.concat([family(rng, "mlp", 0.2), few[few["compute"] < 1e11], family(rng, "timm", 0.2)])
-    first, *others = exponents.sheets("cifar10", table)
+    first, *others = exponents.of_families("cifar10", table)
     assert [row[0] for row in first.rows] == ["mlp", "mixer", "timm"] and others == []
     assert "mixer is not fitted: a scaling fit needs 8 points" in first.note
     with pytest.raises(Refusal, match="mixer: a scaling fit needs"):
-        exponents.sheets("cifar10", few[few["compute"] < 1e11])
+        exponents.of_families("cifar10", few[few["compute"] < 1e11])
 
 
 def test_the_tables_go_from_families_to_the_frontier_of_all(monkeypatch):
@@ -226,13 +226,13 @@ def test_the_tables_go_from_families_to_the_frontier_of_all(monkeypatch):
         for seed in range(2)
     ]
     frame = pd.DataFrame(rows).assign(dataset="cifar10", permute="none", train_samples=10_000)
-    families, difference, laws, _ = scaling.sheets(frame)
+    families, difference, laws, _ = exponents.sheets(frame)
     assert [(row[0], round(float(row[1]), 2)) for row in families.rows] == [("mlp", 0.15), ("mixer", 0.25)]
     assert difference.rows[0][0] == "mixer − mlp" and float(difference.rows[0][1]) == pytest.approx(0.1, abs=0.015)
     assert laws.title.endswith("all families on one frontier") and "draws" not in laws.data
     few = frame[(frame["family"] == "mlp") & (frame["macs"] < 1e5)]
     with pytest.raises(Refusal, match="a scaling fit needs 8 points"):
-        scaling.sheets(few)
+        exponents.sheets(few)
 
 
 def recipes(rates):

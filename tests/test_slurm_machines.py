@@ -16,7 +16,7 @@ import pytest
 from engine.errors import CLUSTER, Refusal
 from engine.folder import lease, store
 from slurm.cluster import clusters, scheduler, submit
-from slurm.define.sweep import load
+from slurm.define.load import load
 from slurm.queue import states
 from tests.lab import NODES
 from tests.trial import HOW, ROOT, Trial, assert_same

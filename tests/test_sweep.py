@@ -15,7 +15,7 @@ from engine.errors import BUSY, DIVERGED, USAGE, Refusal
 from engine.folder import lease, store
 from engine.run import Run
 from slurm import launch
-from slurm.define.sweep import load, names
+from slurm.define.load import load, names
 from slurm.queue import claims, local, progress, worker
 from slurm.queue.collect import collect
 
@@ -104,7 +104,7 @@ ONE = "def runs(): yield Run(model='mixer_nano')\n"
     ],
 )
 def test_a_faulty_sweep_is_refused_by_name(write, monkeypatch, body, words):
-    monkeypatch.setattr("slurm.define.sweep.MAX_RUNS", 100)
+    monkeypatch.setattr("slurm.define.load.MAX_RUNS", 100)
     with pytest.raises(Refusal, match=rf"sweep mine: .*{words}") as refusal:
         load(write(body))
     assert refusal.value.code == USAGE and "\n" not in str(refusal.value)

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from engine.folder import lease, store
-from slurm.define.sweep import Sweep, load
+from slurm.define.load import load
+from slurm.define.sweep import Sweep
 from slurm.queue import claims
 
 ROOT = Path(__file__).parent.parent

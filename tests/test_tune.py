@@ -15,8 +15,9 @@ from engine.errors import BUSY, USAGE, Refusal
 from engine.folder import store
 from engine.run import How, Run
 from slurm.define import grid, halving, tune
-from slurm.define import sweep as sweeps
-from slurm.define.tune import Range, Search
+from slurm.define import load as sweeps
+from slurm.define import search as spaces
+from slurm.define.search import Range, Search
 from slurm.queue import claims, worker
 
 ROOT = Path(__file__).parent.parent
@@ -63,11 +64,11 @@ class Laboratory:
 
 
 def test_a_space_has_values_and_ranges():
-    assert tune.parse(["lr=1e-4:1e-2", "batch_size=16:64"], "random") == {
+    assert spaces.parse(["lr=1e-4:1e-2", "batch_size=16:64"], "random") == {
         "lr": Range(1e-4, 1e-2, False),
         "batch_size": Range(16, 64, True),
     }
-    assert tune.parse(["lr=1e-4,1e-2"], "random") == {"lr": [1e-4, 1e-2]}
+    assert spaces.parse(["lr=1e-4,1e-2"], "random") == {"lr": [1e-4, 1e-2]}
     assert [Range(1e-4, 1e-2, False).at(share) for share in (0, 0.5, 1)] == [1e-4, 1e-3, 1e-2]
     assert Range(16, 64, True).at(0.5) == 32
 
@@ -102,10 +103,10 @@ def test_a_faulty_search_is_refused_before_anything_is_written(results, search, 
 
 
 def test_the_defaults_are_the_grids_of_rank_pruning():
-    space = tune.parse(tune.GRID, "grid")
+    space = spaces.parse(spaces.GRID, "grid")
     assert [float(value) for value in space["lr"]] == [5e-2, 1e-2, 5e-3, 1e-3, 5e-4, 1e-4]
     assert [float(value) for value in space["weight_decay"]] == [10.0**-power for power in range(5, 11)]
-    for key, span in tune.parse(tune.RANGES, "random").items():
+    for key, span in spaces.parse(spaces.RANGES, "random").items():
         values = [float(value) for value in space[key]]
         assert (span.low, span.high) == (min(values), max(values))
 
@@ -126,7 +127,7 @@ def test_a_grid_has_every_model_in_every_cell():
 
 
 def test_a_random_search_is_seeded_log_uniform_and_the_same_for_all_models():
-    many = tune.points(asked(trials=2000))
+    many = spaces.points(asked(trials=2000))
     rates = sorted(cell["lr"] for cell in many if cell["model"] == "mlp_nano")
     assert [cell["lr"] for cell in many[::2]] == [cell["lr"] for cell in many[1::2]]
     # log10 lr is uniform on [-5, -1]: Kolmogorov's distance of 2000 draws is below 0.0363 with probability 99 %.
@@ -134,9 +135,9 @@ def test_a_random_search_is_seeded_log_uniform_and_the_same_for_all_models():
     assert distance < 0.0363 and rates[0] >= 1e-5 and rates[-1] <= 1e-1
     zeros = sum(cell["weight_decay"] == 0 for cell in many) / len(many)
     assert abs(zeros - 0.5) < 0.04
-    assert tune.points(asked(trials=5)) == many[:10], "more trials go on with the search"
+    assert spaces.points(asked(trials=5)) == many[:10], "more trials go on with the search"
     assert asked(trials=5).name == asked(trials=6).name != asked(seed=1).name
-    assert tune.points(asked(trials=5, seed=1))[0] != many[0]
+    assert spaces.points(asked(trials=5, seed=1))[0] != many[0]
 
 
 def test_lengths_shrink_by_thirds_with_their_schedules():
@@ -178,10 +179,10 @@ def test_halving_trains_all_of_a_round_a_little_and_the_best_to_the_end():
         states = [trial.state.name for trial in found]
         assert len(states) == 18 and states.count("COMPLETE") == 2 and "RUNNING" not in states
         for trial in found:
-            diverged = tune.round_to(trial.params["lr"]) > 3e-2
+            diverged = spaces.round_to(trial.params["lr"]) > 3e-2
             assert (trial.state.name == "FAIL") == diverged
             for epochs, value in trial.intermediate_values.items():
-                assert value == accuracy(Run(lr=tune.round_to(trial.params["lr"]), epochs=epochs))
+                assert value == accuracy(Run(lr=spaces.round_to(trial.params["lr"]), epochs=epochs))
         for number in (0, 1):  # who went to the end had been the best of the round
             ranked = [trial for trial in found if trial.user_attrs["round"] == number and trial.intermediate_values]
             best = max(ranked, key=lambda trial: trial.intermediate_values[3])
@@ -260,7 +261,7 @@ def test_a_search_on_a_cluster_goes_on_to_its_end_by_itself(monkeypatch):
     assert len(lab.trained) == len({run.signature for run in lab.trained}) and said
     useless = tune.waiting(submit, lambda sweep: False, said.append)
     launched.clear()
-    useless(replace(search, seed=5).sweep(tune.points(replace(search, kind="random", trials=1, seed=5))))
+    useless(replace(search, seed=5).sweep(spaces.points(replace(search, kind="random", trials=1, seed=5))))
     assert len(launched) == tune.MAX_LAUNCHES, "what gains nothing is left to its user"
 
 
@@ -331,4 +332,4 @@ def test_a_mistake_is_one_line(words, line, results):
 
 def test_an_axis_of_the_model_reads_back():
     run = grid.run_of({}, {"model": "mixer_nano", "model_kwargs.depth": 2})
-    assert tune.value_of(run, "model_kwargs.depth") == 2 and tune.value_of(run, "lr") == 1e-3
+    assert spaces.value_of(run, "model_kwargs.depth") == 2 and spaces.value_of(run, "lr") == 1e-3

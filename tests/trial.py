@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from engine.folder import lease, store
-from slurm.define.sweep import Sweep, load
+from slurm.define.load import load
+from slurm.define.sweep import Sweep
 from slurm.launch import launch
 from slurm.queue import worker
 from slurm.queue.collect import collect

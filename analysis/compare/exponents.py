@@ -8,13 +8,15 @@ of 0, twice, after Holm over the pairs of families. Families of few points are n
 
 import itertools
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from analysis import stats
-from analysis.compare.scaling import KINDS, RESAMPLES, Fit, fits
+from analysis.compare import scaling
+from analysis.compare.scaling import KINDS, RESAMPLES, Fit
 from analysis.typeset import MISSING, Sheet, number, probability, quantity
 from engine.errors import Refusal
 
@@ -33,6 +35,34 @@ class Difference(NamedTuple):
     p_holm: float = math.nan
 
 
+def sheets(frame: pd.DataFrame) -> list[Sheet]:
+    """Per data set the exponents by family and their differences, then the frontier of all families: laws, allocation.
+
+    Raises Refusal where runs differ in what judges them, or neither a family nor all together can be fitted.
+    """
+    found: list[Sheet] = []
+    for dataset, part in frame[frame["acc1"].notna()].groupby("dataset", sort=False):
+        if part[["holdout", "permute"]].astype(str).nunique().max() > 1:
+            raise Refusal(f"these runs on {dataset} differ in holdout or permute; compare them apart")
+        table = scaling.points(part)
+        own, why = [], ""
+        try:
+            own = of_families(str(dataset), table)
+        except Refusal as error:
+            why = str(error)
+        try:
+            laws, front = scaling.fits(table)
+            slopes = scaling.allocation(table)
+            own += [scaling.laws_sheet(str(dataset), laws, front), scaling.allocation_sheet(str(dataset), slopes)]
+        except Refusal:
+            if not own:
+                raise
+        if why:
+            own[0] = replace(own[0], note=f"{own[0].note}; by family nothing is fitted: {why}")
+        found += own
+    return found
+
+
 def by_family(
     table: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[dict[str, tuple[Fit, pd.DataFrame]], dict[str, str]]:
@@ -48,7 +78,7 @@ def by_family(
             refused[family] = "references of many architectures are no family"
             continue
         try:
-            found, front = fits(part, resamples, seed + place)
+            found, front = scaling.fits(part, resamples, seed + place)
         except Refusal as error:
             refused[str(family)] = str(error)
             continue
@@ -76,7 +106,7 @@ def differences(found: dict[str, tuple[Fit, pd.DataFrame]]) -> list[Difference]:
     return [pair._replace(p_holm=float(p)) for pair, p in zip(pairs, adjusted, strict=True)]
 
 
-def sheets(dataset: str, table: pd.DataFrame) -> list[Sheet]:
+def of_families(dataset: str, table: pd.DataFrame) -> list[Sheet]:
     """The exponents by family, and their differences. Raises Refusal where no family can be fitted."""
     found, refused = by_family(table)
     if not found:

@@ -11,7 +11,6 @@ compares. C counts multiply-accumulates: 3 x MACs of a forward pass x images see
 """
 
 import math
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -238,36 +237,8 @@ def allocation(table: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -
     return {key: (float(v[0]), *map(float, np.quantile(v[1:], (0.025, 0.975)))) for key, v in slopes.items()}
 
 
-def sheets(frame: pd.DataFrame) -> list[Sheet]:
-    """Per data set the exponents by family and their differences, then the frontier of all families: laws, allocation.
-
-    Raises Refusal where runs differ in what judges them, or neither a family nor all together can be fitted.
-    """
-    from analysis.compare import exponents
-
-    found: list[Sheet] = []
-    for dataset, part in frame[frame["acc1"].notna()].groupby("dataset", sort=False):
-        if part[["holdout", "permute"]].astype(str).nunique().max() > 1:
-            raise Refusal(f"these runs on {dataset} differ in holdout or permute; compare them apart")
-        table = points(part)
-        own, why = [], ""
-        try:
-            own = exponents.sheets(str(dataset), table)
-        except Refusal as error:
-            why = str(error)
-        try:
-            laws, front = fits(table)
-            own += [_laws(str(dataset), laws, front), _allocation(str(dataset), allocation(table))]
-        except Refusal:
-            if not own:
-                raise
-        if why:
-            own[0] = replace(own[0], note=f"{own[0].note}; by family nothing is fitted: {why}")
-        found += own
-    return found
-
-
-def _laws(dataset: str, laws: list[Fit], front: pd.DataFrame) -> Sheet:
+def laws_sheet(dataset: str, laws: list[Fit], front: pd.DataFrame) -> Sheet:
+    """The laws of `fits`, the best first."""
     rows: list[list[str]] = []
     for fit in laws:
         alpha = f"[{number(fit.alpha_bounds[0], 3)}, {number(fit.alpha_bounds[1], 3)}]"
@@ -283,7 +254,8 @@ def _laws(dataset: str, laws: list[Fit], front: pd.DataFrame) -> Sheet:
     return Sheet(f"Scaling of the error on {dataset}, all families on one frontier", header, rows, data, note)
 
 
-def _allocation(dataset: str, slopes: dict[str, tuple[float, float, float]]) -> Sheet:
+def allocation_sheet(dataset: str, slopes: dict[str, tuple[float, float, float]]) -> Sheet:
+    """The exponents of `allocation`."""
     rows: list[list[Any]] = [
         [key, number(value, 3), f"[{number(low, 3)}, {number(high, 3)}]"] for key, (value, low, high) in slopes.items()
     ]

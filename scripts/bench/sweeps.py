@@ -116,7 +116,7 @@ def main() -> int:
 
 def many(scratch: Path, count: int) -> dict[str, Any]:
     """Generate the runs, once, and measure the commands."""
-    from slurm.define.sweep import load
+    from slurm.define.load import load
 
     scratch.mkdir(parents=True, exist_ok=True)
     sweep_file = scratch / "many.py"

@@ -1,8 +1,9 @@
 """What to run.
 
-sweep    a list of runs with a question, by name
+sweep    a list of runs with a question
+load     sweeps by name, read from their files
 grid     sweeps without a file
-search   spaces of recipes: what grid and tune share
+search   spaces of recipes, and the sweeps that search them
 tune     which cell of a space does best on held-out images
 halving  tuning by rounds, each cut by successive halving
 plan     what a launch would train

@@ -1,6 +1,6 @@
-"""Sweeps without a file: a grid from the command line, and the searches of slurm/define/tune.py.
+"""Sweeps without a file: a grid from the command line, and the searches of slurm/define/search.py.
 
-Such a sweep is defined by a few words, kept as RESULTS/NAME/sweep.yaml, from which `slurm.define.sweep.load(NAME)`
+Such a sweep is defined by a few words, kept as RESULTS/NAME/sweep.yaml, from which `slurm.define.load.load(NAME)`
 makes it again: status, collect and all else work on it by name as on any other.
 """
 

@@ -18,8 +18,8 @@ from engine.errors import BUSY, Refusal
 from engine.folder import store
 from engine.run import Run
 from slurm.define import grid
+from slurm.define.search import Range, Search, Train, points, round_to
 from slurm.define.sweep import Sweep
-from slurm.define.tune import Range, Search, Train, points, round_to
 from slurm.queue import claims, worker
 from slurm.queue.progress import Status
 

@@ -1,39 +1,18 @@
-"""A sweep is a list of runs with a question. The name is the address: `demo` is slurm/sweeps/demo.py.
+"""A sweep is a list of runs with a question: the value. slurm/define/load.py and slurm/define/grid.py make it."""
 
-A sweep's file is plain Python with a docstring (the question) and `runs()`, which yields engine.run.Run; it may have
-`resources(run)`, which says what a run needs on a cluster, PROBES, what is measured on its finished runs, CONTRASTS,
-the few comparisons that it was made for, and BASELINE, what its tables compare all rungs with. Reading one imports
-neither torch nor timm, so that planning and status answer at once.
-"""
-
-import contextlib
-import difflib
-import itertools
-import math
-import re
-import traceback
-import types
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from engine.errors import OUTPUT, Refusal
-from engine.fields import rungs
 from engine.folder import store
-from engine.run import Run, unknown
-from slurm.cluster import clusters
+from engine.run import Run
 
-SWEEPS = Path(__file__).parent.parent / "sweeps"
 DEFINITION = "sweep.yaml"  # of a sweep that has no file, in its folder
 MAX_RUNS = 100_000  # what yields more is a mistake, or never ends
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
-_TAKEN = ("runs", "published")  # folders of results/ that hold something else
 
 
 @dataclass(frozen=True)
@@ -57,8 +36,8 @@ class Sweep:
     contrasts: dict[str, dict[str, float]] = field(default_factory=dict)
     """CONTRASTS of the file: per name the weights of rungs, whose sum is 0. Written down before the runs are there,
     they are tested with a correction among themselves alone (analysis/compare/contrasts.py). A rung is called as
-    tables call
-    it, with its condition where it is trained in several ways: `convmixer_nano lr=0.004` (engine/fields/rungs.py)."""
+    tables call it, with its condition where it is trained in several ways: `convmixer_nano lr=0.004`
+    (engine/fields/rungs.py)."""
     baseline: tuple[str, ...] = ()
     """BASELINE of the file: the rung that all others are compared with, or several, of which a table takes the first
     that it holds."""
@@ -94,157 +73,3 @@ class Sweep:
             path = self.folder / name
             if not path.exists() or path.read_bytes() != text.encode():
                 store.write_bytes(path, text.encode())
-
-
-def names() -> list[str]:
-    """Sweeps of slurm/sweeps/, sorted."""
-    return sorted(path.stem for path in SWEEPS.glob("*.py") if _NAME.fullmatch(path.stem))
-
-
-def load(name: str) -> Sweep:
-    """The sweep of that name, or of a .py file given by its path, whose stem is then the name; or a grid by its name.
-
-    Raises Refusal: no such sweep, or its file does not give a list of valid runs.
-    """
-    if name not in names() and _NAME.fullmatch(name):
-        from slurm.define import grid  # which builds on this file
-
-        if launched := grid.load(name):
-            return launched
-    path = _find(name)
-    module = types.ModuleType(f"slurm.sweeps.{path.stem}")
-    module.__file__ = str(path)
-    found: dict[str, Run] = {}
-    dropped = 0
-    with _refusing(path):
-        # Compiled here and not imported: Python's cache would overlook a file changed within the same second.
-        exec(compile(path.read_text(), str(path), "exec"), module.__dict__)
-        if not callable(getattr(module, "runs", None)):
-            raise Refusal("it has no function runs()")
-        for item in itertools.islice(module.runs() or (), MAX_RUNS + 1):
-            if not isinstance(item, Run):
-                raise Refusal(f"runs() gave {_short(item)}, which is not a Run")
-            if (other := found.setdefault(item.signature, item)) is not item:
-                if other != item:
-                    raise Refusal(f"two different runs have the signature {item.signature}; change one a little")
-                dropped += 1
-        needs = tuple(_needs(module, run) for run in found.values()) if hasattr(module, "resources") else ()
-        probes = _probes(getattr(module, "PROBES", ()))
-        contrasts = _contrasts(getattr(module, "CONTRASTS", {}), found.values())
-        baseline = _baseline(getattr(module, "BASELINE", ()), found.values())
-    if not found:
-        raise Refusal(f"sweep {path.stem}: runs() gave no run ({path})")
-    if len(found) + dropped > MAX_RUNS:
-        raise Refusal(f"sweep {path.stem}: runs() gave more than {MAX_RUNS:,} runs ({path})")
-    question = " ".join(cleandoc(module.__doc__ or "").partition("\n\n")[0].split())
-    told = {"probes": probes, "contrasts": contrasts, "baseline": baseline}
-    return Sweep(path.stem, question, tuple(found.values()), dropped, needs, **told)
-
-
-def _find(name: str) -> Path:
-    if name.endswith(".py"):
-        path = Path(name)
-        if not path.is_file():
-            raise Refusal(f"there is no sweep file {name}")
-    else:
-        path = SWEEPS / f"{name}.py"
-        if name not in names():
-            close = difflib.get_close_matches(name, names(), n=1, cutoff=0.4)
-            hint = f"did you mean '{close[0]}'?" if close else f"there are: {', '.join(names())}; or give a .py file"
-            raise Refusal(f"unknown sweep {name!r}; {hint}")
-    if not _NAME.fullmatch(path.stem) or path.stem in _TAKEN:
-        rule = f"letters, digits and _, at most 64, and not {' or '.join(_TAKEN)}"
-        raise Refusal(f"a sweep cannot be called {path.stem!r}, as that names its folder; take {rule}")
-    return path
-
-
-def _needs(module: types.ModuleType, run: Run) -> dict[str, Any]:
-    """What the file says that a run needs, checked. Raises Refusal for what is no resource of a run."""
-    given = module.resources(run)
-    if not isinstance(given, dict):
-        raise Refusal(f"resources() gave {_short(given)}, which is no dict")
-    for key in given:
-        if key not in clusters.OF_A_RUN:
-            raise Refusal(f"resources(): {unknown('resource', str(key), clusters.OF_A_RUN)}")
-    clusters.make(given, "resources()")
-    return given
-
-
-def _probes(given: Any) -> tuple[str, ...]:
-    """PROBES, checked for its form; whoever may import the probes checks the names (scripts/sweep.py)."""
-    if not isinstance(given, (list, tuple)) or not all(isinstance(name, str) for name in given):
-        raise Refusal(f'PROBES must be a list of names, as ["shift"], and is {_short(given)}')
-    return tuple(given)
-
-
-def _contrasts(given: Any, runs: Iterable[Run]) -> dict[str, dict[str, float]]:
-    """CONTRASTS, checked. Raises Refusal for a rung that the sweep lacks or has in several ways, and for weights that
-    compare nothing."""
-    if not isinstance(given, dict) or not all(isinstance(weights, dict) for weights in given.values()):
-        raise Refusal("CONTRASTS must map names to {rung: weight}")
-    known = _rungs(runs) if given else {}
-    for name, weights in given.items():
-        try:
-            rungs.resolve(weights, known)
-        except Refusal as error:
-            raise Refusal(f"CONTRASTS {name!r}: {error}") from None
-        numbers = [weight for weight in weights.values() if _is_weight(weight)]
-        if not weights or len(numbers) < len(weights) or abs(sum(numbers)) > 1e-9:
-            raise Refusal(
-                f"CONTRASTS {name!r}: the weights must have the sum 0 and none be 0, as in {{better: 1, worse: -1}}"
-            )
-    return {str(name): {rung: float(weight) for rung, weight in weights.items()} for name, weights in given.items()}
-
-
-def _is_weight(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value != 0
-
-
-def _baseline(given: Any, runs: Iterable[Run]) -> tuple[str, ...]:
-    """BASELINE, checked. Raises Refusal for a rung that the sweep lacks."""
-    names = (given,) if isinstance(given, str) else given
-    if not isinstance(names, tuple | list) or not all(isinstance(name, str) for name in names):
-        raise Refusal(f"BASELINE must be the name of a rung, or several, and is {_short(given)}")
-    known = _rungs(runs) if names else {}
-    for name in names:
-        if name not in known and name not in {own for own, _ in known.values()}:
-            raise Refusal(f"BASELINE: {unknown('rung', name, list(known))}")
-    return tuple(names)
-
-
-def _rungs(runs: Iterable[Run]) -> dict[str, tuple[str, str]]:
-    """By rung as tables print it: the rung without its condition, and the condition."""
-    rows = [{**run.record(), "rung": run.rung} for run in runs]
-    told = zip(rows, rungs.conditions(rows), strict=True)
-    return {f"{row['rung']} {condition}".strip(): (row["rung"], condition) for row, condition in told}
-
-
-@contextlib.contextmanager
-def _refusing(path: Path) -> Any:
-    """Whatever goes wrong in a sweep's file, said in one line that names the file and, where known, the line."""
-    try:
-        yield
-    except Exception as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
-        where = f"{path}, line {line}" if line else str(path)
-        code = error.code if isinstance(error, Refusal) else Refusal("").code
-        raise Refusal(f"sweep {path.stem}: {_said(error)} ({where})", code) from error
-
-
-def _said(error: Exception) -> str:
-    if isinstance(error, Refusal):
-        return str(error)
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        field = str(first["loc"][0]) if first["loc"] else ""
-        if first["type"] == "extra_forbidden":
-            return unknown("key", field, Run.model_fields)
-        message = first["msg"].removeprefix("Value error, ")
-        return f"{field} {_short(first['input'])}: {message}" if field else message
-    return f"{type(error).__name__}: {error.msg if isinstance(error, SyntaxError) else error}".splitlines()[0]
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
