@@ -5,4 +5,5 @@ define/   what to run: runs, grids, searches, and what they would cost
 queue/    who runs it and how it goes: workers, claims, states, tables
 cluster/  SLURM: profiles, submission, the scheduler's words
 launch    the one door: train what is missing, wherever it stands
+prepare   what must hold before: models, data, folders
 """

@@ -6,28 +6,27 @@ ended; SLURM's at once.
 """
 
 import contextlib
-import importlib.util
 import math
 import shlex
 import sys
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from engine.errors import CLASSES, CLUSTER, DATA, MACHINE, TIMED_OUT, Refusal
+from engine.errors import CLUSTER, MACHINE, Refusal
 from engine.folder import lease, store
-from engine.run import Run, make_how
 from engine.signals import CODES, Stop
 from slurm.cluster import clusters, scheduler, snapshot, submit
 from slurm.cluster.clusters import Resources
+from slurm.cluster.submit import Shape
 from slurm.define.sweep import Sweep
+from slurm.prepare import has_torch, prepare
 from slurm.queue import local, probing, progress, worker
+from slurm.queue.choose import Chosen, choose
 from slurm.queue.progress import Status
 from slurm.queue.worker import ended
 
-KINDS = ("unfinished", "failed", "timeout", "cancelled")
-WHY = ("error_class", "error", "exit_code")  # of status.json, where a run did not end well
 PATIENCE_SECONDS = 60.0  # another launcher submits for some seconds; a local one has the sweep until its end
 
 
@@ -53,7 +52,7 @@ def launch(
             slurm/clusters.yaml, submits and returns; auto is slurm where a controller answers, otherwise local.
         slots: runs at a time on this machine, which auto then means; by default one per GPU, or per core.
         retry: also those that failed in an earlier launch; they go on from their last checkpoint.
-        kinds: of KINDS; unfinished is what has neither ended nor been cancelled.
+        kinds: of slurm.queue.choose.KINDS; unfinished is what has neither ended nor been cancelled.
         flags: fields of slurm.cluster.clusters.Resources that win over those of profile and sweep.
         overrides: the same, where the runs need just these: elements submitted earlier are then kept from them.
         keep_code: jobs run a copy of the code as it is now.
@@ -70,15 +69,31 @@ def launch(
         return _here(sweep, how, cluster, slots, kinds)
     if slots:
         raise Refusal("--slots is for this machine only; on SLURM it is --array-parallelism and --pack")
-    shapes = _shapes(sweep, cluster, flags)  # refused before anything is written
+    order = _Order(sweep, how, cluster, kinds, _needs(sweep, cluster, flags), bool(overrides), keep_code)
     sweep.make_folder()
     with local.only_launcher(sweep, PATIENCE_SECONDS):
-        _submit(sweep, how, cluster, shapes, kinds, bool(overrides), keep_code)
+        _submit(order)
     left = set(probing.left(sweep.folders, sweep.probes))
     return [{**worker.look(folder), **({"unprobed": True} if folder in left else {})} for folder in sweep.folders]
 
 
+@dataclass(frozen=True)
+class _Order:
+    """A launch on a cluster, as it was asked for."""
+
+    sweep: Sweep
+    how: dict[str, Any]
+    cluster: str
+    kinds: set[str]
+    needs: list[Resources]
+    """Of each run."""
+    alone: bool
+    """No other element may take these runs."""
+    keep_code: bool
+
+
 def _here(sweep: Sweep, how: dict[str, Any], cluster: str, slots: int | None, kinds: set[str]) -> list[Status]:
+    """Train on this machine until all chosen runs have ended."""
     gpus = local.visible_gpus(how.get("device", "auto"))
     if how.get("device") == "cuda" and not gpus:
         raise Refusal("--device cuda, but this machine shows no GPU; leave --device out to use the CPU")
@@ -86,79 +101,96 @@ def _here(sweep: Sweep, how: dict[str, Any], cluster: str, slots: int | None, ki
     how = {"threads": max(1, local.cores() // slots), **how}
     sweep.make_folder()
     with local.only_launcher(sweep):
-        chosen, renewed = _choose(sweep, kinds)
-        whole = progress.Watch(sweep)
+        chosen, whole = choose(sweep, kinds), progress.Watch(sweep)
         if not chosen:
             return whole.look()
-        if not _has_torch():
+        if not has_torch():
             raise Refusal("training on this machine needs torch, which is not installed; make setup does it", MACHINE)
-        _prepare([sweep.runs[index] for index in chosen], how)
-        _release(sweep, chosen, renewed)
-        # Only what was not asked for is left out; what is done already is shown as done.
-        rest = [index for index, status in enumerate(whole.look()) if index in chosen or ended(status)]
-        part = sweep if len(rest) == len(sweep.runs) else replace(sweep, runs=tuple(sweep.runs[i] for i in rest))
+        prepare(chosen.runs, how)
+        chosen.release()
         spread = f"here, {slots} at a time on {how['threads']} threads each"
         places = "in this process" if cluster == "debug" else spread
-        print(f"{sweep.name}: {_count_done(whole.look())} runs done, {len(chosen)} to train, {places}", flush=True)
+        print(f"{sweep.name}: {_done(whole.look())} runs done, {len(chosen.places)} to train, {places}", flush=True)
+        part = _part(chosen, whole.look())
         with Stop().on(CODES) as stop, progress.view(part, slots) as view:
             if cluster == "debug":
                 local.train_inline(part, how, view, stop)
             else:
                 local.train_all(part, how, slots, gpus, view, stop)
         statuses = whole.look()
-        if any(not ended(statuses[index]) for index in chosen):
-            raise Refusal(f"stopped with {_count_done(statuses)} runs done; all is saved, repeat the command", stop())
+        if any(not ended(statuses[place]) for place in chosen.places):
+            raise Refusal(f"stopped with {_done(statuses)} runs done; all is saved, repeat the command", stop())
         return statuses
 
 
-def _submit(
-    sweep: Sweep,
-    how: dict[str, Any],
-    cluster: str,
-    shapes: list[Resources],
-    kinds: set[str],
-    alone: bool,
-    keep_code: bool,
-) -> None:
-    """Submit what the runs of the kinds lack, by shape, and say so; `alone`: no other element may take these runs."""
+def _part(chosen: Chosen, statuses: list[Status]) -> Sweep:
+    """The sweep without what was not asked for; what is done already is shown as done."""
+    sweep = chosen.sweep
+    rest = [place for place, status in enumerate(statuses) if place in chosen.places or ended(status)]
+    return sweep if len(rest) == len(sweep.runs) else replace(sweep, runs=tuple(sweep.runs[place] for place in rest))
+
+
+def _submit(order: _Order) -> None:
+    """Submit what the runs of the asked kinds lack, by shape, and say so."""
+    sweep = order.sweep
     live = submit.live(sweep)
     if live is None:
         raise Refusal("squeue does not answer; what was submitted goes on; repeat the command", CLUSTER)
     submit.mend(sweep.jobs_folder, live)
-    _free(sweep.folders)
-    name, there = local.new_launch_id(), {element.comment.partition("/")[0] for element in live}
-    chosen, renewed = _choose(sweep, kinds)
+    _take_from_gone_jobs(sweep.folders)
+    chosen = choose(sweep, order.kinds)
     # Elements that train also probe; where nothing is left to train, some come for the probes alone.
     unprobed = set() if chosen else {str(folder) for folder in probing.left(sweep.folders, sweep.probes)}
-    groups: dict[Resources, list[str]] = {}
-    for index, folder in enumerate(map(str, sweep.folders)):
-        if index in chosen or folder in unprobed:
-            groups.setdefault(shapes[index], []).append(folder)
-    left = [submit.Shape(resources, tuple(folders)) for resources, folders in groups.items()]
-    those = [] if alone else live
-    todo = [(shape, count) for shape in left if (count := submit.missing(shape, those, sweep.jobs_folder, renewed))]
-    if unprobed:
-        todo = [(shape, math.ceil(count / probing.BATCH)) for shape, count in todo]
+    todo = _lacking(order, chosen, unprobed, [] if order.alone else live)
     statuses = [worker.look(folder) for folder in sweep.folders]
-    what = f"{len(unprobed)} to probe" if unprobed else f"{len(chosen)} to train"
-    print(f"{sweep.name}: {_count_done(statuses)} runs done, {what} on {cluster}", flush=True)
-    if not todo:
-        if chosen or unprobed:
-            _release(sweep, chosen, renewed, there)
-            print(f"nothing to submit: {len(live)} elements wait or run already, and take all that is left")
-        return
-    code = snapshot.take(sweep.folder.parent) if keep_code else store.ROOT
-    note = {"cluster": cluster, "commit": snapshot.label(code), "snapshot": str(code) if keep_code else None}
-    note["command"] = shlex.join(sys.argv)
-    launched = submit.Launch(sweep, name, how, code, note)
+    what = f"{len(unprobed)} to probe" if unprobed else f"{len(chosen.places)} to train"
+    print(f"{sweep.name}: {_done(statuses)} runs done, {what} on {order.cluster}", flush=True)
+    there = {element.comment.partition("/")[0] for element in live}
+    if todo:
+        _submit_elements(order, chosen, todo, there)
+    elif chosen or unprobed:
+        chosen.release(there)
+        print(f"nothing to submit: {len(live)} elements wait or run already, and take all that is left")
+
+
+def _lacking(
+    order: _Order, chosen: Chosen, unprobed: set[str], live: list[scheduler.Element]
+) -> list[tuple[Shape, int]]:
+    """Per shape of resources, how many elements the runs to train or probe lack beside the live ones; none of 0."""
+    groups: dict[Resources, list[str]] = {}
+    for place, folder in enumerate(map(str, order.sweep.folders)):
+        if place in chosen.places or folder in unprobed:
+            groups.setdefault(order.needs[place], []).append(folder)
+    todo = []
+    for resources, folders in groups.items():
+        shape = Shape(resources, tuple(folders))
+        if count := submit.missing(shape, live, order.sweep.jobs_folder, chosen.renewed):
+            todo.append((shape, math.ceil(count / probing.BATCH) if unprobed else count))
+    return todo
+
+
+def _submit_elements(order: _Order, chosen: Chosen, todo: list[tuple[Shape, int]], there: set[str]) -> None:
+    """One array per shape. Whatever SLURM or this machine would refuse is refused before the first one.
+
+    Args:
+        there: launches that have live elements.
+    """
+    sweep = order.sweep
+    code = snapshot.take(sweep.folder.parent) if order.keep_code else store.ROOT
+    note = {
+        "cluster": order.cluster,
+        "commit": snapshot.label(code),
+        "snapshot": str(code) if order.keep_code else None,
+    }
+    launched = submit.Launch(sweep, local.new_launch_id(), order.how, code, note | {"command": shlex.join(sys.argv)})
     for shape, count in todo:
         launched.check(shape, count)
     for node, (why, path) in launched.exclude.items():
         print(f"without {node}, which had a fault ({why}); if that is mended: rm {path}", flush=True)
-    _tell_of_gpus(sweep, how, [shape.resources for shape, _ in todo])
-    _prepare([sweep.runs[index] for index in sorted(chosen)], how)
-    _release(sweep, chosen, renewed, there, name if alone else None)
-    if keep_code and (jobs := scheduler.own_jobs()) is not None:
+    _tell_of_gpus(sweep, order.how, [shape.resources for shape, _ in todo])
+    prepare(chosen.runs, order.how)
+    chosen.release(there, launched.name if order.alone else None)
+    if order.keep_code and (jobs := scheduler.own_jobs()) is not None:
         snapshot.prune(sweep.folder.parent, jobs, code)
     for shape, count in todo:
         made = launched.submit(shape, count)
@@ -177,7 +209,7 @@ def _tell_of_gpus(sweep: Sweep, how: dict[str, Any], shapes: list[Resources]) ->
             return
 
 
-def _free(folders: list[Path]) -> None:
+def _take_from_gone_jobs(folders: list[Path]) -> None:
     """Take runs from jobs that SLURM no longer has: the next element would only find that they are owned, and leave.
 
     SLURM is asked for each job itself, as a run may belong to another sweep too, or to a `train.py` in an allocation.
@@ -191,8 +223,8 @@ def _free(folders: list[Path]) -> None:
                 lease.claim(folder, gone=owner["job"]).release()
 
 
-def _shapes(sweep: Sweep, cluster: str, flags: Mapping[str, Any]) -> list[Resources]:
-    """The resources of each run."""
+def _needs(sweep: Sweep, cluster: str, flags: Mapping[str, Any]) -> list[Resources]:
+    """The resources of each run. Raises Refusal for what is no resource."""
     seen: dict[tuple, Resources] = {}
     found = []
     for need in sweep.needs or ({},) * len(sweep.runs):
@@ -203,101 +235,5 @@ def _shapes(sweep: Sweep, cluster: str, flags: Mapping[str, Any]) -> list[Resour
     return found
 
 
-def _choose(sweep: Sweep, kinds: set[str]) -> tuple[set[int], set[str]]:
-    """Runs of the kinds, by index; and the folders of those that had ended, which may now be trained again."""
-    statuses = [worker.look(folder) for folder in sweep.folders]
-    chosen = {index for index, status in enumerate(statuses) if kinds & _kinds(status)}
-    return chosen, {str(sweep.folders[index]) for index in chosen if ended(statuses[index])}
-
-
-def _release(
-    sweep: Sweep, chosen: set[int], renewed: set[str], there: Collection[str] = (), owner: str | None = None
-) -> None:
-    """Let the chosen runs be trained: also those that had ended, and those reserved for a launch that is gone.
-
-    Args:
-        renewed: folders of those that had ended; what ended since then stays.
-        there: launches that have live elements.
-        owner: the launch to reserve the runs for.
-    """
-    for index in sorted(chosen):
-        folder = sweep.folders[index]
-        status = worker.look(folder)
-        before = status.get(worker.RESERVED)
-        reserved = owner or (before if before in there else None)
-        again = str(folder) in renewed if ended(status) else reserved != before
-        if again and status["owner"] is None and status["state"] != store.DONE:
-            store.make_folder(sweep.runs[index], folder)
-            _renew(folder, status, reserved)
-
-
-def _kinds(status: Status) -> set[str]:
-    timeout = {"timeout"} if status.get("error_class") == CLASSES[TIMED_OUT] and not status["owner"] else set()
-    return {"unfinished" if not ended(status) else status["state"]} | timeout
-
-
-def _renew(folder: Path, status: Status, reserved: str | None) -> None:
-    """Let a run be trained again, or for the first time, from its last checkpoint, by a launch or by any."""
-    kept = {key: value for key, value in status.items() if key not in ("owner", "silent", worker.RESERVED, *WHY)}
-    kept["state"] = store.STOPPED if status["state"] != store.PLANNED else store.PLANNED
-    store.write_json(folder / "status.json", kept | ({worker.RESERVED: reserved} if reserved else {}))
-    (folder / worker.CANCEL).unlink(missing_ok=True)
-
-
-def _prepare(left: list[Run], how: dict[str, Any]) -> None:
-    """What must hold before a worker starts: models that can be built, the data, and a folder per run."""
-    results = store.results_dir().absolute()
-    data_dir = make_how(how).data_dir
-    new = [run for run in left if not (store.folder_of(run, results) / "env.json").exists()]  # never began
-    if new and (lacking := _lacking_torch()) is not None:
-        print(f"models are not tried out here but in the jobs: {lacking}", flush=True)
-    elif new:
-        from engine.models import preflight
-
-        for run in {
-            (
-                run.rung,
-                run.dataset,
-                run.img_size,
-                run.drop_path,
-                run.initial_identity,
-                run.batch_size,
-                run.mode,
-                bool(run.mixup or run.cutmix),
-            ): run
-            for run in new
-        }.values():
-            preflight(run, store.folder_of(run, results))
-    from engine.data.ensure import ensure
-
-    for dataset, size, splits in dict.fromkeys((run.dataset, run.stored, run.splits) for run in left):
-        try:
-            ensure(dataset, size, data_dir, splits=splits)
-        except ImportError as error:
-            words = f"writing the .beton files of {dataset} needs a package that is not here ({error})"
-            do = f"python scripts/make_beton.py --dataset {dataset}, where it is, with --data-dir {data_dir}"
-            raise Refusal(f"{words}; run {do}", DATA) from None
-    for run in left:
-        if not (store.folder_of(run, results) / "args.yaml").exists():  # otherwise the worker compares it
-            store.make_folder(run, store.folder_of(run, results))
-
-
-def _has_torch() -> bool:
-    """Whether torch is installed, without the seconds that importing it takes."""
-    try:
-        return importlib.util.find_spec("torch") is not None
-    except ImportError:
-        return False
-
-
-def _lacking_torch() -> str | None:
-    """Why torch cannot be imported, as on a login node that only submits; None where it can."""
-    try:
-        import torch  # noqa: F401
-    except (ImportError, OSError) as error:
-        return f"{type(error).__name__}: {error}".splitlines()[0]
-    return None
-
-
-def _count_done(statuses: list[Status]) -> str:
+def _done(statuses: list[Status]) -> str:
     return f"{sum(status['state'] == store.DONE for status in statuses)} of {len(statuses)}"

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from slurm.define.load import load
 from slurm.define.sweep import Sweep
 from slurm.queue import states, task, worker
 from slurm.queue.cancel import cancel, matching
+from slurm.queue.choose import choose
 from slurm.queue.logs import show
 
 ROOT = Path(__file__).parent.parent
@@ -211,22 +213,24 @@ def test_cancelled_runs_are_left_out_until_they_are_asked_for(two, digits):
 
 
 def test_a_run_reserved_for_a_launch_is_left_to_it_until_that_is_gone(two, digits):
+    both = choose(two, {"unfinished"})
+    assert (both.runs, both.renewed) == ([*two.runs], frozenset())
     store.make_folder(two.runs[0], two.folders[0])
     store.write_json(two.folders[0] / "status.json", {"state": "planned", "reserved": "big"})
     assert worker._next(list(two.folders), "small")[0] == two.folders[1]
     assert worker._next(list(two.folders), "big")[0] == two.folders[0]
-    launch._release(two, {0, 1}, set(), there={"big"})
+    both.release(there={"big"})
     assert worker._next(list(two.folders), "small")[0] == two.folders[1]
-    launch._release(two, {0, 1}, set(), there={"other"}, owner="bigger")
+    both.release(there={"other"}, owner="bigger")
     assert worker._next(list(two.folders), "small") == (None, False)
-    launch._release(two, {0, 1}, set())
+    both.release()
     assert worker._next(list(two.folders), "small")[0] == two.folders[0]
     assert states_of(two) == ["planned", "planned"]
     store.write_json(two.folders[0] / "status.json", {"state": "done"})
     store.write_json(two.folders[1] / "status.json", {"state": "failed"})
-    launch._release(two, {0, 1}, set())
+    both.release()
     assert states_of(two) == ["done", "failed"], "what ended since it was chosen stays"
-    launch._release(two, {0, 1}, {str(folder) for folder in two.folders})
+    replace(both, renewed=frozenset(map(str, two.folders))).release()
     assert states_of(two) == ["done", "stopped"]
 
 

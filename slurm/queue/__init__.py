@@ -4,6 +4,8 @@ worker    takes the next run that nobody has
 task      what an element of a SLURM array runs
 local     worker processes on this machine
 claims    who has what
+choose    which runs a launch trains
+probing   PROBES as work of the queue
 states    how each run stands
 progress  how far a sweep is
 logs      what a run said
