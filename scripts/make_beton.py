@@ -8,11 +8,10 @@ Also: --verify FILE checks a .beton from end to end and draws a sheet of its ima
 that FFCV wrote elsewhere, such as those of Scaling MLPs, for one --split of --dataset.
 """
 
-import argparse
-from collections.abc import Callable
 from pathlib import Path
 
 from engine.cli.flags import Parser, run_main
+from engine.cli.numbers import whole
 from engine.data.sets import DATASETS, SPLITS, check_folders, lookup
 from engine.errors import DATA, Refusal
 from engine.run import DATA_DIR
@@ -92,19 +91,6 @@ def make_parser() -> Parser:
     parser.add_argument("--verify", type=Path, metavar="FILE", help="check a .beton and draw a sheet of its images")
     parser.add_argument("--adopt", type=Path, metavar="FILE", help="take over a .beton that FFCV wrote elsewhere")
     return parser
-
-
-def whole(least: int, most: int | None = None) -> Callable[[str], int]:
-    """Reader of a whole number in a range, for a flag."""
-    wanted = f"from {least}" + (f" to {most}" if most else " on")
-
-    def read(text: str) -> int:
-        digits = text.removeprefix("-")
-        if not (digits.isascii() and digits.isdecimal() and least <= int(text) <= (most or int(text))):
-            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number {wanted}")
-        return int(text)
-
-    return read
 
 
 if __name__ == "__main__":

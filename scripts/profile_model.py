@@ -4,6 +4,7 @@ MACs are matrix products and convolutions at batch 1; torch's counter, fvcore, t
 beside them, and a difference over 2 % that no known reason explains is an error.
 """
 
+import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,43 @@ from engine.folder.store import SPEEDS
 
 
 def main() -> int:
+    given = parse()
+
+    from engine.cost import profiles
+
+    asked = {key: getattr(given, key) for key in ("img_size", "in_chans", "num_classes")}
+    turn = not (given.budget or given.by_module)
+    if given.budget:
+        rows, notes, failures = profiles.within_budget(given.names, given.kind, given.most, asked, given.kwargs)
+    elif given.by_module:
+        rows, notes, failures = profiles.by_modules(subjects_of(given, asked), given.by_module)
+    else:
+        subjects = subjects_of(given, asked)
+        rows, notes, failures = profiles.side_by_side(
+            subjects,
+            device=device_of(given.device),
+            speed=not given.no_speed,
+            batch_size=given.batch_size,
+            rounds=given.rounds,
+            amp=given.amp,
+            tell=lambda line: print(line, file=sys.stderr, flush=True) if len(subjects) > 1 else None,
+        )
+        if not given.compare:
+            rows = [{key: value for key, value in row.items() if not key.endswith("_ratio")} for row in rows]
+    profiles.refuse_if_all(rows, failures)
+    if not rows:
+        raise Refusal(f"no variant of {' '.join(given.names)} is within {given.budget}")
+    show(table([{key: value for key, value in row.items() if key != "differences"} for row in rows], turn))
+    print(*notes, sep="\n", end="\n" if notes else "")
+    if file := given.results_file or (speeds_of(given.sweep) if given.sweep else None):
+        write(file, rows)
+        print(f"written: {file}")
+    for failure in failures:
+        print(f"softmlp: {failure.line}", file=sys.stderr)
+    return failures[0].code if failures else 0
+
+
+def parse() -> argparse.Namespace:
     parser = Parser(prog="scripts/profile_model.py", description=__doc__)
     parser.add_argument("model", nargs="*", help="family_variant or timm/NAME, several to compare")
     parser.add_argument("--model", dest="models", nargs="+", default=[], help="the same, as a flag")
@@ -39,88 +77,36 @@ def main() -> int:
     parser.add_argument("--budget", metavar="macs=60M", help=budget)
     parser.add_argument("--results-file", type=Path, help="also write the rows to this .csv, .json or .md")
     given = parser.parse()
-    names = [*given.model, *given.models, *given.compare] or (["*"] if given.budget else [])
+    given.names = [*given.model, *given.models, *given.compare] or (["*"] if given.budget else [])
     shaped = given.model_kwargs or given.img_size or given.in_chans or given.num_classes
-    if given.sweep and (names or given.budget or shaped):
+    if given.sweep and (given.names or given.budget or shaped):
         raise Refusal("--sweep says which models, at which size; leave out the others")
-    if not names and not given.sweep:
+    if not given.names and not given.sweep:
         raise Refusal("name at least one model; all: python scripts/list_models.py")
     for flag in ("batch_size", "rounds", "img_size", "in_chans", "num_classes", "by_module"):
         if (value := getattr(given, flag)) is not None and value < 1:
             raise Refusal(f"--{flag.replace('_', '-')} is at least 1, not {value}")
-    kind, _, amount = (given.budget or "macs=1").partition("=")
-    if kind not in ("macs", "params"):
+    given.kind, _, amount = (given.budget or "macs=1").partition("=")
+    if given.kind not in ("macs", "params"):
         raise Refusal(f"--budget takes macs=AMOUNT or params=AMOUNT, not '{given.budget}'")
-    most = parse_amount(amount)
+    given.most = parse_amount(amount)
     check_target(given.results_file)
-    kwargs = pairs(given.model_kwargs, "--model-kwargs")
-    asked = {key: getattr(given, key) for key in ("img_size", "in_chans", "num_classes")}
-
-    from engine.cost.profile import by_module, own_shape, within
-    from engine.cost.profiles import Subject, attempt, refuse_if_all, side_by_side
-
-    turn, notes, failures = False, [], []
-    try:
-        subjects = _of_sweep(given.sweep, Subject) if given.sweep else []
-        if not given.budget:
-            known = {key: value for key, value in asked.items() if value is not None}
-            subjects += [Subject(name, name, own_shape(name) | known, kwargs) for name in names]
-    except ValueError as error:
-        raise Refusal(str(error)) from None
-    if given.budget:
-        rows = [
-            row
-            for name in names
-            for row in attempt(name, lambda n=name: within(n, kind, most, asked, kwargs), failures)
-        ]
-        rows.sort(key=lambda row: -row.get(kind, 0))
-        notes = [row.pop("note") for row in rows if row.get("note")]
-    elif given.by_module:
-        rows = []
-        for label, name, shape, own in subjects:
-            rows += attempt(label, lambda n=name, s=shape, o=own: by_module(n, given.by_module, **s, **o), failures)
-    else:
-        turn = True
-        several = len(subjects) > 1
-        rows, notes, failures = side_by_side(
-            subjects,
-            device=_device(given.device),
-            speed=not given.no_speed,
-            batch_size=given.batch_size,
-            rounds=given.rounds,
-            amp=given.amp,
-            tell=lambda line: print(line, file=sys.stderr, flush=True) if several else None,
-        )
-        if not given.compare:
-            rows = [{key: value for key, value in row.items() if not key.endswith("_ratio")} for row in rows]
-    refuse_if_all(rows, failures)
-    if not rows:
-        raise Refusal(f"no variant of {' '.join(names)} is within {given.budget}")
-    show(table([{key: value for key, value in row.items() if key != "differences"} for row in rows], turn))
-    print(*notes, sep="\n", end="\n" if notes else "")
-    if file := given.results_file or (_speeds_of(given.sweep) if given.sweep else None):
-        write(file, rows)
-        print(f"written: {file}")
-    for failure in failures:
-        print(f"softmlp: {failure.line}", file=sys.stderr)
-    return failures[0].code if failures else 0
+    given.kwargs = pairs(given.model_kwargs, "--model-kwargs")
+    return given
 
 
-def _of_sweep(name: str, subject: type) -> list[Any]:
-    """Each rung of a sweep once, as its runs are trained: their image size, their data's channels and classes."""
-    from slurm.define import cost, load
+def subjects_of(given: argparse.Namespace, asked: dict[str, int | None]) -> list[Any]:
+    """The named models, each at its own size where none is asked for; or each rung of a sweep, as it is trained."""
+    from engine.cost.profiles import Subject, subjects
+    from slurm.define import cost
+    from slurm.define.load import load
 
-    found = {}
-    for run in load.load(name).runs:
-        _, img_size, in_chans, num_classes = cost.shape_of(run)
-        if not in_chans * num_classes * img_size:
-            raise Refusal(f"the data of {name} are not written yet, so their classes are not known; make_beton.py does")
-        shape = {"img_size": img_size, "in_chans": in_chans, "num_classes": num_classes}
-        found.setdefault(run.rung, subject(run.rung, run.model, shape, run.model_kwargs))
-    return list(found.values())
+    if given.sweep:
+        return [Subject(*rung) for rung in cost.rungs(load(given.sweep))]
+    return subjects(given.names, asked, given.kwargs)
 
 
-def _speeds_of(name: str) -> Path:
+def speeds_of(name: str) -> Path:
     """Where report.py and compare.py look for the latencies of a sweep."""
     from slurm.define.load import load
 
@@ -132,7 +118,7 @@ def _speeds_of(name: str) -> Path:
     return folder / SPEEDS
 
 
-def _device(wanted: str) -> Any:
+def device_of(wanted: str) -> Any:
     from engine.models import pick_device
     from engine.run import make_how
 

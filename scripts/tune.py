@@ -10,39 +10,49 @@ touched.
 """
 
 import argparse
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from engine.cli.flags import Parser, add_config, add_fields, run_main, show
+from engine.cli.flags import Parser, add_config, add_debug, add_fields, run_main
+from engine.cli.numbers import whole
 from engine.cli.repro import command
 from engine.errors import Refusal
-from engine.fields.limits import startable
 from engine.fields.values import pairs
-from engine.folder import store
 from engine.run import How, Run, make_how, read_yaml
 from slurm.cluster.clusters import Resources
 from slurm.define import search, tune
 from slurm.define.search import Search
 from slurm.define.sweep import Sweep
+from slurm.flags import add_place, where_of
 
 HOLDOUT = 0.1
 
 
-def main() -> int | None:
+def main() -> None:
     given = parse()
     asked, how = search_of(given)
-    train = train_by(given, how)
-    if asked.kind == "optuna":  # each round is asked for when the one before has ended, also on a cluster
-        train = tune.waiting(train, is_live)
-    sweep, statuses = tune.search(asked, train)
+    where = where_of(given, how)
+
+    def train(sweep: Sweep) -> list[dict[str, Any]]:
+        from slurm.launch import launch
+
+        return launch(sweep, retry=given.retry, **where)
+
+    # With optuna each round is asked for when the one before has ended, also on a cluster.
+    sweep, statuses = tune.search(asked, tune.waiting(train, is_live) if asked.kind == "optuna" else train)
     rows = tune.outcomes(asked, sweep, statuses)
-    code = tell(asked, sweep, rows, given.train_epochs, how)
+
+    from analysis.compare import tuned
+
+    found = tuned.tell(sweep, rows, asked.models, list(asked.space), asked.ranges)
+    runs = {run.signature: run for run in sweep.runs}
+    print("\ntrain with (all training images, judged on the test set):")
+    for win in found:
+        best = runs[win.signature]
+        line = best.but(holdout=0.0, epochs=given.train_epochs or best.epochs)
+        print(f"  {command(line, how.model_dump(mode='json', exclude_unset=True))}")
     if left := sum(row["state"] not in ("done", "failed", "cancelled") for row in rows):
         print(f"{len(rows) - left} of {len(rows)} runs have ended; when the others have, repeat the command")
         print(f"next: python scripts/sweep.py status {sweep.name} --watch 30")
-        return 0
-    return code
 
 
 def parse() -> argparse.Namespace:
@@ -54,25 +64,18 @@ def parse() -> argparse.Namespace:
     words = f"lr=1e-4,1e-3 for a list, lr=1e-4:1e-2 for a log-uniform range (default: {' '.join(search.GRID)})"
     parser.add_argument("--grid", nargs="+", action="extend", metavar="FIELD=VALUES", help=words)
     parser.add_argument("--search", choices=search.SEARCHES, default="grid", help="how the space is searched")
-    parser.add_argument("--trials", type=int, default=27, metavar="N", help="per model, not for grid (default: 27)")
+    parser.add_argument(
+        "--trials", type=whole(1), default=27, metavar="N", help="per model, not for grid (default: 27)"
+    )
     parser.add_argument("--search-seed", type=int, default=0, metavar="N", help="of what is drawn (default: 0)")
-    parser.add_argument("--train-epochs", type=int, metavar="N", help="of the printed command (default: as tuned)")
+    parser.add_argument("--train-epochs", type=whole(1), metavar="N", help="of the printed command (default: as tuned)")
     parser.add_argument("--retry", action="store_true", help="also train the runs that failed before")
-    parser.add_argument("--cluster", default="auto", metavar="NAME", help="local, debug, slurm, or of clusters.yaml")
-    parser.add_argument("--slots", type=int, metavar="N", help="runs at a time here (default: one per GPU, or core)")
-    parser.add_argument("--debug", action="store_true", help="show a traceback for a mistake of the user's, too")
+    add_place(parser)
+    add_debug(parser)
     add_fields(parser, Run, [key for key in Run.model_fields if key != "model"])
     add_fields(parser, How)
     add_fields(parser, Resources)
-    given = parser.parse()
-    for flag in ("trials", "slots", "train_epochs"):
-        if (value := getattr(given, flag)) is not None and value < 1:
-            raise Refusal(f"--{flag.replace('_', '-')} {value} is not a whole number from 1")
-    try:
-        startable(given.slots or 1)
-    except ValueError as error:
-        raise Refusal(f"--slots {given.slots} is {error}") from None
-    return given
+    return parser.parse()
 
 
 def search_of(given: argparse.Namespace) -> tuple[Search, How]:
@@ -94,66 +97,12 @@ def search_of(given: argparse.Namespace) -> tuple[Search, How]:
     return asked, how
 
 
-def train_by(given: argparse.Namespace, how: How) -> Callable[[Sweep], list[dict[str, Any]]]:
-    fields = how.model_dump(mode="json", exclude_unset=True) | {"data_dir": str(how.data_dir.absolute())}
-    resources = {key: value for key, value in vars(given).items() if key in Resources.model_fields}
-
-    def train(sweep: Sweep) -> list[dict[str, Any]]:
-        from slurm.launch import launch
-
-        where = {"cluster": given.cluster, "slots": given.slots, "flags": resources}
-        return launch(sweep, fields, retry=given.retry, **where)
-
-    return train
-
-
 def is_live(sweep: Sweep) -> bool | None:
     """Whether jobs of a sweep wait or run on SLURM; None where it does not answer."""
     from slurm.cluster import submit
 
     found = submit.live(sweep)
     return None if found is None else bool(found)
-
-
-def tell(asked: Search, sweep: Sweep, rows: list[dict[str, Any]], epochs: int | None, how: How) -> int:
-    """Print the winners and write tuning.csv and the maps beside the sweep's files."""
-    import pandas as pd
-
-    from analysis.compare import judges, tuning
-    from analysis.figures import draw
-
-    axes, space = list(asked.space), asked.space
-    ranges = {key: (span.low, span.high) for key, span in space.items() if isinstance(span, search.Range)}
-    table = tuning.cells(rows, axes)
-    found = tuning.winners(table, axes, ranges)
-    if not found:
-        raise Refusal(f"no run has finished; look: python scripts/sweep.py status {sweep.name}", 1)
-    kind = judges.kind(pd.Series([run.holdout for run in sweep.runs]))
-    show(tuning.sheet(found, kind).rich())
-    for win in found:
-        print(*(f"{win.model}: {edge}" for edge in win.edges), sep="\n", end="\n" if win.edges else "")
-    (sweep.folder / "figures").mkdir(parents=True, exist_ok=True)
-    store.write_bytes(sweep.folder / "tuning.csv", table.to_csv(index=False).encode())
-    for model in asked.models:
-        if svg := tuning.heat_map(table, model, axes, kind):
-            path = sweep.folder / "figures" / f"tuning-{model.replace('/', '-')}.svg"
-            store.write_bytes(path, draw.standalone(svg).encode())
-            print(f"map: {_shown(path)}")
-    runs = {run.signature: run for run in sweep.runs}
-    print("\ntrain with (all training images, judged on the test set):")
-    for win in found:
-        best = runs[win.signature]
-        print(f"  {command(best.but(holdout=0.0, epochs=epochs or best.epochs), _how(how))}")
-    return 0
-
-
-def _how(how: How) -> dict[str, Any]:
-    """What was given of it, to be given again."""
-    return how.model_dump(mode="json", exclude_unset=True)
-
-
-def _shown(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 if __name__ == "__main__":

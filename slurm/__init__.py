@@ -4,6 +4,7 @@ sweeps/   one file a sweep: yours
 define/   what to run: runs, grids, searches, and what they would cost
 queue/    who runs it and how it goes: workers, claims, states, tables
 cluster/  SLURM: profiles, submission, the scheduler's words
+flags     of sweep.py and tune.py
 launch    the one door: train what is missing, wherever it stands
 prepare   what must hold before: models, data, folders
 """

@@ -47,7 +47,7 @@ def _try_out(new: Sequence[Run], results: Path) -> None:
         lacking = f"{type(error).__name__}: {error}".splitlines()[0]
         print(f"models are not tried out here but in the jobs: {lacking}", flush=True)
         return
-    from engine.train import preflight
+    from engine.models import preflight
 
     kinds = {(*(getattr(run, key) for key in TRIED), bool(run.mixup or run.cutmix)): run for run in new}
     for run in kinds.values():
@@ -55,11 +55,11 @@ def _try_out(new: Sequence[Run], results: Path) -> None:
 
 
 def _write_data(runs: Sequence[Run], data_dir: Path) -> None:
-    from engine.data import beton  # needs NumPy, which a login node may lack
+    from engine.data.ensure import ensure  # needs NumPy, which a login node may lack
 
     for dataset, size, splits in dict.fromkeys((run.dataset, run.stored, run.splits) for run in runs):
         try:
-            beton.ensure(dataset, size, data_dir, splits=splits)
+            ensure(dataset, size, data_dir, splits=splits)
         except ImportError as error:
             words = f"writing the .beton files of {dataset} needs a package that is not here ({error})"
             do = f"python scripts/make_beton.py --dataset {dataset}, where it is, with --data-dir {data_dir}"

@@ -1,7 +1,10 @@
 """What the README says can be typed: its files exist, its scripts and flags are there, its models and sweeps too."""
 
+import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +21,9 @@ COMMANDS = [
     for line in block.splitlines()
     if line.strip()
 ]
+# By path, the files that the README gives whole.
+EXAMPLES = dict(re.findall(r"`([\w/]+/[\w/]+\.py)`:\n\n```python\n(.*?)```", README, re.DOTALL))
+MOVED = [line.strip("| ").split(" | ") for line in README.splitlines() if re.match(r"\| `", line)]
 
 
 def test_links_resolve():
@@ -26,9 +32,10 @@ def test_links_resolve():
 
 
 def test_named_files_exist():
-    named = re.findall(r"`((?:archs|engine|slurm|analysis|scripts|results|tests)/[\w./]+)`", README)
+    now = re.sub(r"^\| `.*", "", README, flags=re.MULTILINE)  # without the table of what was elsewhere
+    named = re.findall(r"`((?:archs|engine|slurm|analysis|scripts|results|tests)/[\w./]+)`", now)
     named = [name for name in named if not re.search(r"[A-Z]{3}|report\.html", name)]
-    assert named and all((ROOT / name).exists() for name in named), named
+    assert named and all((ROOT / name).exists() for name in named if name not in EXAMPLES), named
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("python")])
@@ -55,3 +62,50 @@ def test_make_targets_exist():
 def test_every_directory_of_the_layout_is_there():
     layout = README.partition("## Layout")[2]
     assert all((ROOT / name).is_dir() for name in re.findall(r"^(\w+)/ ", layout, re.MULTILINE))
+
+
+@pytest.mark.parametrize(("was", "now"), MOVED)
+def test_what_moved_is_where_the_table_says(was, now):
+    """`engine.cost.` (the same names) or `engine.data.loaders`, `.data.sets`; a file of scripts/ by its path."""
+    files = re.findall(r"`([\w./]+)`", now)
+    for old, new in zip(was.split(";"), now.split(";"), strict=False):
+        if "(the same names)" in new:
+            (room,) = re.findall(r"`([\w.]+)\.`", new)
+            same = re.findall(r"\w+", re.sub(r"`.*?`", "", old))
+            assert same
+            files += [f"{room}.{name}" for name in same]
+    for file in files:
+        if now.startswith("`scripts/"):
+            path = ROOT / "scripts" / "bench" / Path(file).name
+        else:
+            full = files[0].partition(".")[0] + file if file.startswith(".") else file
+            path = ROOT / (full.replace(".", "/") + ("" if full.endswith(".") else ".py"))
+        assert path.exists(), path
+
+
+def test_a_probe_and_a_sweep_are_one_file_each(tmp_path, digits):
+    """The two examples of the README, put into a copy of the code as they are, are trained, probed and reported."""
+    probe, sweep = "analysis/probes/mirror.py", "slurm/sweeps/deeper.py"
+    assert EXAMPLES.keys() == {probe, sweep}
+    for room in ("archs", "engine", "slurm", "analysis", "scripts", "results/published"):
+        shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
+    for path, text in EXAMPLES.items():
+        (tmp_path / path).write_text(text)
+    env = {**os.environ, "PYTHONPATH": str(tmp_path), "SOFTMLP_RESULTS": str(tmp_path / "results")}
+
+    def script(name: str, *words: str) -> str:
+        command = [sys.executable, str(tmp_path / "scripts" / name), *words]
+        done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "Does a deeper mixer read digits better?" in script("sweep.py", "plan", "deeper")
+    given = ("--data-dir", str(digits), "--threads", "1")
+    said = script("sweep.py", "launch", "deeper", "--cluster", "debug", "--loader", "memory", *given)
+    assert "probes: mirror of 6 runs" in said
+    page = (tmp_path / "results/deeper/report.html").read_text()
+    assert "four blocks over one" in page and 'id="probe-mirror"' in page
+    assert "acc_mirror" in script("probe.py", "deeper", "--probe", "mirror", *given)
+    found = [json.loads(path.read_text()) for path in (tmp_path / "results/runs").glob("*/probes/mirror.json")]
+    assert len(found) == 6 and all(one["values"].keys() == {"acc", "acc_mirror", "consistency"} for one in found)
+    assert all(one["values"]["acc_mirror"]["value"] < one["values"]["acc"]["value"] for one in found)

@@ -318,7 +318,7 @@ def test_tuning_for_real_ends_with_the_line_to_train_with(digits, results):
     [
         (("--arch", "mixer_nano", "--holdout", "0"), "tuning without --holdout"),
         (("--arch", "mixer_nano", "--search", "rnd"), "invalid choice: 'rnd'"),
-        (("--arch", "mixer_nano", "--trials", "0"), "--trials 0 is not a whole number from 1"),
+        (("--arch", "mixer_nano", "--trials", "0"), "--trials: '0' is not a whole number from 1"),
         (("--arch", "mixer_nan"), "close: mixer_nano"),
         (("--grid", "lr=1"), "--arch"),
         (("--arch", "mixer_nano", "--lr", "1e-3"), "lr is given by --grid and by --lr"),

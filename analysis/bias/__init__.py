@@ -4,5 +4,6 @@ symmetry     relabelings that training cannot tell apart
 probe        what probes share: images, views, intervals, nulls
 probe_runs   probes over finished runs
 probe_table  what they measured
+probe_sheets the same on the screen
 dsd          a task whose answer is known
 """

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from analysis import probes
 from analysis.bias import probe as shared
 from analysis.bias.probe import Subject
 from analysis.bias.probe_table import path_of
@@ -85,6 +86,7 @@ def weights_of(folder: Path) -> Path:
 
 def probe(folder: Path, wanted: Sequence[str], how: How) -> list[str]:
     """Measure the wanted probes of a run that are not there for its weights yet; returns which it measured."""
+    probes.check(wanted)
     modules = {name: importlib.import_module(f"analysis.probes.{name}") for name in wanted}
     with weights_of(folder).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -93,6 +95,8 @@ def probe(folder: Path, wanted: Sequence[str], how: How) -> list[str]:
     subject = open_run(folder, how) if missing else None
     for name in missing:
         estimates = modules[name].measure(subject)
+        for key in estimates:
+            probes.unit(name, key)  # refused before anything is written
         values = {
             key: {field: _plain(number) for field, number in estimate._asdict().items()}
             for key, estimate in estimates.items()
@@ -107,16 +111,21 @@ def probe(folder: Path, wanted: Sequence[str], how: How) -> list[str]:
 
 
 def code_of(module: ModuleType) -> str:
-    """Eight hex digits of what a probe's numbers follow from: its file and analysis/bias/probe.py, but for their
-    words."""
+    """Eight hex digits of what a probe's numbers follow from: its file and analysis/bias/probe.py, but for their words,
+    those of a figure too."""
     digest = hashlib.sha256()
     for path in (module.__file__, shared.__file__):
         tree = ast.parse(Path(path).read_text())
         for node in ast.walk(tree):
             if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
                 del node.body[0]
+        tree.body = [node for node in tree.body if not _is_shown(node)]
         digest.update(ast.dump(tree).encode())
     return digest.hexdigest()[:8]
+
+
+def _is_shown(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in probes.MAY
 
 
 def _plain(number: float) -> float | None:

@@ -1,18 +1,14 @@
 """What probes measured, as tables; read from RUN/probes/NAME.json without torch."""
 
-import ast
 import math
-import re
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from analysis import stats
+from analysis import probes, stats
 from analysis.compare import frames
-from analysis.probes import names, permutation_gap
+from analysis.probes import permutation_gap
 from engine.folder import store
 
 COLUMNS = ["folder", "rung", "seed", "probe", "key", "value", "low", "high", "null"]
@@ -35,29 +31,6 @@ def is_lacking(folder: Path, wanted: Sequence[str]) -> bool:
     return any(not (path := path_of(folder, name)).exists() or path.stat().st_mtime < ended for name in wanted)
 
 
-def headline(name: str) -> tuple[str, ...]:
-    """The keys of a probe that a table shows."""
-    return _constants(name)["HEADLINE"]
-
-
-def unit_of(name: str, key: str) -> str:
-    """The unit of a probe's key, of the UNITS in its file."""
-    units = _constants(name)["UNITS"]
-    return units[key] if key in units else units[re.sub(r"\d+", "#", key)]
-
-
-@cache
-def _constants(name: str) -> dict[str, Any]:
-    """HEADLINE and UNITS of a probe, from its source: importing it imports torch."""
-    found: dict[str, Any] = {}
-    for node in ast.parse((Path(__file__).parent.parent / "probes" / f"{name}.py").read_text()).body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in ("HEADLINE", "UNITS"):
-            found[node.targets[0].id] = ast.literal_eval(node.value)
-        elif isinstance(node, ast.AugAssign) and getattr(node.target, "id", "") == "UNITS":
-            found["UNITS"] |= ast.literal_eval(node.value)
-    return found
-
-
 def load(folders: Sequence[Path]) -> pd.DataFrame:
     """What is known of these runs, one row per run, probe and key; see `of`."""
     return of(frames.load(folders))
@@ -70,7 +43,7 @@ def of(frame: pd.DataFrame) -> pd.DataFrame:
     accuracies; its rows belong to the run on whole images, its keys say which shuffle, and it has an interval over
     seeds only (`summary`).
     """
-    rows, known = [], names()
+    rows, known = [], probes.names()
     for run in frame.itertuples():
         for name in known if (run.folder / "probes").is_dir() else ():
             for key, estimate in store.read_or_warn(path_of(run.folder, name)).get("values", {}).items():
@@ -101,7 +74,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
             low, high = known[["low", "high"]].iloc[0]
         elif n == 2:
             low, high = known["value"].min(), known["value"].max()
-        elif unit_of(name, key) == "%":
+        elif probes.unit(name, key) == "%":
             low, high = stats.within(mean, half)
         rows.append(dict(zip(SUMMARY, (rung, name, key, n, mean, low, high, group["null"].mean()), strict=True)))
     return pd.DataFrame(rows, columns=SUMMARY)

@@ -32,6 +32,13 @@ PROTOCOL = {"pixels": [1, 2, 4], "directions": 4, "padding": "reflect", "pair": 
 UNITS = {"acc": "%", "acc_#": "%", "consistency_#": "%", "consistency_pair": "%", "alignment": "points"}
 UNITS |= {"peak": "points"}
 HEADLINE = ("acc", "acc_1", "acc_2", "acc_4", "consistency_1", "peak")
+TITLE = "Shift: accuracy and agreement when images are moved by so many pixels"
+WORDS = {
+    "acc": "accuracy",
+    r"acc_(\d+)": r"accuracy at \1 px",
+    r"consistency_(\d+)": r"agreement at \1 px",
+    "peak": "patch peak",
+}
 DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1))
 
 

@@ -92,6 +92,10 @@ def add_fields(parser: argparse.ArgumentParser, kind: type[BaseModel], only: Seq
             group.add_argument(*names, metavar=metavar, **common)
 
 
+def add_debug(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--debug", action="store_true", help="show a traceback for a mistake of the user's, too")
+
+
 def add_config(parser: argparse.ArgumentParser) -> None:
     words = "YAML of any of these, or NAME of engine/recipes/NAME.yaml; flags win"
     parser.add_argument("-c", "--config", type=find_config, default=argparse.SUPPRESS, help=words)

@@ -10,7 +10,7 @@ import torch
 
 import archs
 from engine.cost import measure
-from engine.cost.profile import witnessed
+from engine.cost.profile import by_module, own_shape, within, witnessed
 from engine.errors import USAGE, Refusal, line_of
 
 Row = dict[str, Any]
@@ -44,6 +44,40 @@ def attempt(label: str, make: Callable[[], list[Row]], failures: list[Failure]) 
         line = line_of(error)
         failures.append(Failure(line if label in line else f"{label}: {line}", getattr(error, "code", USAGE)))
         return [{"model": label, "error": line}]
+
+
+def subjects(names: Iterable[str], asked: dict[str, int | None], arguments: dict[str, Any]) -> list[Subject]:
+    """Models by name, at their own size but for what is asked for. Raises Refusal for one that is unknown."""
+    known = {key: value for key, value in asked.items() if value is not None}
+    try:
+        return [Subject(name, name, own_shape(name) | known, arguments) for name in names]
+    except ValueError as error:
+        raise Refusal(str(error)) from None
+
+
+def within_budget(
+    names: Iterable[str], kind: str, most: int, asked: dict[str, int | None], arguments: dict[str, Any]
+) -> tuple[list[Row], list[str], list[Failure]]:
+    """Rows of `engine.cost.profile.within`, the dearest first; their notes; and what failed."""
+    failures: list[Failure] = []
+    rows = [
+        row
+        for name in names
+        for row in attempt(name, lambda name=name: within(name, kind, most, asked, arguments), failures)
+    ]
+    rows.sort(key=lambda row: -row.get(kind, 0))
+    return rows, [row.pop("note") for row in rows if row.get("note")], failures
+
+
+def by_modules(subjects: Iterable[Subject], depth: int) -> tuple[list[Row], list[str], list[Failure]]:
+    """Rows of `engine.cost.profile.by_module`; no notes; and what failed."""
+    failures: list[Failure] = []
+    rows = [
+        row
+        for label, name, shape, own in subjects
+        for row in attempt(label, lambda n=name, s=shape, o=own: by_module(n, depth, **s, **o), failures)
+    ]
+    return rows, [], failures
 
 
 def side_by_side(

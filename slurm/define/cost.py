@@ -22,6 +22,7 @@ from engine.data.sets import SPLITS, lookup
 from engine.errors import Refusal
 from engine.folder import store
 from engine.run import DATA_DIR, Run
+from slurm.define.sweep import Sweep
 
 SHIPPED = Path(__file__).with_name("profiles.json")
 CACHE = ".profiles.json"
@@ -73,6 +74,22 @@ def _facts(dataset: str, img_size: int | None) -> tuple[int, int, int, int]:
 def shape_of(run: Run) -> Shape:
     in_chans, num_classes, *_ = _facts(run.dataset, run.img_size)
     return run.rung, run.img_size or 0, in_chans, num_classes
+
+
+def rungs(sweep: Sweep) -> list[tuple[str, str, dict[str, int], dict[str, Any]]]:
+    """Each rung once, as its runs are trained: its label, model, shape and arguments.
+
+    Raises Refusal where the classes of the data are not known yet.
+    """
+    found = {}
+    for run in sweep.runs:
+        _, img_size, in_chans, num_classes = shape_of(run)
+        if not in_chans * num_classes * img_size:
+            words = f"the data of {sweep.name} are not written yet, so their classes are not known; make_beton.py does"
+            raise Refusal(words)
+        shape = {"img_size": img_size, "in_chans": in_chans, "num_classes": num_classes}
+        found.setdefault(run.rung, (run.rung, run.model, shape, run.model_kwargs))
+    return list(found.values())
 
 
 def images(run: Run) -> float | None:

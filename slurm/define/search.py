@@ -68,6 +68,11 @@ class Search:
         return found
 
     @property
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """The ends of those axes that are ranges."""
+        return {key: (span.low, span.high) for key, span in self.space.items() if isinstance(span, Range)}
+
+    @property
     def name(self) -> str:
         """The same for any number of trials: more of them go on with the search."""
         fields = {key: str(value) for key, value in self.fields.items()}

@@ -12,7 +12,7 @@ from engine.run import Run, unknown
 from slurm.cluster import scheduler, submit
 from slurm.define.grid import ALIASES, ARGUMENT
 from slurm.define.sweep import Sweep
-from slurm.queue import worker
+from slurm.queue import states, worker
 
 
 def matching(runs: Sequence[Run], words: Iterable[str]) -> list[int]:
@@ -32,6 +32,13 @@ def matching(runs: Sequence[Run], words: Iterable[str]) -> list[int]:
     if not found:
         raise Refusal(f"no run has {' and '.join(words)}; python scripts/sweep.py status lists the runs")
     return found
+
+
+def unfinished(sweep: Sweep, words: Iterable[str]) -> tuple[list[int], str]:
+    """Which runs that have all of the given `field=value` have not ended, and how many are in which state, in words."""
+    statuses = states.standing(sweep)
+    chosen = [index for index in matching(sweep.runs, words) if statuses[index]["state"] in states.UNFINISHED]
+    return chosen, states.summary([statuses[index] for index in chosen])
 
 
 def _of(run: Run, key: str) -> Any:

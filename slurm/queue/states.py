@@ -4,6 +4,7 @@ Folders are the truth; squeue is asked to tell queued from planned, and whether 
 sacct only explains a death. Neither is needed.
 """
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import errors
+from engine.cli import flags
 from engine.errors import CLASSES, Refusal
 from engine.folder import lease, store
 from engine.run import Run
@@ -187,7 +189,16 @@ def find(sweep: Sweep, prefix: str) -> tuple[Run, Path]:
     raise Refusal(f"{len(found)} runs of {sweep.name} begin with '{prefix}'; give more of the signature; {look}")
 
 
-def wait(sweep: Sweep, seconds: float) -> list[Status]:
-    """The statuses after a while."""
-    time.sleep(seconds)
-    return standing(sweep)
+def show(sweep: Sweep, state: str | None = None, sort: str | None = None, every: float | None = None) -> list[Status]:
+    """Print the table; the statuses. With `every`, again after so many seconds, until all runs have ended."""
+    from rich.console import Console
+
+    while True:
+        statuses = standing(sweep)
+        if every and sys.stdout.isatty():
+            Console().clear()
+        made = table(sweep, statuses, state, sort)
+        print(made) if isinstance(made, str) else flags.show(made)
+        if not every or all(status["state"] not in UNFINISHED for status in statuses):
+            return statuses
+        time.sleep(every)

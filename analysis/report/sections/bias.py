@@ -9,9 +9,10 @@ from typing import Any
 import pandas as pd
 
 import archs
+from analysis import probes as known
 from analysis.bias import probe_table, symmetry
 from analysis.figures import bias_figures
-from analysis.probes import names, permutation_gap
+from analysis.probes import permutation_gap
 from analysis.report.tables import Shown, limited, shown
 from analysis.typeset import MISSING, Sheet, count_text, estimate, number, plus_minus, probability
 from engine.cli import tables
@@ -25,24 +26,6 @@ PROBE_NOTE = (
 )
 GAP_NOTE = "gap: accuracy on whole images less that of the same seed trained and tested on shuffled ones, points; "
 GAP_NOTE += "p same: of a gap of half a point or more (TOST); both after Holm over the rungs with the same shuffle"
-WHAT = {  # a figure's title per probe; another probe is called by its name
-    "shift": "Shift: accuracy and agreement when images are moved by so many pixels",
-    "patch_shuffle": "Patch shuffle: accuracy kept when k × k blocks of the image change places",
-}
-
-WORDS = {  # what a probe's key is called in its figure; other keys keep their names
-    "shift": {
-        "acc": "accuracy",
-        r"acc_(\d+)": r"accuracy at \1 px",
-        r"consistency_(\d+)": r"agreement at \1 px",
-        "peak": "patch peak",
-    },
-    "patch_shuffle": {
-        "acc": "accuracy",
-        r"R_(\d+)": r"kept, \1 × \1 blocks",
-        "area": "kept, mean",
-    },
-}
 
 
 def kept(results: Path, name: str) -> Path | None:
@@ -160,13 +143,13 @@ def probes(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple[str, str, str,
     summary = summary[summary["probe"] != "permutation_gap"]
     families = frame.drop_duplicates("rung").set_index("rung")["family"]
     whole = set(frame.loc[frame["permute"] == "none", "rung"]) or set(frame["rung"])
-    for name in names():
+    for name in known.names():
         rows = summary[summary["probe"] == name]
-        keys = [key for key in probe_table.headline(name) if key in set(rows["key"])]
+        keys = [key for key in known.read(name)["HEADLINE"] if key in set(rows["key"])]
         if not keys or rows["value"].isna().all():
             continue
-        title = WHAT.get(name, name.replace("_", " "))
-        units = {key: probe_table.unit_of(name, key) for key in keys}
+        title = known.read(name).get("TITLE", name.replace("_", " "))
+        units = {key: known.unit(name, key) for key in keys}
         titles = {key: f"{_words(name, key)}, {unit}".removesuffix(", ratio") for key, unit in units.items()}
         picture = bias_figures.probe_bars(
             limited(rows[rows["rung"].isin(whole)], "rung"), titles, units, families.to_dict(), f"probe-{name}", title
@@ -176,7 +159,7 @@ def probes(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple[str, str, str,
 
 
 def _words(name: str, key: str) -> str:
-    patterns = WORDS.get(name, {}).items()
+    patterns = known.read(name).get("WORDS", {}).items()
     return next((re.sub(pattern, words, key) for pattern, words in patterns if re.fullmatch(pattern, key)), key)
 
 

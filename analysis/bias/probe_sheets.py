@@ -1,0 +1,53 @@
+"""What probes measured, on the screen."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.markup import escape
+from rich.table import Table
+
+from analysis import probes
+from analysis.bias import probe_table
+from analysis.compare import frames
+from analysis.probes import permutation_gap
+from analysis.typeset import estimate, number, plus_minus, probability
+from engine.cli.flags import show
+
+NOTE = "value ± 95 % interval over seeds, or [its ends]; of two seeds (both), of one [over test images]; the null"
+GAP_NOTE = "± 95 % interval over seeds, of two both in brackets; p same: of a gap of half a point or more (TOST); "
+GAP_NOTE += "both after Holm over the rungs with the same shuffle"
+
+
+def show_all(folders: Sequence[Path], wanted: Sequence[str]) -> None:
+    """Print a table per probe with a row per rung, and the permutation gap where there are pairs of runs for it."""
+    summary = probe_table.summary(probe_table.load(folders))
+    for name in wanted:
+        rows = summary[summary["probe"] == name]
+        headline = [key for key in probes.read(name)["HEADLINE"] if key in set(rows["key"])]
+        table = Table("rung", "n", *headline, title=name, caption=NOTE, box=None)
+        for rung, group in rows.groupby("rung", sort=False):
+            cells = {row.key: _text(row, probes.unit(name, row.key)) for row in group.itertuples()}
+            table.add_row(escape(rung), f"{group['n'].max()}", *(cells.get(key, "–") for key in headline))
+        show(table)
+    if len(gaps := permutation_gap.table(frames.load(folders))):
+        _show_gaps(gaps)
+
+
+def _show_gaps(gaps: pd.DataFrame) -> None:
+    words = ("rung", "shuffled", "n", "accuracy", "of shuffled", "gap, points", "relative gap", "p no gap", "p same")
+    table = Table(*words, title="permutation_gap", caption=GAP_NOTE, box=None)
+    for row in gaps.itertuples():
+        numbers = (number(row.acc1), number(row.acc1_permuted), plus_minus(row.gap, row.gap_half, row.n, "+"))
+        numbers += (plus_minus(row.relative, row.relative_half, row.n, "+"),)
+        numbers += (probability(row.p_holm), probability(row.p_same_holm))
+        count = f"{row.n} of {row.n + row.n_missing}" if row.n_missing else f"{row.n}"
+        table.add_row(escape(row.rung), row.permute, count, *numbers)
+    show(table)
+
+
+def _text(row: Any, unit: str) -> str:
+    """64.8 ± 1.2, null 10.1; a ratio has a digit more."""
+    digits = 2 if unit == "ratio" else 1
+    return f"{estimate(row.value, row.low, row.high, row.n, digits)}, null {number(row.null, digits)}"

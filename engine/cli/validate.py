@@ -1,0 +1,82 @@
+"""Weights from a file, a run's or anybody's, before the validation images of a data set."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import CHECKPOINT, Refusal
+from engine.fields.effects import AUGMENTED
+from engine.fields.values import pairs
+from engine.run import How, Run, make_run
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FOREIGN = ("model", "model_kwargs", "dataset", "img_size")  # what must be said of a file that does not say what it is
+# What counts of the run that left the weights.
+JUDGED = (*FOREIGN, "stored_size", "batch_size", "seed", "holdout", "permute", "amp", "amp_dtype", *AUGMENTED)
+
+
+def described(checkpoint: Path, named: dict[str, Any], changes: dict[str, Any], split: str) -> tuple[Path, Run]:
+    """The file of weights, and the run that it holds or that the flags describe.
+
+    Args:
+        named: given of FOREIGN.
+        changes: fields to judge it with instead of its own.
+        split: val, or holdout: what the run set aside.
+
+    Raises Refusal: no weights there (CHECKPOINT), flags that contradict the file, or a holdout that the run has not.
+    """
+    from engine import transfer
+
+    path = transfer.file_of(checkpoint)
+    run = _described(path, transfer.read(path).get("args"), named).but(**changes)
+    if split == "val":
+        return path, run.but(holdout=0.0)
+    if not run.holdout:
+        raise Refusal("--split holdout: this run was trained without --holdout")
+    return path, run
+
+
+def _described(path: Path, args: Any, named: dict[str, Any]) -> Run:
+    if isinstance(args, dict) and "model" in args:
+        if named:
+            raise Refusal(f"{path} says what it is; leave out --{next(iter(named)).replace('_', '-')}")
+        # Weights of another scheme, or that began from a file which is gone, can be judged all the same.
+        return make_run({key: args[key] for key in JUDGED if key in args}, where=str(path))
+    if {"model", "dataset"} <= named.keys():
+        return make_run({**named, "model_kwargs": pairs(named.get("model_kwargs", []), "--model-kwargs")})
+    raise Refusal(f"{path} is not the weights of a run of ours: say --model NAME --dataset NAME", CHECKPOINT)
+
+
+def predict(path: Path, run: Run, how: How, views: int | None = None) -> tuple["np.ndarray", "np.ndarray"]:
+    """Log-probabilities (N, classes) and labels (N,); with `views`, of the mean over so many augmented views."""
+    import torch
+
+    from engine import evaluate, transfer
+    from engine.data import loaders, normalize
+    from engine.models import create, pick_device
+    from engine.step import make_autocast
+
+    device = pick_device(how)
+    if how.threads:
+        torch.set_num_threads(how.threads)
+    _, loader, facts = loaders.make_loaders(run, how)
+    if views:
+        loader = evaluate.make_views(run, how)
+    prepare = normalize.make_prepare(run, facts, device)
+    in_chans = len(prepare.mean)
+    model = create(run, facts["num_classes"], in_chans).to(device)
+    transfer.load_weights(path, run, model, facts["num_classes"], in_chans, new_head=False)
+    return evaluate.predict(model, loader, prepare, make_autocast(run, device), views or 1)
+
+
+def file_names(run: Run, raw_dir: Path | None) -> list[str] | None:
+    """Names of the validation images in the order of the .beton; None without the folder they were written from."""
+    if raw_dir is None:
+        return None
+    from engine.data.sets import read_raw
+
+    try:
+        return [str(name) for name, _ in read_raw(run.dataset, "val", raw_dir).samples]
+    except (ValueError, AttributeError) as error:
+        raise Refusal(f"--raw-dir {raw_dir}: {error}") from None

@@ -1,0 +1,38 @@
+"""What a person names to look at: sweeps, runs' folders, folders that hold them."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from engine.errors import Refusal
+from engine.folder import store
+from engine.run import Run
+from slurm.define import load
+from slurm.define.sweep import Sweep
+
+
+def find(what: Iterable[str]) -> tuple[list[Path], list[Run | None], list[Sweep]]:
+    """Folders of runs, each once, with their runs where a sweep tells them; and the sweeps.
+
+    Raises Refusal for a folder without runs, and as `load`.
+    """
+    found: dict[str, tuple[Path, Run | None]] = {}
+    sweeps: dict[str, Sweep] = {}
+    for word in what:
+        if Path(word).is_dir() and word not in load.names():
+            pairs: list[tuple[Path, Run | None]] = _of_folder(Path(word))
+        else:
+            named = load.load(word)
+            sweeps[named.name] = named
+            pairs = list(zip(named.folders, named.runs, strict=True))
+        for folder, run in pairs:
+            found.setdefault(folder.name, (folder, run))
+    return [folder for folder, _ in found.values()], [run for _, run in found.values()], list(sweeps.values())
+
+
+def _of_folder(folder: Path) -> list[tuple[Path, Run | None]]:
+    if (folder / "args.yaml").exists():
+        return [(folder, None)]
+    inside = [path.parent for path in folder.glob("*/args.yaml")]
+    if inside:  # by model and seed: a folder begins with a hash
+        return [(path, None) for path in sorted(inside, key=lambda path: path.name.partition("-")[::-1])]
+    raise Refusal(f"{folder} is no run's folder and holds none; runs lie in {store.results_dir() / 'runs'}")

@@ -1,0 +1,150 @@
+"""The flags of sweep.py and tune.py, and what they ask for: which sweep, and where it is trained, with what."""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from engine.cli.flags import Parser, add_debug, add_fields
+from engine.cli.numbers import processes, whole
+from engine.errors import Refusal
+from engine.fields.values import pairs
+from engine.run import How, Run, make_how
+from slurm.cluster.clusters import Resources
+from slurm.define.grid import sweep_of
+from slurm.define.load import load
+from slurm.define.sweep import Sweep
+from slurm.queue import states
+
+HELP = {
+    "plan": "show what a launch would train, and what it costs; start nothing",
+    "launch": "train what is missing; on this machine then print the comparison and write the report",
+    "status": "show how every run stands",
+    "logs": "show what a run said and, if it died, the end of its job's log",
+    "resume": "train what is left; with flags, only what failed, timed out, was cancelled or has not ended",
+    "cancel": "give up runs that have not ended; what was saved is kept",
+    "collect": "write runs.csv, epochs.csv and probes.csv, also half-way",
+    "repro": "print the exact command of a run",
+    "doctor": "show what is there for sweeps, and what to mend",
+}
+RESUMED = {
+    "failed": "what failed",
+    "timeout": "what the time limit stopped",
+    "unfinished": "what has neither ended nor been cancelled (the default)",
+    "cancelled": "what was cancelled",
+}
+
+
+def parser(description: str) -> Parser:
+    """Of scripts/sweep.py: a command, and the flags of each."""
+    made = Parser(
+        prog="scripts/sweep.py", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_debug(made)
+    commands = made.add_subparsers(dest="command", required=True, metavar="{" + ",".join(HELP) + "}")
+    for command, words in HELP.items():
+        part = commands.add_parser(command, help=words, description=words)
+        part.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
+        if command != "doctor":
+            optional = {"nargs": "?"} if command in ("plan", "launch") else {}
+            part.add_argument("name", help="of slurm/sweeps/NAME.py, or the path of such a file", **optional)
+        FLAGS.get(command, lambda part: None)(part)
+    return made
+
+
+def named(given: argparse.Namespace) -> Sweep:
+    """The sweep that is named, or that --grid spans. Raises Refusal for none, for both, and as `load`."""
+    words = vars(given)
+    fields = {key: value for key, value in words.items() if key in Run.model_fields}
+    if words.get("grid"):
+        if given.name:
+            raise Refusal(f"both a sweep, {given.name}, and --grid; leave one out")
+        if "model_kwargs" in fields:
+            fields["model_kwargs"] = pairs(fields["model_kwargs"], "--model-kwargs")
+        return sweep_of(words["grid"], fields)
+    if fields:
+        flag = "--" + next(iter(fields)).replace("_", "-")
+        raise Refusal(f"{flag} goes with --grid; what a sweep trains is said in its file")
+    if not given.name:
+        raise Refusal("name a sweep, or give --grid field=value,value; see python scripts/sweep.py --help")
+    return load(given.name)
+
+
+def how_of(given: argparse.Namespace) -> How:
+    """What is given of the fields of How."""
+    return make_how({key: value for key, value in vars(given).items() if key in How.model_fields})
+
+
+def where_of(given: argparse.Namespace, how: How) -> dict[str, Any]:
+    """The arguments of slurm.launch.launch that say where and with what."""
+    fields = how.model_dump(mode="json", exclude_unset=True) | {"data_dir": str(how.data_dir.absolute())}
+    flags = {key: value for key, value in vars(given).items() if key in Resources.model_fields}
+    return {"how": fields, "cluster": given.cluster, "slots": given.slots, "flags": flags}
+
+
+def add_place(part: argparse.ArgumentParser) -> None:
+    part.add_argument(
+        "--cluster", default="auto", metavar="NAME", help="local, debug, slurm, or one of slurm/clusters.yaml"
+    )
+    part.add_argument(
+        "--slots", type=processes, metavar="N", help="runs at a time here (default: one per GPU, or core)"
+    )
+
+
+def _add_where(part: argparse.ArgumentParser) -> None:
+    add_place(part)
+    part.add_argument("--no-snapshot", action="store_true", help="jobs run the checkout, not a copy of it")
+    add_fields(part, How)
+    add_fields(part, Resources)
+
+
+def _add_grid(part: argparse.ArgumentParser) -> None:
+    words = "instead of NAME: every combination"
+    part.add_argument("--grid", nargs="+", action="extend", metavar="FIELD=VALUE,VALUE", help=words)
+    add_fields(part, Run)
+
+
+def _add_launch(part: argparse.ArgumentParser) -> None:
+    part.add_argument("--retry", action="store_true", help="also train the runs that failed before")
+    _add_where(part)
+    _add_grid(part)
+
+
+def _add_resume(part: argparse.ArgumentParser) -> None:
+    for kind, words in RESUMED.items():
+        part.add_argument(f"--{kind}", action="store_true", help=f"train {words}; several add up")
+    words = "other resources, such as mem_gb=64"
+    part.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=words)
+    _add_where(part)
+
+
+def _add_status(part: argparse.ArgumentParser) -> None:
+    seconds = whole(1, what="number of seconds")
+    part.add_argument("--watch", type=seconds, metavar="SECONDS", help="again and again, until all runs have ended")
+    part.add_argument("--state", choices=states.STATES, help="only runs in this state")
+    part.add_argument("--sort", choices=states.SORTS, help="by a column instead of by state")
+
+
+def _add_signature(part: argparse.ArgumentParser) -> None:
+    part.add_argument("signature", help="of the run, or its beginning")
+
+
+def _add_logs(part: argparse.ArgumentParser) -> None:
+    _add_signature(part)
+    part.add_argument("--follow", action="store_true", help="go on until the run ends")
+
+
+def _add_cancel(part: argparse.ArgumentParser) -> None:
+    words = "only runs with all of these"
+    part.add_argument("--where", nargs="+", action="extend", default=[], metavar="FIELD=VALUE", help=words)
+    part.add_argument("--yes", action="store_true", help="do not ask")
+
+
+FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
+    "plan": _add_grid,
+    "launch": _add_launch,
+    "status": _add_status,
+    "logs": _add_logs,
+    "resume": _add_resume,
+    "cancel": _add_cancel,
+    "repro": _add_signature,
+}
