@@ -29,6 +29,7 @@ MAY = {
     "WORDS": "a dict of patterns of keys and what they are called in that figure",
 }
 FORMS = {"PROTOCOL": dict, "UNITS": dict, "HEADLINE": tuple, "TITLE": str, "WORDS": dict}
+FOLDER = Path(__file__).parent
 CLOSE = 0.7  # of 1, how alike a misspelt name is
 
 
@@ -36,7 +37,7 @@ def names() -> list[str]:
     """Probes that run on a trained run, sorted; found without importing any of them."""
     return sorted(
         path.stem
-        for path in Path(__file__).parent.glob("[a-z]*.py")
+        for path in FOLDER.glob("[a-z]*.py")
         if re.search(r"^(PROTOCOL|HEADLINE)\b", path.read_text(), re.MULTILINE)
     )
 
@@ -45,6 +46,8 @@ def check(wanted: Iterable[str], where: str = "") -> None:
     """Raises Refusal for a name that is no probe, the nearest named, and for a probe's file with a mistake."""
     for name in wanted:
         if name not in (known := names()):
+            if (FOLDER / f"{name}.py").is_file():
+                raise _wrong(name, "has neither PROTOCOL nor HEADLINE: it is no probe of a trained run")
             raise Refusal(f"{where}: {unknown('probe', name, known)}" if where else unknown("probe", name, known))
         read(name)
 
@@ -56,7 +59,7 @@ def read(name: str) -> dict[str, Any]:
     Raises Refusal, in one line, for what is missing, misspelt or of another form.
     """
     try:
-        tree = ast.parse((Path(__file__).parent / f"{name}.py").read_text())
+        tree = ast.parse((FOLDER / f"{name}.py").read_text())
     except SyntaxError as error:
         raise _wrong(name, f"is not Python: {error.msg}, line {error.lineno}") from None
     found: dict[str, Any] = {}
@@ -97,7 +100,7 @@ def _units(name: str) -> dict[str, str]:
     """UNITS, also of `permutation_gap`, which is no probe of one run."""
     if name in names():
         return read(name)["UNITS"]
-    body = ast.parse((Path(__file__).parent / f"{name}.py").read_text()).body
+    body = ast.parse((FOLDER / f"{name}.py").read_text()).body
     return next(
         ast.literal_eval(node.value)
         for node in body
