@@ -8,7 +8,6 @@ A family, within which p values are corrected, is what one table asks of one kin
 one, the same rungs on shuffled images another (`holm_by`).
 """
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -18,7 +17,6 @@ import pandas as pd
 from scipy.special import bdtr, nctdtr, ndtr, ndtri, stdtr, stdtrit
 
 MARGIN = 0.5  # points of accuracy: what counts as no difference
-EXACT = 7  # values up to which all orders are tried: 7! = 5040
 _SPREADLESS = 1e-9
 
 
@@ -97,25 +95,6 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
     """
     gains, losses = int((first & ~second).sum()), int((~first & second).sum())
     return min(1.0, 2 * float(bdtr(min(gains, losses), gains + losses, 0.5)))
-
-
-def spearman(x: Sequence[float], y: Sequence[float], permutations: int = 9999, seed: int = 0) -> tuple[float, float]:
-    """Rank correlation (ties share a rank) and its two-sided permutation p: of all orders up to 7 values, else drawn.
-
-    Both are NaN where either is constant.
-    """
-    ranks = [pd.Series(values, dtype=float).rank().to_numpy() for values in (x, y)]
-    a, b = (rank - rank.mean() for rank in ranks)
-    norm = math.sqrt(float(a @ a) * float(b @ b))
-    if norm == 0:
-        return math.nan, math.nan
-    rho = float(a @ b) / norm
-    if len(a) <= EXACT:
-        orders = np.array(list(itertools.permutations(range(len(a)))))
-        return rho, float((np.abs(b[orders] @ a) / norm >= abs(rho) - 1e-12).mean())
-    rng = np.random.default_rng(seed)
-    drawn = np.abs(rng.permuted(np.tile(b, (permutations, 1)), axis=1) @ a) / norm
-    return rho, float((1 + (drawn >= abs(rho) - 1e-12).sum()) / (1 + permutations))
 
 
 def bca(value: float, resampled: np.ndarray, influences: Sequence[np.ndarray]) -> Bounds:

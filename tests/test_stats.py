@@ -42,20 +42,6 @@ def test_mcnemar_is_the_binomial_test_of_the_discordant():
     assert stats.mcnemar(first, first) == 1.0
 
 
-@pytest.mark.parametrize("n", [6, 12])
-def test_spearman_and_its_permutation_test(n):
-    rng = np.random.default_rng(n)
-    x = rng.integers(0, 5, n).astype(float)  # with ties
-    y = x + rng.normal(0, 2, n)
-    rho, p = stats.spearman(x, y)
-    assert rho == pytest.approx(scipy_stats.spearmanr(x, y).statistic)
-    exact = scipy_stats.permutation_test(
-        (x,), lambda x: scipy_stats.spearmanr(x, y).statistic, permutation_type="pairings", n_resamples=2000, rng=0
-    )  # fmt: skip
-    assert p == pytest.approx(exact.pvalue, abs=1e-9 if n <= 6 else 0.04)
-    assert all(math.isnan(value) for value in stats.spearman([1, 1, 1], [1, 2, 3]))
-
-
 def test_bca_is_scipys_for_one_and_for_two_samples():
     rng = np.random.default_rng(2)
     a, b = rng.exponential(1, 15), rng.exponential(2, 25)
