@@ -236,7 +236,7 @@ def test_the_tables_go_from_families_to_the_frontier_of_all(monkeypatch):
 
 
 def recipes(rates):
-    """Runs as `compare.load` gives them; 2.01 times fewer images at the first rate, many more at the second."""
+    """Runs as `frames.load` gives them; 2.01 times fewer images at the first rate, many more at the second."""
     rows = []
     for lr, base, own in rates:
         for seed in range(4):

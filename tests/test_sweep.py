@@ -301,11 +301,12 @@ def test_published_tables_and_figures_outlive_a_checkout_without_runs(write, res
     (sweep.folder / "figures").mkdir(parents=True)
     kept = [sweep.folder / "runs.csv", sweep.folder / "figures" / "gaps.svg"]
     for path in kept:
-        path.write_text("published")
+        path.write_text("signature,state\n01234567,done\n")
+    before = [path.read_bytes() for path in kept]
     with pytest.raises(Refusal, match="no run of mine is here"):
         collect(sweep)
     write_report(sweep.name, sweep.folders, results, sweep.question, sweep.runs)
-    assert [path.read_text() for path in kept] == ["published"] * 2
+    assert [path.read_bytes() for path in kept] == before
 
 
 def test_a_second_launcher_is_refused(write, results, digits):

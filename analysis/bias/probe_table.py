@@ -37,7 +37,7 @@ def load(folders: Sequence[Path]) -> pd.DataFrame:
 
 
 def of(frame: pd.DataFrame) -> pd.DataFrame:
-    """What is known of the runs of a frame of `compare.load`, one row per run, probe and key; NaN for undefined.
+    """What is known of the runs of a frame of `frames.load`, one row per run, probe and key; NaN for undefined.
 
     `low` and `high` are the 95 % interval over test images. Probe `permutation_gap` is computed here from the runs'
     accuracies; its rows belong to the run on whole images, its keys say which shuffle, and it has an interval over

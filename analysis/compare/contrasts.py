@@ -54,7 +54,7 @@ def against(
     `mcnemar_p` (one pair), `examples`.
 
     Args:
-        frame: of `compare.load`.
+        frame: of `frames.load`.
         baseline: a rung, with or without its condition, or several, of which the first that is here counts; None for
             the first rung of the frame, () for no differences at all. A rung trained under a condition of its own is
             compared with the baseline under the same condition where there is one.
@@ -251,7 +251,7 @@ def registered(
     (as of `against`). One whose rungs share no finished seed has diff_n 0 and NaN.
 
     Args:
-        frame: of `compare.load`, of the runs of this sweep alone: which others stand beside them would decide what a
+        frame: of `frames.load`, of the runs of this sweep alone: which others stand beside them would decide what a
             condition is.
         wanted: per contrast, weights by rung, as `engine.fields.rungs.resolve` reads them.
 

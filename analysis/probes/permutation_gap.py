@@ -35,7 +35,7 @@ def pairs(frame: pd.DataFrame) -> pd.DataFrame:
     acc1_permuted, gap, relative.
 
     Args:
-        frame: of `compare.load`. A pair with a run that is not done is a row of NaN; a permuted run without an original
+        frame: of `frames.load`. A pair with a run that is not done is a row of NaN; a permuted run without an original
             in the frame is none.
     """
     known = frame[frame["permute"].isin(["none", "pixels", "patches"])]  # not so if its args.yaml cannot be read

@@ -1,8 +1,8 @@
 """The report of a sweep: one page in one file that loads nothing, the same bytes for the same runs.
 
 It opens with the result in three sentences, which are computed, and goes on from what is exact (symmetry) over what was
-measured (probes, accuracy, cost) to how it went and how to do it again. What it says is in report_words.py, its parts
-are in report_bias.py and report_cost.py, its tables in report_tables.py, its looks in report.html.j2, .css and .js.
+measured (probes, accuracy, cost) to how it went and how to do it again. What it says is in sentences.py, its parts are
+in sections/, its tables in tables.py, its looks in page.html.j2, .css and .js.
 Of very large sweeps it shows a part, and says which.
 """
 
@@ -47,7 +47,7 @@ def write_report(
         name: of the sweep.
         folders: of its runs, in the order of the ladder.
         question: what the sweep asks; the page's title.
-        runs: the runs of these folders, where known; see `compare.load`.
+        runs: the runs of these folders, where known; see `frames.load`.
         speeds: latencies, of scripts/profile_model.py; without, RESULTS/NAME/speeds.csv if it is there.
         planned: the contrasts that the sweep was made for (`contrasts.registered`).
         baseline: the rungs that it compares others with, of which a table takes the first that it holds.

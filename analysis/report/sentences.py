@@ -28,8 +28,8 @@ def result(
     """The result in statements, under what each is about.
 
     Args:
-        table: of `compare.rungs`.
-        symmetries: of `report_bias.symmetries`; they and the probes come first where accuracy says little.
+        table: of `frames.rungs`.
+        symmetries: of `sections.bias.symmetries`; they and the probes come first where accuracy says little.
         probed: of `probe_table.summary`.
         planned: the contrasts that the sweep was made for; without any, no rung is said to owe its accuracy to
             anything.
