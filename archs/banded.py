@@ -52,10 +52,17 @@ class BandedMixing(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(grid[0] * grid[1], kernel_size**2))
         self.bias = nn.Parameter(torch.empty(grid[0] * grid[1]))
-        self.register_buffer("neighbours", neighbours(grid, kernel_size), persistent=False)
+        self.grid, self.kernel_size = grid, kernel_size
+        self.register_buffer(
+            "neighbours", torch.empty(grid[0] * grid[1], kernel_size**2, dtype=torch.long), persistent=False
+        )
+        self.init_non_persistent_buffers()
+
+    def init_non_persistent_buffers(self) -> None:
+        self.neighbours.copy_(neighbours(self.grid, self.kernel_size))
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
-        num_tokens = len(self.weight)
+        num_tokens = self.weight.shape[0]
         # One column more for what lies beyond the border.
         matrix = self.weight.new_zeros(num_tokens, num_tokens + 1).scatter(1, self.neighbours, self.weight)
         return mix_tokens(x_BHWC.flatten(1, 2), matrix[:, :-1], self.bias).reshape(x_BHWC.shape)

@@ -57,7 +57,7 @@ class KernelMixing(nn.Module):
         self.bias = nn.Parameter(torch.empty(1))
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
-        (h, w), radius = x_BHWC.shape[1:3], len(self.weight) // 2
+        h, w, radius = x_BHWC.shape[1], x_BHWC.shape[2], self.weight.shape[0] // 2
         # To all displacements of the grid; fewer than none where the grid is smaller than the kernel.
         kernel = pad(self.weight, [w - 1 - radius] * 2 + [h - 1 - radius] * 2)
         return mix_tokens(x_BHWC.flatten(1, 2), matrix(kernel, (h, w)), self.bias).reshape(x_BHWC.shape)

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
-from einops import rearrange
+from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 from archs.parts.backbone import Backbone, Grid, grid_of, ramp
@@ -155,6 +155,7 @@ Skeleton = Literal["overlap", "patch", "swin"]
 SKELETONS = get_args(Skeleton)
 
 
+@register_notrace_module  # a leaf for torch.fx
 class CycleFc(nn.Linear):
     """Linear layer whose input channel i is read `displacement(i)` places further along `axis` of x_BHWC."""
 
@@ -175,9 +176,14 @@ class _Shift(torch.autograd.Function):
     under TF32 and is counted as MACs.
     """
 
+    generate_vmap_rule = True  # so that torch.func gives gradients per sample
+
     @staticmethod
-    def forward(ctx: Any, x_BHWC: Tensor, axis: int, steps: int, sign: int) -> Tensor:
-        ctx.given = axis, steps, sign
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.given = inputs[1:]
+
+    @staticmethod
+    def forward(x_BHWC: Tensor, axis: int, steps: int, sign: int) -> Tensor:
         size, y_BHWC = x_BHWC.shape[axis], torch.zeros_like(x_BHWC)
         for first in range(min(steps, x_BHWC.shape[3])):
             by = sign * displacement(first, steps)
@@ -220,6 +226,7 @@ class OverlapPatchify(nn.Module):
 
     def __init__(self, patch_size: int, dim: int, in_chans: int) -> None:
         super().__init__()
+        self.patch_size = (patch_size, patch_size)
         # 7 x 7, stride 4, padding 2 in the authors' code: one less than centring would take.
         self.proj = nn.Conv2d(in_chans, dim, 2 * patch_size - 1, stride=patch_size, padding=patch_size // 2)
 
@@ -237,7 +244,8 @@ class Merge(nn.Module):
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         # Column outside row, as in Swin.
-        return self.reduction(self.norm(rearrange(x_BHWC, "b (h p) (w q) c -> b h w (q p c)", p=2, q=2)))
+        four_BHWqpC = x_BHWC.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).permute(0, 1, 3, 4, 2, 5)
+        return self.reduction(self.norm(four_BHWqpC.flatten(3)))
 
 
 def block(

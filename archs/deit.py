@@ -185,7 +185,10 @@ class Double(nn.Module):
 
 
 class Deit(Backbone):
-    """A Backbone whose stages see one sequence: positions added, the class token first where there is one."""
+    """A Backbone whose stages see one sequence: positions added, the class token first where there is one.
+
+    `forward_features` gives the sequence, (B, N, C), as timm's does.
+    """
 
     def __init__(
         self,
@@ -196,6 +199,7 @@ class Deit(Backbone):
         class_token: bool,
         positions: int,
     ) -> None:
+        self.own_pool = "token" if class_token else "avg"
         super().__init__(stem, [stage], norm, head)
         self.cls_token = nn.Parameter(torch.zeros(1, head.in_features)) if class_token else None
         self.pos_embed = nn.Parameter(torch.zeros(positions, head.in_features)) if positions else None
@@ -204,19 +208,17 @@ class Deit(Backbone):
         """Names that timm's optimizers spare, as in the authors' recipe."""
         return {"cls_token", "pos_embed"}
 
-    def features(self, x_BCHW: Tensor) -> Tensor:
-        x_BHWC = self.tokens(x_BCHW)
-        return self._mixed(x_BHWC)[:, self.cls_token is not None :].reshape(x_BHWC.shape)
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        x_BNC = self._mixed(self.tokens(x_BCHW))
-        return self.head(x_BNC.mean(1) if self.cls_token is None else x_BNC[:, 0])
-
-    def _mixed(self, x_BHWC: Tensor) -> Tensor:
-        x_BNC = x_BHWC.flatten(1, 2)
+    def embed(self, x_BCHW: Tensor) -> Tensor:
+        x_BNC = super().embed(x_BCHW).flatten(1, 2)
         if self.cls_token is not None:
-            x_BNC = torch.cat([self.cls_token.expand(len(x_BNC), 1, -1), x_BNC], dim=1)
-        return self.norm(self.stages(x_BNC if self.pos_embed is None else x_BNC + self.pos_embed))
+            x_BNC = torch.cat([self.cls_token.expand(x_BNC.shape[0], 1, -1), x_BNC], dim=1)
+        return x_BNC if self.pos_embed is None else x_BNC + self.pos_embed
+
+    def to_map(self, x_BNC: Tensor, grid: Grid) -> Tensor:
+        return x_BNC[:, self.cls_token is not None :].unflatten(1, grid)
+
+    def pool(self, x_BNC: Tensor) -> Tensor:
+        return x_BNC.mean(1) if self.cls_token is None else x_BNC[:, 0]
 
 
 def block(

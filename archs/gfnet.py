@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 from archs.parts.backbone import Backbone, Grid, grid_of, ramp, stage
@@ -60,6 +61,7 @@ EXPECTED = {
 Norm = partial(nn.LayerNorm, eps=1e-6)
 
 
+@register_notrace_module  # a leaf for torch.fx
 class GlobalFilter(nn.Module):
     """Circular convolution of each channel with a filter as large as the grid, given by its half spectrum."""
 

@@ -14,14 +14,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from einops import einsum, rearrange
-from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 
 from archs.bmlp import block
 from archs.parts.backbone import Backbone, Grid, grid_of, pair, ramp, stage
 from archs.parts.bias import Bias
-from archs.parts.layers import Patchify
+from archs.parts.layers import Patchify, patches
 from archs.parts.relabeling import Relabeling, along, on_stem
 from archs.parts.weights import State, columns, frame
 
@@ -89,9 +87,14 @@ class OwnProjections(nn.Module):
         self.bias = nn.Parameter(torch.empty(*grid, dim).uniform_(-(pixels**-0.5), pixels**-0.5))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        (h, w), (p, q) = self.grid, self.patch_size
-        patches = rearrange(x_BCHW, "b c (h p) (w q) -> b h w (c p q)", h=h, w=w, p=p, q=q)
-        return einsum(patches, self.weight, "b h w i, h w o i -> b h w o") + self.bias
+        return torch.einsum("bhwi,hwoi->bhwo", patches(x_BCHW, self.patch_size), self.weight) + self.bias
+
+
+class Concatenate(nn.Module):
+    """All tokens as one, in the order of places: BHWC -> (B, 1, 1, H*W*C)."""
+
+    def forward(self, x_BHWC: Tensor) -> Tensor:
+        return x_BHWC.flatten(1)[:, None, None]
 
 
 def build(
@@ -113,7 +116,7 @@ def build(
         raise ValueError(f"dim {dim} is not a multiple of the {num_tokens} patches; nearest: {near}")
     each = dim // num_tokens
     project = Patchify(patch_size, each, in_chans) if shared else OwnProjections(grid, patch_size, each, in_chans)
-    stem = nn.Sequential(project, Rearrange("b h w c -> b 1 1 (h w c)"))
+    stem = nn.Sequential(project, Concatenate())
     blocks = stage(partial(block, expansion=expansion), dim, (1, 1), ramp(drop_path, depth))
     return init(Backbone(stem, [blocks], nn.Identity(), nn.Linear(dim, num_classes)))
 

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 from archs import identityformer
@@ -45,6 +46,7 @@ EXPECTED = {
 }
 
 
+@register_notrace_module  # a leaf for torch.fx
 class RandomMixing(nn.Module):
     """W @ x over the tokens of x_BHWC; the rows of W are the softmax of uniform numbers in [0, 1): nearly a mean."""
 
@@ -54,7 +56,7 @@ class RandomMixing(nn.Module):
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         x_BNC = x_BHWC.flatten(1, 2)
-        return torch.bmm(self.weight.expand(len(x_BNC), -1, -1), x_BNC).reshape(x_BHWC.shape)
+        return torch.bmm(self.weight.expand(x_BNC.shape[0], -1, -1), x_BNC).reshape(x_BHWC.shape)
 
 
 def block(dim: int, grid: Grid, drop_path: float = 0.0, mlp_ratio: float = 4.0) -> nn.Module:

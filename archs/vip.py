@@ -14,7 +14,6 @@ from fnmatch import fnmatch
 from typing import Any
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from archs.parts.backbone import Backbone, Grid, grid_of, ramp
@@ -92,12 +91,13 @@ class PermuteMlp(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
-        g = self.segments
-        rows = self.mlp_h(rearrange(x_BHWC, "b h w (g s) -> b g w (h s)", g=g))
-        columns = self.mlp_w(rearrange(x_BHWC, "b h w (g s) -> b h g (w s)", g=g))
-        rows = rearrange(rows, "b g w (h s) -> b h w (g s)", h=g)
-        columns = rearrange(columns, "b h g (w s) -> b h w (g s)", w=g)
+        rows = self._traded(self.mlp_h(self._traded(x_BHWC, 1)), 1)
+        columns = self._traded(self.mlp_w(self._traded(x_BHWC, 2)), 2)
         return self.proj(self.reweight(rows, columns, self.mlp_c(x_BHWC)))
+
+    def _traded(self, x_BHWC: Tensor, axis: int) -> Tensor:
+        """Rows (axis 1) or columns (2) and segments, of which there are as many, in each other's place."""
+        return x_BHWC.unflatten(3, (self.segments, -1)).transpose(axis, 3).flatten(3)
 
 
 def block(dim: int, grid: Grid, drop_path: float = 0.0, mlp_ratio: float = 3.0) -> nn.Module:

@@ -1,7 +1,6 @@
 """Layers that two or more families mean to share because their papers mean the same operation."""
 
 import torch
-from einops import rearrange
 from timm.layers import DropPath
 from torch import Tensor, nn
 
@@ -21,8 +20,13 @@ class Patchify(nn.Module):
         self.proj = nn.Linear(in_chans * self.patch_size[0] * self.patch_size[1], dim)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        p, q = self.patch_size
-        return self.proj(rearrange(x_BCHW, "b c (h p) (w q) -> b h w (c p q)", p=p, q=q))
+        return self.proj(patches(x_BCHW, self.patch_size))
+
+
+def patches(x_BCHW: Tensor, patch_size: Grid) -> Tensor:
+    """Non-overlapping patches, BHWC with C = (channel, row, column). einops cannot be traced by torch.fx."""
+    p, q = patch_size
+    return x_BCHW.unflatten(3, (-1, q)).unflatten(2, (-1, p)).permute(0, 2, 4, 1, 3, 5).flatten(3)
 
 
 class TokenLinear(nn.Linear):

@@ -84,7 +84,7 @@ def create(
 
     Args:
         name: `family_variant`, or `timm/NAME` for a model of timm.
-        img_size: pixels; None is the variant's own, likewise `num_classes` and `in_chans`.
+        img_size: pixels; None is the variant's own, likewise `num_classes` (0: no head, as timm has it) and `in_chans`.
         overrides: arguments of the family's `build`, or of `timm.create_model`.
 
     Raises:
@@ -94,11 +94,20 @@ def create(
     given = {key: value for key, value in given.items() if value is not None}
     if name.startswith("timm/"):
         return _create_timm(name.removeprefix("timm/"), given, overrides)
-    full = arguments(name, **given, **overrides)
+    full = {**defaults(name), **arguments(name, **given, **overrides)}
+    headless = full["num_classes"] == 0
     try:
-        return importlib.import_module(f"archs.{name.partition('_')[0]}").build(**full)
+        family = importlib.import_module(f"archs.{name.partition('_')[0]}")
+        model = family.build(**{**full, **({"num_classes": 1} if headless else {})})
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
+    if headless:
+        model.reset_classifier(0)
+    from archs.parts import config  # not at the top: it needs torch
+
+    model.default_cfg = config.config(full) | {"first_conv": config.first_layer(model)}
+    model.pretrained_cfg = model.default_cfg
+    return model
 
 
 def _create_timm(name: str, given: dict[str, Any], overrides: dict[str, Any]) -> "nn.Module":

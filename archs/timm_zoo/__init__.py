@@ -1,0 +1,49 @@
+"""The zoo as timm's own: `import archs.timm_zoo`, and every variant is `timm.create_model("softmlp_FAMILY_VARIANT")`.
+
+timm's scripts, feature extractors, exporters and savers then take them as any model of theirs. A variant's default_cfg
+(archs/parts/config.py) says what it was made for; weights that were trained otherwise say so themselves
+(scripts/export_model.py writes such a folder). There are no weights to download.
+
+Features are BHWC (`output_fmt` is NHWC), but those of `forward_intermediates` and `features_only`, which are BCHW.
+"""
+
+from functools import partial
+from typing import Any
+
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import nn
+
+from archs.parts import zoo
+from archs.parts.config import config, first_layer
+
+PREFIX = "softmlp_"
+# What timm's scripts give every model, with the value that asks for nothing.
+IDLE = {"drop_rate": 0.0}
+
+
+def _build(name: str, drop_path_rate: float = 0.0, global_pool: str | None = None, **given: Any) -> nn.Module:
+    """`archs.create` by timm's words. Raises ValueError for what a model has not."""
+    given = {key: value for key, value in given.items() if key not in IDLE or value != IDLE[key]}
+    model = zoo.create(name, **given, **({"drop_path": drop_path_rate} if drop_path_rate else {}))
+    if global_pool is not None and global_pool != model.global_pool:
+        model.reset_classifier(model.num_classes, global_pool)
+    return model
+
+
+def _register(name: str) -> None:
+    def entry(pretrained: bool = False, **given: Any) -> nn.Module:
+        if pretrained and not (given.get("pretrained_cfg") or given.get("pretrained_cfg_overlay")):
+            raise ValueError(f"{PREFIX}{name} has no published weights here; load a file of yours: --checkpoint FILE")
+        features = {"feature_cls": "getter", "out_indices": (-3, -2, -1)}  # unless others are asked for
+        model = build_model_with_cfg(partial(_build, name), PREFIX + name, pretrained, feature_cfg=features, **given)
+        inner = getattr(model, "model", model)  # of a feature extractor
+        inner.pretrained_cfg["first_conv"] = first_layer(inner)
+        return model
+
+    entry.__name__, entry.__module__ = PREFIX + name, __name__
+    register_model(entry)
+
+
+default_cfgs = generate_default_cfgs({PREFIX + name: config(zoo.defaults(name)) for name in zoo.list_archs()})
+for _name in zoo.list_archs():
+    _register(_name)
