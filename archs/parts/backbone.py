@@ -45,10 +45,12 @@ class Backbone(nn.Module):
         head: (B, C) -> (B, num_classes).
     """
 
-    output_fmt = "NHWC"
+    output_fmt, feature_dim = "NHWC", -1
     own_pool = "avg"
     default_cfg: dict[str, Any]
-    """What timm wants to know of a model beside its weights; `archs.create` sets it."""
+    """What timm wants to know of a model beside its weights; `archs.create` sets it, timm's create_model its own."""
+    input_size: tuple[int, int, int]
+    """Channels, height and width of the image that the model was built for; `archs.create` sets it."""
 
     def __init__(self, stem: nn.Module, stages: Sequence[nn.Module], norm: nn.Module, head: nn.Linear) -> None:
         super().__init__()
@@ -102,6 +104,11 @@ class Backbone(nn.Module):
         """Every block in order; a transition between two grids counts as one."""
         return [each for run in self.stages for each in (run if isinstance(run, nn.Sequential) else [run])]
 
+    @property
+    def in_chans(self) -> int:
+        """Channels of the image."""
+        return self.input_size[0]
+
     def grid(self, x_BCHW: Tensor) -> Grid:
         """Token grid (H, W) of the stem for these images."""
         sizes = [module.patch_size for module in self.stem.modules() if hasattr(module, "patch_size")]
@@ -112,10 +119,12 @@ class Backbone(nn.Module):
     def feature_info(self) -> list[dict[str, Any]]:
         """Of each block: `module` (its name), `num_chs`, `reduction` (pixels a token's side), as timm's extractors ask.
 
-        From one pass on the meta device over a copy without weights, at the size in `default_cfg`.
+        From one pass on the meta device over a copy without weights.
         """
+        if not self.blocks():
+            return []
         memo = {id(tensor): tensor.to("meta") for tensor in (*self.parameters(), *self.buffers())}
-        images = torch.empty(2, *self.default_cfg["input_size"], device="meta")
+        images = torch.empty(2, *self.input_size, device="meta")
         with torch.no_grad():
             maps = deepcopy(self, memo).eval().forward_intermediates(images, intermediates_only=True)
         names = {id(module): name for name, module in self.named_modules()}

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from archs.parts.backbone import Backbone, pair
 
 # Mean and deviation on the 0..1 scale, by size and channels: of scikit-learn's digits and CIFAR-10, whose variants are
@@ -16,7 +18,7 @@ CROPPED = 96  # pixels from which on images are cropped from larger ones, as tim
 
 
 def config(own: Mapping[str, Any]) -> dict[str, Any]:
-    """default_cfg of a model from all arguments of its `build`, but for `first_conv`, which only the model knows."""
+    """default_cfg of a model from all arguments of its `build`; `of_model` says what only the model knows."""
     (height, width), chans = pair(own["img_size"]), own["in_chans"]
     mean, std = STATISTICS.get((height, chans), IMAGENET)
     return {
@@ -32,7 +34,12 @@ def config(own: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def first_layer(model: Backbone) -> str:
-    """Name of the module whose weight reads the image."""
+def of_model(model: Backbone) -> dict[str, Any]:
+    """What a default_cfg says of a model as it was built: `first_conv` reads the image, `pool_size` is the last map."""
     key = next(key for key, _ in model.named_parameters() if key.startswith("stem.") and key.endswith("weight"))
-    return key.removesuffix(".weight")
+    chans, height, width = model.input_size
+    if info := model.feature_info:
+        pool_size = height // info[-1]["reduction"], width // info[-1]["reduction"]
+    else:
+        pool_size = model.grid(torch.empty(1, chans, height, width, device="meta"))
+    return {"first_conv": key.removesuffix(".weight"), "pool_size": pool_size}

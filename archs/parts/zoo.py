@@ -105,8 +105,8 @@ def create(
         model.reset_classifier(0)
     from archs.parts import config  # not at the top: it needs torch
 
-    model.default_cfg = config.config(full) | {"first_conv": config.first_layer(model)}
-    model.pretrained_cfg = model.default_cfg
+    model.default_cfg = model.pretrained_cfg = config.config(full)
+    model.input_size = model.default_cfg["input_size"]
     return model
 
 

@@ -7,27 +7,42 @@ timm's scripts, feature extractors, exporters and savers then take them as any m
 Features are BHWC (`output_fmt` is NHWC), but those of `forward_intermediates` and `features_only`, which are BCHW.
 """
 
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
+import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
 from archs.parts import zoo
-from archs.parts.config import config, first_layer
+from archs.parts.backbone import Backbone
+from archs.parts.config import config, of_model
 
 PREFIX = "softmlp_"
 # What timm's scripts give every model, with the value that asks for nothing.
 IDLE = {"drop_rate": 0.0}
 
 
-def _build(name: str, drop_path_rate: float = 0.0, global_pool: str | None = None, **given: Any) -> nn.Module:
-    """`archs.create` by timm's words. Raises ValueError for what a model has not."""
+def _build(
+    name: str,
+    drop_path_rate: float = 0.0,
+    global_pool: str | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    **given: Any,
+) -> Backbone:
+    """`archs.create` by timm's words. Raises TypeError for an argument that the model has not, as timm's do."""
     given = {key: value for key, value in given.items() if key not in IDLE or value != IDLE[key]}
-    model = zoo.create(name, **given, **({"drop_path": drop_path_rate} if drop_path_rate else {}))
+    given |= {"drop_path": drop_path_rate} if drop_path_rate else {}
+    known = zoo.defaults(name).keys()
+    if unknown := sorted(given.keys() - known):
+        raise TypeError(f"{PREFIX}{name} has no argument '{unknown[0]}'; it takes: {', '.join(sorted(known))}")
+    with torch.device(device) if device is not None else nullcontext():
+        model = zoo.create(name, **given)
     if global_pool is not None and global_pool != model.global_pool:
         model.reset_classifier(model.num_classes, global_pool)
-    return model
+    return model.to(dtype) if dtype is not None else model
 
 
 def _register(name: str) -> None:
@@ -37,7 +52,7 @@ def _register(name: str) -> None:
         features = {"feature_cls": "getter", "out_indices": (-3, -2, -1)}  # unless others are asked for
         model = build_model_with_cfg(partial(_build, name), PREFIX + name, pretrained, feature_cfg=features, **given)
         inner = getattr(model, "model", model)  # of a feature extractor
-        inner.pretrained_cfg["first_conv"] = first_layer(inner)
+        inner.pretrained_cfg.update(of_model(inner))
         return model
 
     entry.__name__, entry.__module__ = PREFIX + name, __name__
