@@ -5,7 +5,9 @@ Two published kinds, which differ only in what stands around the linear layers, 
   stands between the last hidden linear and the head;
 - "linear_relu" and "linear_relu_norm", the MLPs of the rank-pruning study (`two` ... `twelve`): each layer is ReLU(W x)
   or BN(ReLU(W x)), and there is ONE BatchNorm per width, its weights and running statistics shared by all layers of
-  that width. Their `state_dict` therefore lists each shared tensor once per layer. `six` has skips around two layers.
+  that width. Their `state_dict` therefore lists each shared tensor once per layer, which safetensors refuses to write
+  (scripts/export_model.py writes copies), and torch.func.functional_call leaves its own tensors in what is shared, as
+  in any such module. `six` has skips around two layers.
 
 There is no residual stream but for those skips: from layer to layer goes what the layer before put out.
 

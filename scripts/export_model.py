@@ -54,7 +54,9 @@ def main() -> None:
     save_config_for_hf(model, given.output / "config.json", names, data_config={**seen, "interpolation": "bilinear"})
     weights = save({key: tensor.clone().contiguous() for key, tensor in state.items()}, {"format": "pt"})
     write_bytes(given.output / "model.safetensors", weights)
-    print(f'{given.output}: timm.create_model("local-dir:{given.output}", pretrained=True), after import archs.timm_zoo')
+    print(
+        f'{given.output}: timm.create_model("local-dir:{given.output}", pretrained=True), after import archs.timm_zoo'
+    )
 
 
 def parse() -> argparse.Namespace:

@@ -101,7 +101,7 @@ def test_a_probe_and_a_sweep_are_one_file_each(tmp_path, digits):
 
     assert "Does a deeper mixer read digits better?" in script("sweep.py", "plan", "deeper")
     given = ("--data-dir", str(digits), "--threads", "1")
-    said = script("sweep.py", "launch", "deeper", "--cluster", "debug", "--loader", "memory", *given)
+    said = script("sweep.py", "launch", "deeper", "--cluster", "debug", *given)
     assert "probes: mirror of 6 runs" in said
     page = (tmp_path / "results/deeper/report.html").read_text()
     assert "four blocks over one" in page and 'id="probe-mirror"' in page
@@ -109,3 +109,18 @@ def test_a_probe_and_a_sweep_are_one_file_each(tmp_path, digits):
     found = [json.loads(path.read_text()) for path in (tmp_path / "results/runs").glob("*/probes/mirror.json")]
     assert len(found) == 6 and all(one["values"].keys() == {"acc", "acc_mirror", "consistency"} for one in found)
     assert all(one["values"]["acc_mirror"]["value"] < one["values"]["acc"]["value"] for one in found)
+
+
+def test_python_in_the_docs_runs(capsys):
+    """All blocks of a page in one go, but those marked `skip`, which need files or networks."""
+    for page in (ROOT / "docs").glob("*.md"):
+        blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+        exec(compile("\n".join(blocks), page.name, "exec"), {})
+        assert capsys.readouterr().out
+
+
+def test_commands_of_the_docs_have_their_flags():
+    for page in (ROOT / "docs").glob("*.md"):
+        for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL):
+            for line in block.splitlines():
+                test_commands_have_their_flags(line)

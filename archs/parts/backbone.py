@@ -124,7 +124,7 @@ class Backbone(nn.Module):
         if not self.blocks():
             return []
         memo = {id(tensor): tensor.to("meta") for tensor in (*self.parameters(), *self.buffers())}
-        images = torch.empty(2, *self.input_size, device="meta")
+        images = torch.empty(2, *self.input_size, device="meta", dtype=next(self.parameters()).dtype)
         with torch.no_grad():
             maps = deepcopy(self, memo).eval().forward_intermediates(images, intermediates_only=True)
         names = {id(module): name for name, module in self.named_modules()}
@@ -163,22 +163,29 @@ class Backbone(nn.Module):
                 same = norm and x.shape[-1] == self.num_features
                 x_BHWC = self.to_map(self.norm(x) if same else x, grid)
                 maps.append(x_BHWC if output_fmt == "NHWC" else x_BHWC.permute(0, 3, 1, 2))
-        return maps if intermediates_only else (self.norm(x), maps)
+        # Stopped early at another width, there is no norm for it.
+        return maps if intermediates_only else (self.norm(x) if x.shape[-1] == self.num_features else x, maps)
 
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] | None = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop the blocks after the last one taken, and norm and head where asked for; the blocks taken."""
+        """Drop the blocks after the last one taken, and norm and head where asked for; the blocks taken.
+
+        What is of the width of blocks that are dropped, norm and head, goes with them.
+        """
         taken, last = feature_take_indices(len(self.blocks()), indices)
+        width = self.feature_info[last]["num_chs"]
         kept, stages = last + 1, []
         for run in self.stages:
             part = run[:kept] if isinstance(run, nn.Sequential) else run
             stages += [part] if kept > 0 else []
             kept -= len(run) if isinstance(run, nn.Sequential) else 1
         self.stages = Stream(*stages)
-        if prune_norm:
+        narrow = width != self.num_features
+        self.num_features = self.head_hidden_size = width
+        if prune_norm or narrow:
             self.norm = nn.Identity()
-        if prune_head:
+        if prune_head or narrow:
             self.reset_classifier(0, "")
         return taken
 

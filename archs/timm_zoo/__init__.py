@@ -7,6 +7,7 @@ timm's scripts, feature extractors, exporters and savers then take them as any m
 Features are BHWC (`output_fmt` is NHWC), but those of `forward_intermediates` and `features_only`, which are BCHW.
 """
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -45,11 +46,23 @@ def _build(
     return model.to(dtype) if dtype is not None else model
 
 
+def _last_three(name: str, given: Mapping[str, Any]) -> tuple[int, ...]:
+    """The blocks whose features are taken unless others are asked for; all where there are fewer."""
+    own = {key: value for key, value in given.items() if key in zoo.defaults(name)}
+    with torch.device("meta"):
+        depth = len(zoo.create(name, **own).blocks())
+    if not depth:
+        raise ValueError(f"{PREFIX}{name} has no blocks to take features of")
+    return tuple(range(-min(depth, 3), 0))
+
+
 def _register(name: str) -> None:
     def entry(pretrained: bool = False, **given: Any) -> nn.Module:
         if pretrained and not (given.get("pretrained_cfg") or given.get("pretrained_cfg_overlay")):
             raise ValueError(f"{PREFIX}{name} has no published weights here; load a file of yours: --checkpoint FILE")
-        features = {"feature_cls": "getter", "out_indices": (-3, -2, -1)}  # unless others are asked for
+        features = {"feature_cls": "getter", **given.pop("feature_cfg", {})}
+        if given.get("features_only") and "out_indices" not in {**given, **features}:
+            features["out_indices"] = _last_three(name, given)
         model = build_model_with_cfg(partial(_build, name), PREFIX + name, pretrained, feature_cfg=features, **given)
         inner = getattr(model, "model", model)  # of a feature extractor
         inner.pretrained_cfg.update(of_model(inner))

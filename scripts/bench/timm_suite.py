@@ -65,7 +65,9 @@ def main() -> None:
     for test, model, reason in sorted(tally.failed):
         print(f"{test} {model}: {reason}")
     plain = [row for row in rows if "script" not in row["test"]]
-    print(f"without TorchScript: {sum(row['passed'] for row in plain)} passed, {sum(row['failed'] for row in plain)} not")
+    print(
+        f"without TorchScript: {sum(row['passed'] for row in plain)} passed, {sum(row['failed'] for row in plain)} not"
+    )
     if given.results_file:
         write(given.results_file, rows)
 
