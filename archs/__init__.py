@@ -1,7 +1,7 @@
 """The zoo's public face: names, models, checkpoints.
 
 A family is one file, `archs/FAMILY.py` (archs/parts/family.py says what it holds). `parts/` is what families are made
-of, `formats/` how public files spell their weights.
+of, `formats/` how public files spell their weights, `timm_zoo` makes all of it timm's.
 """
 
 from collections.abc import Mapping

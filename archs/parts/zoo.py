@@ -61,7 +61,7 @@ def fitted(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """
     family = name.partition("_")[0]
     try:
-        return sizes.fit(family, overrides) if _is_family(family) else dict(overrides)
+        return sizes.fit(family, overrides) if overrides and _is_family(family) else dict(overrides)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
 
