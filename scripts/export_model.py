@@ -95,7 +95,7 @@ def built(run: Run, num_classes: int, in_chans: int) -> "nn.Module":
     import timm
 
     from archs import timm_zoo
-    from engine.train import create
+    from engine.models import create
 
     if run.model.startswith("timm/"):
         return create(run, num_classes, in_chans)
