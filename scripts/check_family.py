@@ -30,7 +30,7 @@ def main() -> int:
         importlib.import_module(f"archs.{family}")
     except Exception as error:
         raise Refusal(f"archs/{family}.py cannot be imported: {type(error).__name__}: {line_of(error)}") from error
-    tests = [path for path in sorted((ROOT / "tests").glob("test_*.py")) if "mark.proves(" in path.read_text()]
+    tests = [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.proves(" in path.read_text()]
     command = [
         sys.executable,
         "-m",

@@ -1,8 +1,8 @@
 """The engine without the engine: one model, one data set, plain PyTorch, and to the last bit the numbers of train.py.
 
 Read it to see what a training is here, and by that what the engine adds: resuming to the bit, FFCV and augmentation,
-mixed precision, other schedules, mixup, moving averages, several processes, status and tables. tests/test_minimal.py
-compares every weight.
+mixed precision, other schedules, mixup, moving averages, several processes, status and tables.
+tests/engine/test_minimal.py compares every weight.
 """
 
 import math

@@ -1,8 +1,8 @@
 """Pillow's image operations on uint8 images in memory, compiled: what RandAugment and its relatives are made of.
 
 Each operation is a pure function of (image, argument), equal to what timm calls in Pillow bit for bit except where a
-test says otherwise (tests/test_augment.py). Geometric ones interpolate bilinearly, truncate like Pillow and fill with
-a given colour. Images are (H, W, C) with C = 3 or 1; a grey image has no colour to change.
+test says otherwise (tests/engine/test_augment.py). Geometric ones interpolate bilinearly, truncate like Pillow and fill
+with a given colour. Images are (H, W, C) with C = 3 or 1; a grey image has no colour to change.
 
 This file imports no compiled function, only how to compile one: numba's cache on disk notices a change of the file
 that a function stands in, not of those it calls from elsewhere.

@@ -20,7 +20,7 @@ from engine.run import How, Run
 from slurm.define import cost, plan
 from slurm.define.sweep import Sweep
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from engine.errors import Refusal
 
 NANO = archs.list_archs("*_nano*")
 IMAGE, PATCH = (3, 8, 8), 2
-RESULTS = Path(__file__).resolve().parent.parent / "results" / "symmetry.csv"
+RESULTS = Path(__file__).resolve().parents[2] / "results" / "symmetry.csv"
 # Published variants that differ in kind from the small ones, with fewer and narrower layers.
 SMALL = [
     ("gfnet_ti", {"img_size": 16, "patch_size": 2, "dim": 8, "depth": 2}),

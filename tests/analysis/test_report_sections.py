@@ -22,7 +22,7 @@ from engine.folder.store import csv_text, folder_of, make_folder, write_bytes, w
 from engine.run import make_run
 from tests.reports import page_of, result_of, write_run
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def symmetry_rows(text):

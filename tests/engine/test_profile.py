@@ -17,7 +17,7 @@ from engine.cost.profile import by_module, count_params, expected_costs, own_sha
 from engine.cost.record import FORMULAS, as_formula, matmul, record
 from engine.cost.witnesses import Account, accounts, check
 from engine.errors import USAGE, Refusal
-from tests.test_sizes import CLOSED_FORMS
+from tests.archs.test_sizes import CLOSED_FORMS
 
 NAMES = archs.list_archs()
 BIG = ["mixer_h14", "resmlp_b24_8", "gmlp_b16", "deit_b16", "deit_b16_mlp01346", "convmixer_w1536_d20"]
@@ -29,7 +29,7 @@ def small(name: str) -> bool:
     return expected_costs(name)["macs"] < 600e6
 
 
-# Without a closed form in tests/test_sizes.py, EXPECTED rests on the counters alone.
+# Without a closed form in tests/archs/test_sizes.py, EXPECTED rests on the counters alone.
 FORMLESS = [name for name in NAMES if name.partition("_")[0] not in CLOSED_FORMS and small(name) and name not in NANO]
 
 

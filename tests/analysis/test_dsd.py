@@ -14,7 +14,7 @@ import torch
 from analysis.bias import dsd
 from analysis.bias.dsd import KINDS, QUICK, Networks, best_accuracy, compare, needs
 
-RESULT = Path(__file__).resolve().parent.parent / "results" / "dsd.json"
+RESULT = Path(__file__).resolve().parents[2] / "results" / "dsd.json"
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from engine.errors import DIVERGED, STOPPED, TERMINATED, USAGE
 from engine.folder import store
 from engine.run import make_run
 from engine.train import train
-from tests.test_train import assert_same, result
+from tests.engine.test_train import assert_same, result
 
 # Not Adam: where a gradient is 0 but for rounding, it takes whole steps into the direction of the rounding.
 RUN = {"model": "mixer_nano", "train_samples": 650, "batch_size": 64, "epochs": 3, "hflip": 0.5}

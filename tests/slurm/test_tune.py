@@ -20,7 +20,7 @@ from slurm.define import search as spaces
 from slurm.define.search import Range, Search
 from slurm.queue import claims, worker
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FIELDS = {"holdout": 0.1, "epochs": 30, "warmup_epochs": 3}
 SPACE = ("lr=1e-5:1e-1", "weight_decay=0,0.05")
 

@@ -17,9 +17,10 @@ from archs.parts import family as protocol
 from archs.parts import zoo
 from archs.parts.family import FamilyError, read
 from archs.parts.relabeling import Relabeling, along, mirror, on_stem
-from tests import test_archs, test_bias, test_profile, test_sizes, test_symmetry
+from tests.archs import test_archs, test_bias, test_sizes, test_symmetry
+from tests.engine import test_profile
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 MIXER = (ROOT / "archs" / "mixer.py").read_text()
 
 

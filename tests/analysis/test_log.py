@@ -12,7 +12,7 @@ from analysis.compare import contrasts, frames
 from analysis.probes import permutation_gap
 from slurm.define.load import load
 
-RESULTS = Path(__file__).parent.parent / "results"
+RESULTS = Path(__file__).parents[2] / "results"
 TABLE = pd.read_csv(RESULTS / "ladder/runs.csv")
 LOG = (RESULTS / "LOG.md").read_text()
 

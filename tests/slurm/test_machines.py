@@ -21,7 +21,7 @@ from slurm.cluster import doctor, snapshot
 from slurm.define.load import load
 from slurm.queue import claims, collect, local, worker
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 HEAD = '"""Which one?"""\nfrom engine.run import Run\n'
 RUN = {"model": "mixer_nano", "model_kwargs": {"depth": 1}, "epochs": 1, "train_samples": 256}
 HOW = {"threads": 1}

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import archs
 from archs.parts.family import read
-from tests.test_archs import NAMES, expected_of
+from tests.archs.test_archs import NAMES, expected_of
 
 
 def cost_of(name: str, **given: object) -> tuple[int, int]:

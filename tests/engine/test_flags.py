@@ -17,7 +17,7 @@ from engine.data.sets import DATASETS
 from engine.errors import USAGE, Refusal
 from engine.run import How, Run
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def trainer() -> Parser:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.lab import NODES, Lab, using
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 LAB = {"max_array_size": 5}
 
 

@@ -19,7 +19,7 @@ from slurm.define.load import load, names
 from slurm.queue import claims, local, progress, worker
 from slurm.queue.collect import collect
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 HEAD = '"""Which one?\n\nMore words."""\nfrom engine.run import Run\n'
 
 

@@ -17,7 +17,7 @@ from slurm.define.load import load
 from slurm.define.sweep import Sweep
 from slurm.queue import claims
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SLOTS = 2
 SWEEP = '''"""Three runs of some seconds."""
 from engine.run import Run

@@ -8,8 +8,8 @@ from engine import distributed
 from engine.data import loaders, normalize
 from engine.errors import Refusal
 from engine.run import make_run
+from tests.engine.test_data import batches, joined, same
 from tests.oracles import MemoryLoader
-from tests.test_data import batches, joined, same
 
 
 def of_rank(monkeypatch, run, how, rank, world):

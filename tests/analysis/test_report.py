@@ -20,7 +20,7 @@ from engine.folder.store import folder_of
 from engine.run import Run, make_run
 from tests.reports import LEVELS, Page, page_of, result_of, write_run
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def test_page_loads_nothing_and_is_well_formed(folders, tmp_path):

@@ -25,7 +25,7 @@ from slurm.queue.cancel import cancel, matching
 from slurm.queue.choose import choose
 from slurm.queue.logs import show
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TWO = '"""Which?"""\nfrom engine.run import Run\ndef runs():\n for seed in (0, 1): yield Run(seed=seed, **TINY)\n'
 TINY = {"model": "mixer_nano", "model_kwargs": {"depth": 1}, "epochs": 1, "train_samples": 256}
 
