@@ -23,6 +23,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "proves(claim, *families): what a contract test proves, see tests/contract.py")
     if family := config.getoption("--family"):
+        if config.getoption("numprocesses", None):
+            raise pytest.UsageError("--family sums up in one process; leave out -n")
         config.pluginmanager.register(Contract(family))
 
 
