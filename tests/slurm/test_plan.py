@@ -4,6 +4,7 @@ import io
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -66,6 +67,16 @@ def test_what_is_not_known_is_counted_once(results, capfd):
     (results / cost.CACHE).write_text("{")  # damaged: counted again
     assert cost.costs(runs, folders) == first
     assert json.loads((results / cost.CACHE).read_text()).keys() == {cost._key(shape) for shape in first}
+
+
+def test_a_count_holds_for_one_state_of_the_whole_zoo(tmp_path, monkeypatch):
+    shutil.copytree(Path(archs.__file__).parent, tmp_path / "archs")
+    monkeypatch.setattr(archs, "__file__", str(tmp_path / "archs" / "__init__.py"))
+    before = cost._zoo.__wrapped__()
+    assert before == cost._zoo.__wrapped__()
+    with (tmp_path / "archs" / "parts" / "layers.py").open("a") as file:
+        file.write("# changed")
+    assert cost._zoo.__wrapped__() != before
 
 
 def test_a_profile_of_a_run_is_taken_over(results, capfd):
