@@ -2,8 +2,7 @@
 
     python scripts/export_model.py RUN --output FOLDER
 
-    import timm, archs.timm_zoo
-    model = timm.create_model("local-dir:FOLDER", pretrained=True)
+    timm.create_model("local-dir:FOLDER", pretrained=True)    # after import archs.timm_zoo
 
 config.json says what timm's transforms need: the size of the image, the run's mean and deviation, a crop of the centre
 square. The other way round needs no command: validate.py, finetune.py and --initial-checkpoint read model.safetensors.
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 
 def main() -> None:
     given = parse()
-    if given.output.exists() and not given.output.is_dir():
-        raise Refusal(f"--output {given.output} is a file, not a folder", OUTPUT)
     how = make_how({key: value for key, value in vars(given).items() if key in How.model_fields})
 
     from safetensors.torch import save
@@ -54,9 +51,7 @@ def main() -> None:
     save_config_for_hf(model, given.output / "config.json", names, data_config={**seen, "interpolation": "bilinear"})
     weights = save({key: tensor.clone().contiguous() for key, tensor in state.items()}, {"format": "pt"})
     write_bytes(given.output / "model.safetensors", weights)
-    print(
-        f'{given.output}: timm.create_model("local-dir:{given.output}", pretrained=True), after import archs.timm_zoo'
-    )
+    print(f'timm.create_model("local-dir:{given.output}", pretrained=True), after import archs.timm_zoo')
 
 
 def parse() -> argparse.Namespace:
@@ -99,8 +94,8 @@ def built(run: Run, num_classes: int, in_chans: int) -> "nn.Module":
 
     if run.model.startswith("timm/"):
         return create(run, num_classes, in_chans)
-    data = {"img_size": run.img_size, "num_classes": num_classes, "in_chans": in_chans}
-    return timm.create_model(timm_zoo.PREFIX + run.model, **data, **run.model_kwargs)
+    given = {"img_size": run.img_size, "num_classes": num_classes, "in_chans": in_chans, **run.model_kwargs}
+    return timm.create_model(timm_zoo.PREFIX + run.model, **given)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ class Backbone(nn.Module):
     """
 
     output_fmt, feature_dim = "NHWC", -1
+    __jit_unused_properties__ = ("feature_info", "in_chans")
     own_pool = "avg"
     default_cfg: dict[str, Any]
     """What timm wants to know of a model beside its weights; `archs.create` sets it, timm's create_model its own."""
@@ -79,7 +80,7 @@ class Backbone(nn.Module):
     def forward_features(self, x_BCHW: Tensor) -> Tensor:
         """What the head pools: the output of the last block, normed."""
         x = self.embed(x_BCHW)
-        if self.grad_checkpointing and self.training:
+        if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
             for block in self.blocks():
                 x = checkpoint(block, x).to(x.dtype)
             return self.norm(x)
