@@ -53,13 +53,12 @@ class BandedMixing(nn.Module):
         self.weight = nn.Parameter(torch.empty(grid[0] * grid[1], kernel_size**2))
         self.bias = nn.Parameter(torch.empty(grid[0] * grid[1]))
         self.grid, self.kernel_size = grid, kernel_size
-        self.register_buffer(
-            "neighbours", torch.empty(grid[0] * grid[1], kernel_size**2, dtype=torch.long), persistent=False
-        )
+        self.register_buffer("neighbours", None, persistent=False)
         self.init_non_persistent_buffers()
 
     def init_non_persistent_buffers(self) -> None:
-        self.neighbours.copy_(neighbours(self.grid, self.kernel_size))
+        """Made anew where the weights are, which may have come from the meta device."""
+        self.neighbours = neighbours(self.grid, self.kernel_size).to(self.weight.device)
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         num_tokens = self.weight.shape[0]

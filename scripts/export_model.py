@@ -10,14 +10,11 @@ square. The other way round needs no command: validate.py, finetune.py and --ini
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engine.cli.flags import Parser, add_fields, run_main
 from engine.errors import CHECKPOINT, OUTPUT, Refusal
 from engine.run import How, Run, make_how, make_run
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 def main() -> None:
@@ -85,7 +82,7 @@ def facts_of(run: Run, how: How) -> dict[str, Any]:
     raise Refusal(f"{beton.sidecar(path)}, which has the statistics of {run.dataset}, is not there; name --data-dir")
 
 
-def built(run: Run, num_classes: int, in_chans: int) -> "nn.Module":
+def built(run: Run, num_classes: int, in_chans: int) -> Any:
     """The run's model, made by timm's create_model, which notes for the folder how."""
     import timm
 
