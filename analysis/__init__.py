@@ -7,5 +7,6 @@ figures/    inline SVG
 report/     the page, and its sections
 stats       intervals, tests, corrections
 typeset     numbers and tables as text
+judges      which images judge: validation, holdout
 published   what others report
 """

@@ -35,9 +35,9 @@ Value = Scalar | list[Scalar]
 DATA_DIR = values.folder("SOFTMLP_DATA", Path(__file__).resolve().parent.parent / "data")
 
 # Version of what a signature stands for. Raise it, and only then change the pinned values of tests/engine/test_run.py,
-# when a change makes any run compute something else: a default, a family's VARIANTS or build, the order of the images, the
-# loss, a schedule. Runs of two schemes are never resumed into each other nor compared. A new field needs no new scheme
-# where its default means "as before".
+# when a change makes any run compute something else: a default, a family's VARIANTS or build, the order of the images,
+# the loss, a schedule. Runs of two schemes are never resumed into each other nor compared. A new field needs no new
+# scheme where its default means "as before".
 SCHEME = 2
 LAST = "last.pth.tar"  # the weights that a run's folder stands for
 

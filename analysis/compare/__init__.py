@@ -9,7 +9,6 @@ pareto     rows that no other beats
 samples    what bias is worth in images
 scaling    error against compute
 exponents  its exponents by family
-judges     which images judge: validation, holdout
 tuning     what a search over recipes found
 tuned      the same on the screen and in files
 ladder     what each rung is forced to be, and what it earns

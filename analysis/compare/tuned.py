@@ -6,7 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.compare import judges, tuning
+from analysis import judges
+from analysis.compare import tuning
 from analysis.compare.sweeps import Sweep
 from analysis.figures import draw
 from engine.cli.flags import show

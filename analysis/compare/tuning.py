@@ -1,7 +1,7 @@
 """What a search over recipes found: per model the best cell, how much hangs on it, a map of learning rate and decay.
 
 The best of many is flattered by having been chosen: it says which cell to train with, not how good the model is. On
-which images it was chosen follows from the runs (`analysis/compare/judges.py`); by test images, it is no test any more.
+which images it was chosen follows from the runs (`analysis/judges.py`); by test images, it is no test any more.
 """
 
 import math

@@ -9,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.compare import contrasts, frames, judges
+from analysis import judges
+from analysis.compare import contrasts, frames
 from analysis.compare.frames import REFERENCE
 from analysis.typeset import accuracy, plus_minus, quantity
 

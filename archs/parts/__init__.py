@@ -5,6 +5,7 @@ family      what a family's file must and may hold, and one clear error for each
 backbone    the skeleton: stem, stages of blocks, norm, mean over the grid, head
 init        how weights start where papers mean the same start
 layers      layers that papers of two or more families mean alike
+sizes       what the arguments of a family's build may be
 config      what timm calls a model's default_cfg
 bias        what an architecture claims to be forced to be
 relabeling  an order of an image's pixels, and how weights follow it

@@ -11,7 +11,8 @@ from xml.etree import ElementTree
 import matplotlib
 import pytest
 
-from analysis.compare import frames, judges
+from analysis import judges
+from analysis.compare import frames
 from analysis.figures import draw
 from analysis.report import assemble, tables
 from engine.cli.flags import Parser, add_fields, collect

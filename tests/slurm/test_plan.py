@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+import archs
 from engine.cli.flags import Parser, add_fields, collect
 from engine.cost.profile import profile
 from engine.errors import Refusal

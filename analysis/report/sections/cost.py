@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis import published
-from analysis.compare import contrasts, fairness, judges, tuning
+from analysis import judges, published
+from analysis.compare import contrasts, fairness, tuning
 from analysis.compare.frames import REFERENCE
 from analysis.figures import draw
 from analysis.report.tables import DRAWN, Shown, limited, shown
