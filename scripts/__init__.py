@@ -3,7 +3,8 @@
 make_beton                   data
 list_models profile_model    what there is, and what it costs
 check_family                 what the tests prove of a family of yours
-train finetune validate      one model; export_model its weights, for timm
+train finetune validate      one model
+export_model                 its weights, as timm reads them
 minimal                      the same numbers in plain PyTorch, to be read
 sweep tune                   many runs
 report compare               what they show
