@@ -64,8 +64,8 @@ def _register(name: str) -> None:
         if given.get("features_only") and "out_indices" not in {**given, **features}:
             features["out_indices"] = _last_three(name, given)
         model = build_model_with_cfg(partial(_build, name), PREFIX + name, pretrained, feature_cfg=features, **given)
-        inner = getattr(model, "model", model)  # of a feature extractor
-        inner.pretrained_cfg.update(of_model(inner))
+        if isinstance(model, Backbone):  # and no feature extractor
+            model.pretrained_cfg.update(of_model(model))
         return model
 
     entry.__name__, entry.__module__ = PREFIX + name, __name__

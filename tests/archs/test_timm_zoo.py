@@ -78,6 +78,20 @@ def test_create_model_takes_classes_channels_size_and_device(name):
         timm.create_model(name, dept=3)
 
 
+@pytest.mark.parametrize("kind", ["getter", "fx", "hook"])
+def test_every_extractor_of_timm_takes_the_last_blocks(kind):
+    torch.manual_seed(0)
+    model = timm.create_model("softmlp_mixer_nano").eval()
+    extractor = timm.create_model("softmlp_mixer_nano", features_only=True, feature_cls=kind).eval()
+    assert extractor.load_state_dict(model.state_dict(), strict=False).missing_keys == []
+    x = torch.randn(2, 1, 8, 8)
+    blocks = model.forward_intermediates(x, output_fmt="NHWC", intermediates_only=True)[-3:]
+    for found, x_BHWC in zip(extractor(x), blocks, strict=True):
+        close(found, x_BHWC.permute(0, 3, 1, 2) if kind == "getter" else x_BHWC)
+    with pytest.raises(ValueError, match="softmlp_mlp_two has no blocks to take features of"):
+        timm.create_model("softmlp_mlp_two", features_only=True)
+
+
 def test_there_are_no_weights_to_download():
     with pytest.raises(ValueError, match="softmlp_mixer_nano has no published weights here"):
         timm.create_model("softmlp_mixer_nano", pretrained=True)
