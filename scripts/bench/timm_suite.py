@@ -88,7 +88,7 @@ class Tally:
         self.counts[test][report.outcome] += 1
         if report.outcome == "failed":
             crash = getattr(report.longrepr, "reprcrash", None)
-            line = (crash.message if crash else str(report.longrepr)).strip().splitlines()[0]
+            line = " ".join((crash.message if crash else str(report.longrepr)).split())
             model = re.search(r"softmlp_\w+", rest)
             self.failed.append((test, model[0] if model else rest, line[:160]))
 
