@@ -25,14 +25,14 @@ def main() -> None:
     from timm.models._hub import save_config_for_hf
 
     from engine import transfer
-    from engine.data import loaders
+    from engine.data import normalize
     from engine.folder.store import write_bytes
 
     path = transfer.file_of(given.checkpoint)
     record = transfer.read(path)
     run = run_of(path, record.get("args"))
     facts = facts_of(run, how)
-    mean, std = loaders.channel_statistics(run, facts)
+    mean, std = normalize.channel_statistics(run, facts)
     model = built(run, record["num_classes"], len(mean))
     transfer.load_weights(path, run, model, record["num_classes"], len(mean), new_head=False)
     try:
