@@ -220,6 +220,16 @@ class Backbone(nn.Module):
             if module is not self and hasattr(module, "init_non_persistent_buffers"):
                 module.init_non_persistent_buffers()
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Depth of each parameter, as timm's layer decay asks for it: the stem, each block (or stage), the head.
+
+        A transition between two grids is a stage of its own, and so a depth between those of its neighbours.
+        """
+        stages = (r"^stages\.(\d+)", None)
+        # A block's parameters match the first pattern; those of a transition, which has no number in it, the second.
+        blocks = [stages] if coarse else [(r"^stages\.(\d+)\.(\d+)\.", None), stages]
+        return {"stem": r"^stem|^cls_token|^pos_embed", "blocks": blocks}
+
 
 def stage(block: Callable[..., nn.Module], dim: int, grid: Grid, drop_paths: Sequence[float]) -> nn.Sequential:
     """One block per entry of `drop_paths`, all on one grid."""

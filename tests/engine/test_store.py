@@ -129,7 +129,7 @@ def test_a_heartbeat_of_another_kind_does_not_break_the_lease(tmp_path):
         (["train", "--batch-size", "5000"], "is more than the"),
         (["train", "--initial-checkpoint", "nowhere.pth"], "nowhere.pth"),
         (["finetune", "--initial-checkpoint", __file__, "--dataset", "cifar10"], "cifar10"),
-        (["finetune", "--initial-checkpoint", __file__, "--img-size", "8"], "test_store.py"),
+        (["finetune", "--initial-checkpoint", __file__, "--img-size", "8", "-b", "64"], "test_store.py"),
     ],
 )
 def test_a_refused_command_leaves_no_run(digits, tmp_path, words, said):
