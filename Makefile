@@ -7,7 +7,7 @@ demo: setup
 
 test: NEEDS = slurm browser
 test: setup lint
-	.venv/bin/python -m pytest -n 2 tests
+	.venv/bin/python -m pytest -n 2 --dist loadfile tests
 
 lint: setup
 	.venv/bin/ruff check .

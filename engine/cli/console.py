@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.cli.flags import TimmFlags, add_config, add_fields
-from engine.errors import DATA, USAGE, Refusal
+from engine.errors import CHECKPOINT, DATA, USAGE, Refusal
 from engine.folder import store
 from engine.run import How, Run
 
@@ -45,8 +45,8 @@ def train_here(given: argparse.Namespace, run: Run, how: How) -> None:
             try:
                 train(run, folder, how, stop, tell)
             except Refusal as refusal:
-                # What only reading the data can find out, such as a batch of more images than there are.
-                if fresh and refusal.code in (USAGE, DATA) and distributed.rank() == 0:
+                # What only reading data and weights can find out, such as a batch of more images than there are.
+                if fresh and refusal.code in (USAGE, DATA, CHECKPOINT) and distributed.rank() == 0:
                     store.withdraw(folder)
                 raise
     except BaseException as error:
