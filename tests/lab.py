@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Any
 
 NODES = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
+PATIENCE = 4  # times what a wait takes on an idle machine: a test that waits for a busy one has found nothing
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo")
 PROGRAMS += ("slurmdbd", "sacct", "mariadbd", "mariadb-install-db", "my_print_defaults")
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])  # where Debian keeps daemons
@@ -191,9 +192,9 @@ class Lab:
 
     def wait_for(self, condition: Callable[[], Any], seconds: float, said: Callable[[], Any] = lambda: "") -> Any:
         """The first true value of a condition, looked at ten times a second; AssertionError after some seconds."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + PATIENCE * seconds
         while not (value := condition()):
-            assert time.monotonic() < deadline, f"not within {seconds} s; {said()}\n{self.log()}"
+            assert time.monotonic() < deadline, f"not within {PATIENCE * seconds} s; {said()}\n{self.log()}"
             time.sleep(0.1)
         return value
 

@@ -6,6 +6,7 @@ may be busy. A test that fails twice fails. Where the environment has no CI noth
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from _pytest.runner import runtestprotocol
@@ -24,7 +25,8 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     if failed := next((report for report in reports if report.failed), None):
         reports = runtestprotocol(item, nextitem=nextitem, log=False)
         crash = getattr(failed.longrepr, "reprcrash", None)
-        reports[0].user_properties.append((KEY, crash.message.splitlines()[0] if crash else "failed"))
+        where = f"{Path(crash.path).name}:{crash.lineno}: " if crash else ""
+        reports[0].user_properties.append((KEY, where + (" ".join(crash.message.split())[:300] if crash else "failed")))
     for report in reports:
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)

@@ -1,6 +1,7 @@
 """A failure of a test of several machines is tried once more in CI, and cannot be overlooked (tests/rerun.py)."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,4 +47,4 @@ def test_a_failure_is_tried_once_more_and_said(tmp_path, name, ci, options, fail
     assert len(said) == bool(rerun), done.stdout
     if rerun:
         assert f" 2 rerun: {name}.py::test_bad, {name}.py::test_flaky " in said[0]
-        assert "test_flaky failed at first: ValueError: busy today" in done.stdout
+        assert re.search(rf"test_flaky failed at first: {name}\.py:\d+: ValueError: busy today", done.stdout)

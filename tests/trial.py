@@ -20,7 +20,7 @@ from slurm.define.sweep import Sweep
 from slurm.launch import launch
 from slurm.queue import worker
 from slurm.queue.collect import collect
-from tests.lab import Lab
+from tests.lab import PATIENCE, Lab
 
 ROOT = Path(__file__).parent.parent
 # 120 steps of a few milliseconds. The loader without FFCV gives the same pixels and spares each process 5 s of imports.
@@ -140,7 +140,7 @@ class Trial:
 
     def freeze(self, *indices: int, seconds: float = 90) -> None:
         """Stop the processes of runs in the middle of training, so that what is done to them next hits it."""
-        left, deadline = set(indices), time.monotonic() + seconds
+        left, deadline = set(indices), time.monotonic() + PATIENCE * seconds
         while left:
             assert time.monotonic() < deadline, self.story()
             for index in [index for index in left if self._has_saved(index)]:
