@@ -52,6 +52,8 @@ class Parser(argparse.ArgumentParser):
             close = key if key in flags else None if timm_flags.is_foreign(flag) else nearest(key, flags)
             hint = f"did you mean {close}?" if close else f"see python {self.prog} --help"
             raise Refusal(f"unknown {'flag' if flag.startswith('-') else 'argument'} '{flag}'; {hint}")
+        if vars(known).pop("loader", None):  # of older commands
+            print("softmlp: --loader is gone: FFCV loads always, and gives the same pixels", file=sys.stderr)
         return known
 
     def _all(self) -> list[argparse.ArgumentParser]:
@@ -90,6 +92,8 @@ def add_fields(parser: argparse.ArgumentParser, kind: type[BaseModel], only: Seq
         else:
             metavar = "{" + ",".join(choices) + "}" if choices else name.rpartition("_")[2].upper()
             group.add_argument(*names, metavar=metavar, **common)
+    if kind is How and (only is None or "workers" in only):
+        group.add_argument("--loader", choices=("ffcv", "memory"), default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 def add_debug(parser: argparse.ArgumentParser) -> None:

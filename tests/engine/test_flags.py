@@ -174,3 +174,12 @@ def test_arguments_of_a_model_add_up_and_are_typed(monkeypatch):
     assert made.model_kwargs == {"mlp_layers": [0]}
     with pytest.raises(Refusal, match="--model-kwargs gives dim twice"):
         collect(trainer().parse(["--model-kwargs", "dim=16", "--model-kwargs", "dim=32"]))
+
+
+def test_the_loader_of_an_older_command_is_no_error(capsys):
+    assert "loader" not in vars(trainer().parse(["--loader", "memory"]))
+    out, err = capsys.readouterr()
+    assert not out and err.count("\n") == 1 and "FFCV loads always" in err
+    with pytest.raises(SystemExit):
+        trainer().parse(["--help"])
+    assert "--loader" not in capsys.readouterr().out
