@@ -176,7 +176,7 @@ def test_gradients_per_sample_add_up(name):
         close(each[key].sum(0), expected, 1e-4)
 
 
-@pytest.mark.parametrize("name", ["softmlp_deit_nano", "softmlp_randformer_nano", "softmlp_gmlp_nano"])
+@pytest.mark.parametrize("name", NAMES)
 def test_onnx_takes_another_batch(name, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     model, x = made(name)
