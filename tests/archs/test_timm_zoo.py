@@ -5,6 +5,7 @@ import json
 import sys
 import warnings
 
+import onnxruntime
 import pytest
 import timm
 import torch
@@ -178,7 +179,6 @@ def test_gradients_per_sample_add_up(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_onnx_takes_another_batch(name, tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
     model, x = made(name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

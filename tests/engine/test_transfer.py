@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
@@ -186,7 +187,7 @@ def test_every_kind_of_file_is_read(tmp_path, suffix):
     if suffix == "npz":
         np.savez(path, **{key: value.numpy() for key, value in state.items()})
     elif suffix == "safetensors":
-        pytest.importorskip("safetensors.torch").save_file(state, path)
+        save_file(state, path)
     else:
         torch.save({"state_dict": state, "args": argparse.Namespace(lr=0.1)}, path)
     assert all(torch.equal(value, state[key]) for key, value in _loaded(path).items())
@@ -216,7 +217,7 @@ def test_safetensors_without_the_package_says_so(tmp_path, monkeypatch):
             raise ImportError(name)
         return original(name, *args, **kwargs)
 
-    pytest.importorskip("safetensors.torch").save_file(_weights(), tmp_path / "file.safetensors")
+    save_file(_weights(), tmp_path / "file.safetensors")
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(Refusal, match="pip install safetensors"):
         transfer.read(tmp_path / "file.safetensors")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import archs
 from archs.parts.convert import unwrap
@@ -59,7 +60,7 @@ def test_what_lies_beside_the_weights_does_not_stop_them(tmp_path, zipped, proto
 def test_the_content_decides_what_a_file_is(tmp_path):
     arrays = {key: value.numpy() for key, value in STATE.items()}
     np.savez(tmp_path / "a.npz", **arrays)
-    pytest.importorskip("safetensors.torch").save_file(STATE, tmp_path / "b.safetensors")
+    save_file(STATE, tmp_path / "b.safetensors")
     torch.save(STATE, tmp_path / "c.pth")
     for protocol in (2, 4, 5):
         (tmp_path / f"{protocol}.pkl").write_bytes(pickle.dumps({"model": arrays}, protocol))
