@@ -75,7 +75,7 @@ class State:
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Go on from a checkpoint of the same run."""
         self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
+        optim.load_optimizer(self.optimizer, saved["optimizer"])
         if self.ema:
             self.ema.module.load_state_dict(saved["ema"])
         self.scaler.load_state_dict(saved["scaler"])

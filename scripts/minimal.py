@@ -40,7 +40,7 @@ def train(model: str, dataset: str, raw_dir: Path, epochs: int, batch_size: int,
     x_val, y_val = load(dataset, "val", raw_dir)
     seed_everything(seed, "init")
     net = archs.create(model, img_size=facts.img_size, num_classes=facts.num_classes, in_chans=facts.in_chans)
-    optimizer = create_optimizer_v2(net, opt="adamw", lr=lr, weight_decay=0.05)
+    optimizer = create_optimizer_v2(net, opt="adamw", lr=lr, weight_decay=0.05, fused=True)
     per_epoch = len(x) // batch_size
     for epoch in range(epochs):
         net.train()

@@ -198,6 +198,7 @@ def stop_after(steps):
         {"sched": "triangular", "warmup_epochs": 0},
         {"mode": "linear", "drop_path": 0.0},
         {"layer_decay": 0.7},
+        {"opt": "sgd", "amp_dtype": "float16"},
     ],
     ids=str,
 )
