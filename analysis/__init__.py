@@ -8,5 +8,5 @@ report/     the page, and its sections
 stats       intervals, tests, corrections
 typeset     numbers and tables as text
 judges      which images judge: validation, holdout
-published   what others report
+published   what others report, and what published runs predicted
 """

@@ -1,4 +1,6 @@
-"""What others report: results/published/*.csv, one row per number with its source, place and known faults.
+"""What is published: the numbers that others report, and what our own published runs predicted.
+
+What others report is in results/published/*.csv, one row per number with its source, place and known faults.
 
 These numbers have other recipes, seeds and data behind them. They are shown beside ours and never enter a statistic.
 The README.md of the folder explains every source, grade and flag; what is not explained there is refused.
@@ -13,7 +15,8 @@ import pandas as pd
 from analysis.typeset import MISSING, Sheet
 from engine.cli import tables
 from engine.errors import DATA, Refusal
-from engine.folder.store import ROOT
+from engine.folder.predictions import FILE, Predictions, read_table
+from engine.folder.store import DONE, ROOT
 
 FOLDER = ROOT / "results" / "published"
 COLUMNS = (
@@ -109,6 +112,25 @@ def sheet(datasets: Sequence[str], folder: Path = FOLDER) -> Sheet | None:
     header = ("model", "accuracy, %", "params, M", "GMACs", "epochs", "data", "protocol", "source", "evidence", "flag")
     note = "other recipes, seeds and data than ours; evidence and flags: results/published/README.md"
     return Sheet("Reported by others, not measured here", header, cells, rows, note, align="lrrrrlllll")
+
+
+def predictions(study: Path) -> dict[str, Predictions]:
+    """What the runs of a study predicted of each validation image, by signature, from its folder in results/.
+
+    {} where it has none. Raises Refusal (DATA) for a damaged file, and for one that does not belong to the runs.csv
+    beside it: each run must have a finished row, and its accuracy.
+    """
+    found = read_table(study / FILE)
+    if not found:
+        return {}
+    rows = {row["signature"]: row for row in tables.read(study / "runs.csv", ("signature", "state", "acc1"))}
+    for signature, one in found.items():
+        row = rows.get(signature)
+        if row is None or row["state"] != DONE or not one.are_of(float(row["acc1"])):
+            words = f"accuracy {one.acc1:.4f}" + (f", in runs.csv {row['acc1']}" if row else ", not in runs.csv")
+            again = f"python scripts/sweep.py collect {study.name}"
+            raise Refusal(f"{study / FILE} does not belong to runs.csv ({signature}: {words}); {again}", DATA)
+    return found
 
 
 def _plain(value: float) -> str:

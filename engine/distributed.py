@@ -152,6 +152,17 @@ def sum_(tensor: Any) -> Any:
     return tensor
 
 
+def gathered(value: T) -> list[T]:
+    """Every rank's value, in the order of ranks, on all of them."""
+    if world() == 1:
+        return [value]
+    import torch
+
+    found: list[Any] = [None] * world()
+    torch.distributed.all_gather_object(found, value)
+    return found
+
+
 def share_statistics(model: Any, name: str, device: Any) -> Any:
     """BatchNorm over the whole batch, where several GPUs share one.
 

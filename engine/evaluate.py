@@ -26,12 +26,14 @@ def evaluate(
     prepare: Callable[[Tensor], Tensor],
     autocast: Callable[[], torch.autocast],
     each: Callable[[], None] = lambda: None,
+    seen: Callable[[Tensor, Tensor], None] = lambda guess, label: None,
 ) -> dict[str, float]:
     """Mean cross-entropy `loss` and accuracies `top1`, `top5` in percent, over every sample once, of all processes.
 
     Args:
         prepare: uint8 BHWC images -> the model's input.
         each: called after each batch, to show that the run is alive.
+        seen: told the predicted classes and the labels of each batch, (B,) both.
     """
     training = model.training
     model.eval()
@@ -42,7 +44,9 @@ def evaluate(
         with autocast():
             logits = model(x_BCHW)
         logits = logits.float()
-        top = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+        guesses = logits.topk(min(5, logits.shape[1])).indices
+        top = guesses == labels[:, None]
+        seen(guesses[:, 0], labels)
         sums[:3] += torch.stack(
             [F.cross_entropy(logits, labels, reduction="sum"), top[:, 0].sum(), top.any(1).sum()]
         ).to("cpu", torch.float64)  # fmt: skip

@@ -22,7 +22,7 @@ from engine.data.loaders import make_loaders
 from engine.data.normalize import channel_statistics, make_prepare
 from engine.errors import CLASSES, MACHINE, OUTSIDE, STOPPED, Refusal, of_machine
 from engine.evaluate import evaluate
-from engine.folder import checkpoint, store
+from engine.folder import checkpoint, predictions, store
 from engine.folder.environment import environment
 from engine.folder.lease import Lease, node, own
 from engine.folder.status import Metrics, Status, log_to
@@ -166,8 +166,8 @@ def _train(
             status.update(state.step, state.history)
         batches.close()
 
-        alive = functools.partial(status.update, state.step, state.history)
-        row = _row(state, steps_per_epoch, evaluate(state.judged, val_loader, prepare, step.autocast, alive))
+        alive, seen = functools.partial(status.update, state.step, state.history), predictions.Seen()
+        row = _row(state, steps_per_epoch, evaluate(state.judged, val_loader, prepare, step.autocast, alive, seen))
         state.history.append(row)
         state.loss_sum.zero_()
         log.info(
@@ -180,6 +180,9 @@ def _train(
             store.write_bytes(folder / "summary.csv", store.csv_text(state.history).encode())
             if all(row["eval_top1"] > other["eval_top1"] for other in state.history[:-1]):
                 _export(folder / "model_best.pth.tar", run, state.judged, row, facts)
+        # Before the checkpoint: a run that resumes after its last evaluation does not evaluate again.
+        if len(state.history) == run.epochs:
+            _predicted(folder, seen, num_classes, row, lease)
         if distributed.from_first(lambda: how.checkpoint_interval or state.age() >= CHECKPOINT_SECONDS):
             state.save(folder, lease)
         status.update(state.step, state.history)
@@ -224,6 +227,16 @@ def _export(path: Path, run: Run, model: nn.Module, row: dict[str, Any], facts: 
     weights: dict[str, Tensor] = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
     record = {"arch": run.model, "args": run.record(), "num_classes": facts["num_classes"]}
     checkpoint.write(path, {**record, "epoch": row["epoch"], "metric": row["eval_top1"], "state_dict": weights})
+
+
+def _predicted(
+    folder: Path, seen: predictions.Seen, num_classes: int, row: dict[str, Any], lease: Lease | None
+) -> None:
+    """Write the predictions of record: all processes call this, and the one with the lease writes."""
+    found = seen.all()
+    assert found.are_of(row["eval_top1"]), f"predictions of accuracy {found.acc1}, evaluated as {row['eval_top1']}"
+    if lease:
+        predictions.write(folder, found, num_classes)
 
 
 def _explained(run: Run, error: BaseException) -> BaseException:

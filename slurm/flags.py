@@ -22,7 +22,7 @@ HELP = {
     "logs": "show what a run said and, if it died, the end of its job's log",
     "resume": "train what is left; with flags, only what failed, timed out, was cancelled or has not ended",
     "cancel": "give up runs that have not ended; what was saved is kept",
-    "collect": "write runs.csv, epochs.csv and probes.csv, also half-way",
+    "collect": "write runs.csv, epochs.csv, probes.csv and predictions.npz, also half-way",
     "repro": "print the exact command of a run",
     "doctor": "show what is there for sweeps, and what to mend",
 }

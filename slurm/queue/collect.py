@@ -1,4 +1,8 @@
-"""A sweep as tables for pandas or a spreadsheet: one row per run, one per epoch of a run, one per number of a probe."""
+"""A sweep as tables for pandas or a spreadsheet: one row per run, one per epoch of a run, one per number of a probe.
+
+And one file of what every run predicted of every validation image (engine/folder/predictions.py), which answers
+questions that nobody asked when the runs were trained.
+"""
 
 import csv
 import json
@@ -7,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import Refusal
-from engine.folder import store
+from engine.folder import predictions, store
+from engine.folder.predictions import Predictions
 from engine.run import Run
 from slurm.define.sweep import Sweep
 from slurm.queue.progress import Watch
@@ -25,12 +30,13 @@ STATUS = (
     "attempt",
 )
 STATUS += ("host", "error_class", "error")
+LOSS = "train_loss"  # of the last epoch, from summary.csv: what was learned, beside what was learned to be general
 ESTIMATE = ("value", "low", "high", "null")
 PROFILE = ("params", "macs", "flops")
 
 
 def collect(sweep: Sweep) -> list[Path]:
-    """Write runs.csv, epochs.csv and, where runs were probed, probes.csv into the sweep's folder.
+    """Write runs.csv, epochs.csv and, where there are any, probes.csv and predictions.npz into the sweep's folder.
 
     Also for a sweep half done: missing cells are empty. Rows of tables that are there already are kept, published ones
     on a machine without the runs say, unless their run is here and has come as far.
@@ -41,6 +47,7 @@ def collect(sweep: Sweep) -> list[Path]:
     before = {name: _read(sweep.folder / name) for name in ("runs.csv", "epochs.csv", "probes.csv")}
     if (sweep.folder / "runs.csv").exists() and not any(folder.exists() for folder in sweep.folders):
         raise Refusal(f"no run of {sweep.name} is here, so the tables in {sweep.folder} stay as they are")
+    predicted = predictions.read_table(sweep.folder / predictions.FILE)
     rows = _runs(sweep)
     _check_scheme(sweep, before["runs.csv"], rows)
     old = {row["signature"]: row for row in before["runs.csv"]}
@@ -61,6 +68,12 @@ def collect(sweep: Sweep) -> list[Path]:
         if merged:
             store.write_bytes(sweep.folder / name, _text(merged).encode())
             written.append(sweep.folder / name)
+    path = sweep.folder / predictions.FILE
+    if found := _predictions(sweep, rows, kept, predicted):
+        predictions.write_table(path, found)
+        written.append(path)
+    else:
+        path.unlink(missing_ok=True)
     return written
 
 
@@ -69,6 +82,7 @@ def _runs(sweep: Sweep) -> list[dict[str, Any]]:
     for run, folder, status in zip(sweep.runs, sweep.folders, Watch(sweep).look(), strict=True):
         profile = store.read_or_warn(folder / "profile.json")
         measured = {key: status.get(key) for key in STATUS} | {key: profile.get(key) for key in PROFILE}
+        measured[LOSS] = _train_loss(folder) if status["state"] == store.DONE else None
         rows.append(
             {
                 "signature": run.signature,
@@ -79,6 +93,45 @@ def _runs(sweep: Sweep) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _train_loss(folder: Path) -> str | None:
+    """Mean training loss of the last epoch, as summary.csv has it."""
+    epochs = _read(folder / "summary.csv")
+    return epochs[-1].get(LOSS) if epochs else None
+
+
+def _predictions(
+    sweep: Sweep, rows: list[dict[str, Any]], kept: Set[str], before: dict[str, Predictions]
+) -> dict[str, Predictions]:
+    """By signature, in the order of the rows: those of finished runs here, else those that were there already.
+
+    A row has predictions only if their accuracy is its own: others, of a view that was augmented say, are named and
+    left out.
+    """
+    folders = {run.signature: folder for run, folder in zip(sweep.runs, sweep.folders, strict=True)}
+    found = {}
+    for row in rows:
+        key = row["signature"]
+        if row["state"] != store.DONE or row["acc1"] in (None, ""):
+            continue
+        here = folders.get(key) if key not in kept else None
+        for one in (_predictions_of(here) if here else None, before.get(key)):
+            if one is not None and one.are_of(float(row["acc1"])):
+                found[key] = one
+                break
+            if one is not None:
+                words = f"accuracy {one.acc1:.4f}, and its accuracy of record is {row['acc1']}"
+                print(f"{row['folder']}: predictions are left out: they have an {words}")
+    return found
+
+
+def _predictions_of(folder: Path) -> Predictions | None:
+    try:
+        return predictions.read(folder)
+    except Refusal as refusal:
+        print(f"predictions are left out: {refusal}")
+        return None
 
 
 def _check_scheme(sweep: Sweep, before: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from engine.errors import DIVERGED, STOPPED, TERMINATED, USAGE
-from engine.folder import store
+from engine.folder import predictions, store
 from engine.run import make_run
 from engine.train import train
 from tests.engine.test_train import assert_same, result
@@ -83,6 +83,9 @@ def test_two_processes_learn_what_one_learns(together, how, tmp_path):
     for a, b in zip(*rows, strict=True):
         assert a == pytest.approx(b, abs=1e-4)
     assert store.read_json(together / "env.json")["world_size"] == 2
+    one, two = predictions.read(tmp_path), predictions.read(together)
+    assert (one.label == two.label).all(), "each process's stretch, in the order of the images"
+    assert (one.prediction != two.prediction).sum() <= 1 and two.are_of(rows[1][-1]["eval_top1"])
 
 
 @pytest.mark.parametrize("victim", [0, 1])

@@ -20,7 +20,7 @@ from engine.run import make_how, make_run
 from engine.train import train
 from tests.oracles import MemoryLoader
 
-DETERMINISTIC = ("summary.csv", "metrics.jsonl", "args.yaml")
+DETERMINISTIC = ("summary.csv", "metrics.jsonl", "args.yaml", "predictions.npz")
 
 
 def result(folder):

@@ -1,0 +1,126 @@
+"""What a study keeps: tables and predictions from folders, merged with what was published, of which nothing is lost."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from analysis import published
+from engine.errors import DATA, Refusal
+from engine.folder import predictions, store
+from engine.folder.predictions import Predictions
+from engine.run import Run
+from slurm.define.sweep import Sweep
+from slurm.queue.collect import collect
+
+LABEL = np.arange(200, dtype="u1") % 10
+
+
+@pytest.fixture
+def sweep(tmp_path, monkeypatch) -> Sweep:
+    monkeypatch.setenv("SOFTMLP_RESULTS", str(tmp_path / "results"))
+    return Sweep("mine", "Which?", tuple(Run(seed=seed) for seed in range(3)))
+
+
+def guessed(wrong: int) -> Predictions:
+    return Predictions(np.where(np.arange(200) < wrong, (LABEL + 1) % 10, LABEL).astype("u1"), LABEL)
+
+
+def write_done(run: Run, folder: Path, wrong: int, loss: float = 0.25, said: int | None = None) -> None:
+    """A finished run with so many mistakes on 200 images; its file of predictions may say another number."""
+    store.make_folder(run, folder)
+    acc1 = 100 - wrong / 2
+    store.write_json(folder / "status.json", {"state": "done", "acc1": acc1, "seconds": 5.0})
+    rows = [{"epoch": 0, "train_loss": 2.0, "eval_top1": 1.0}, {"epoch": 1, "train_loss": loss, "eval_top1": acc1}]
+    store.write_bytes(folder / "summary.csv", store.csv_text(rows).encode())
+    predictions.write(folder, guessed(wrong if said is None else said), 10)
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def wrong_of(sweep: Sweep) -> list[int]:
+    found = published.predictions(sweep.folder)
+    return [int((~found[run.signature].right).sum()) if run.signature in found else -1 for run in sweep.runs]
+
+
+def test_predictions_and_training_loss_are_collected(sweep):
+    for run, folder in zip(sweep.runs, sweep.folders, strict=True):
+        write_done(run, folder, 10 + run.seed, loss=0.5 + run.seed)
+    written = collect(sweep)
+    assert [path.name for path in written] == ["runs.csv", "epochs.csv", "predictions.npz"]
+    assert [row["train_loss"] for row in rows_of(written[0])] == ["0.5", "1.5", "2.5"]
+    assert wrong_of(sweep) == [10, 11, 12]
+    assert {one.checksum for one in published.predictions(sweep.folder).values()} == {guessed(0).checksum}
+    before = written[2].read_bytes()
+    assert collect(sweep)[2].read_bytes() == before
+
+
+def test_published_predictions_outlive_their_folders_and_give_way_to_a_run_that_is_finished_here(sweep):
+    for run, folder in zip(sweep.runs, sweep.folders, strict=True):
+        write_done(run, folder, 10 + run.seed)
+    collect(sweep)
+    for folder in sweep.folders[:2]:
+        shutil.rmtree(folder)
+    collect(sweep)
+    assert wrong_of(sweep) == [10, 11, 12]
+    store.make_folder(sweep.runs[0], sweep.folders[0])
+    store.write_json(sweep.folders[0] / "status.json", {"state": "stopped", "acc1": 12.0})
+    predictions.write(sweep.folders[0], guessed(176), 10)
+    collect(sweep)
+    assert wrong_of(sweep) == [10, 11, 12]
+    shutil.rmtree(sweep.folders[0])
+    write_done(sweep.runs[0], sweep.folders[0], 30)
+    collect(sweep)
+    assert wrong_of(sweep) == [30, 11, 12]
+
+
+def test_predictions_that_are_not_those_of_record_are_left_out(sweep, capsys):
+    first, second, third = sweep.folders
+    write_done(sweep.runs[0], first, 10, said=11)  # such as with --tta
+    write_done(sweep.runs[1], second, 20)
+    write_done(sweep.runs[2], third, 30)
+    (third / "predictions.npz").write_bytes(b"x")
+    collect(sweep)
+    assert wrong_of(sweep) == [-1, 20, -1]
+    out = capsys.readouterr().out
+    assert f"{sweep.runs[0].name}: predictions are left out: they have an accuracy 94.5000" in out
+    assert "predictions.npz cannot be read" in out
+    # Published ones stay only as long as they are of the row that is published.
+    (second / "predictions.npz").unlink()
+    collect(sweep)
+    assert wrong_of(sweep) == [-1, 20, -1]
+    shutil.rmtree(second)
+    write_done(sweep.runs[1], second, 22)
+    (second / "predictions.npz").unlink()
+    collect(sweep)
+    assert sweep.runs[1].signature not in predictions.read_table(sweep.folder / "predictions.npz")
+
+
+def test_a_table_that_is_damaged_stops_before_anything_is_written(sweep):
+    for run, folder in zip(sweep.runs, sweep.folders, strict=True):
+        write_done(run, folder, 10)
+    collect(sweep)
+    shutil.rmtree(sweep.folders[0])
+    path = sweep.folder / "predictions.npz"
+    path.write_bytes(path.read_bytes()[:-9])
+    before = (sweep.folder / "runs.csv").stat().st_mtime_ns
+    with pytest.raises(Refusal, match=r"predictions.npz cannot be read") as refusal:
+        collect(sweep)
+    assert refusal.value.code == DATA and (sweep.folder / "runs.csv").stat().st_mtime_ns == before
+
+
+def test_predictions_of_other_rows_are_refused(sweep):
+    assert published.predictions(sweep.folder) == {}
+    for run, folder in zip(sweep.runs, sweep.folders, strict=True):
+        write_done(run, folder, 10)
+    runs, *_ = collect(sweep)
+    text = runs.read_text()
+    for changed in (text.replace(",95.0,", ",95.5,", 1), "\n".join(text.splitlines()[:-1]) + "\n"):
+        runs.write_text(changed)
+        with pytest.raises(Refusal, match=r"does not belong to runs.csv \(.*accuracy 95.0000"):
+            published.predictions(sweep.folder)
