@@ -1,18 +1,31 @@
 """The zoo's public face: names, models, checkpoints.
 
 A family is one file, `archs/FAMILY.py` (archs/parts/family.py says what it holds). `parts/` is what families are made
-of, `formats/` how public files spell their weights, `timm_zoo` makes all of it timm's.
+of, `formats/` how public files spell their weights, `timm_zoo` makes all of it timm's. In the family `lattice` the
+token mixer is a file of its own, `mixing/NAME.py`, made of `ingredients/`.
 """
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from archs.parts.zoo import arguments, create, defaults, families, fitted, list_archs, variants
+from archs.ingredients.difference import difference
+from archs.parts.zoo import arguments, create, defaults, families, fitted, list_archs, symmetry, variants
 
 if TYPE_CHECKING:
     from archs.parts.convert import Checkpoint
 
-__all__ = ["arguments", "convert_checkpoint", "create", "defaults", "families", "fitted", "list_archs", "variants"]
+__all__ = [
+    "arguments",
+    "convert_checkpoint",
+    "create",
+    "defaults",
+    "difference",
+    "families",
+    "fitted",
+    "list_archs",
+    "symmetry",
+    "variants",
+]
 
 
 def convert_checkpoint(name: str, file: Mapping[str, Any], **overrides: Any) -> "Checkpoint":

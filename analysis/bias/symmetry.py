@@ -14,9 +14,10 @@ A family declares SYMMETRY, the groups it claims (those inside them are claimed 
 know a map for each. The optimizer decides, too: a rotation of the pixels survives SGD and no adaptive method.
 """
 
+import functools
 import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import archs
@@ -79,7 +80,7 @@ def signature(name: str, opt: str = "adamw", *, seed: int = 0, **overrides: Any)
     straight, gaps = _losses(fresh(), batches, opt), {}
     for group in GROUPS:
         relabeling, model = draw(group, shape, patch_size, seed), fresh()
-        model.load_state_dict(_best_map(name, model.state_dict(), relabeling))
+        model.load_state_dict(_best_map(name, model.state_dict(), relabeling, own))
         moved = _losses(model, [(relabeling(x_BCHW), y_B) for x_BCHW, y_B in batches], opt)
         gaps[group] = max(abs(a - b) for a, b in zip(straight, moved, strict=True))
         if not math.isfinite(sum(straight) + sum(moved)):
@@ -112,12 +113,15 @@ def verdict(gap: float) -> str:
     return "pass" if gap < PASS else "fail" if gap > FAIL else "undetermined"
 
 
-def declared(name: str) -> set[str]:
-    """Groups that the family, or its VARIANT_SYMMETRY for this variant, claims, and all inside them; without torch."""
-    family, _, variant = name.partition("_")
+def declared(name: str, **overrides: Any) -> set[str]:
+    """Groups that the family claims for this variant, or for the mixer that it is given; with all inside them.
+
+    Without torch.
+    """
+    family = name.partition("_")[0]
     if family not in archs.families():
         raise Refusal(f"'{name}' is not of this zoo, so nothing says how its weights follow a relabeling")
-    claimed = list(read(family).symmetry(variant))
+    claimed = list(archs.symmetry(name, **overrides))
     if unknown := [group for group in claimed if group not in GROUPS]:
         raise FamilyError(f"archs/{family}.py claims the symmetry {unknown[0]!r}; groups: {', '.join(GROUPS)}")
     for group in claimed:  # grows while it is read
@@ -125,9 +129,9 @@ def declared(name: str) -> set[str]:
     return set(claimed)
 
 
-def expected(name: str, opt: str) -> set[str]:
+def expected(name: str, opt: str, **overrides: Any) -> set[str]:
     """What must pass: the claims, without the rotation where the optimizer looks at single weights."""
-    return declared(name) - (set() if opt in LINEAR else {"rotation"})
+    return declared(name, **overrides) - (set() if opt in LINEAR else {"rotation"})
 
 
 def log10_size(passing: Sequence[str], shape: tuple[int, int, int], patch_size: int) -> float:
@@ -198,10 +202,18 @@ def setting(name: str, overrides: dict[str, Any]) -> tuple[tuple[int, int, int],
     return (own["in_chans"], size, size), own.get("patch_size", size // 4), own
 
 
-def _best_map(name: str, state: dict[str, "Tensor"], relabeling: "Relabeling") -> dict[str, "Tensor"]:
-    """The family's map, or its part inside the patches, or the weights as they are."""
-    family, inside = name.partition("_")[0], relabeling.inside()
+def family_map(name: str, own: dict[str, Any]) -> "Callable[[dict[str, Tensor], Relabeling], dict[str, Tensor] | None]":
+    """`relabel` of the family; `own` as `setting` gives it, for a family whose mixer is an argument."""
+    family = name.partition("_")[0]
     relabel = importlib.import_module(f"archs.{family}").relabel
+    return functools.partial(relabel, given=own) if "MIXER" in read(family).tables else relabel
+
+
+def _best_map(
+    name: str, state: dict[str, "Tensor"], relabeling: "Relabeling", own: dict[str, Any]
+) -> dict[str, "Tensor"]:
+    """The family's map, or its part inside the patches, or the weights as they are."""
+    family, inside, relabel = name.partition("_")[0], relabeling.inside(), family_map(name, own)
     try:
         for each in (relabeling, inside):
             if each is not None and (moved := relabel(state, each)) is not None:

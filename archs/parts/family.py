@@ -30,6 +30,7 @@ MUST = {
 MAY = {
     "VARIANT_BIAS": "variant -> fields of Bias that differ from BIAS",
     "VARIANT_SYMMETRY": "variant -> groups, in place of SYMMETRY",
+    "MIXER": "argument of `build` that names a file of archs/mixing/; it decides SYMMETRY, `relabel` takes `given`",
     "INERT": "patterns of parameters that get no gradient, with the reason in a comment",
     "DROP_PATH": "'ramp' or 'constant': rates of stochastic depth over the blocks, where `build` takes drop_path",
     "RATIO": "argument of `build` that widens hidden layers, to meet a budget that whole widths miss",

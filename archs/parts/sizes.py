@@ -3,7 +3,7 @@
     int                  a count: a whole number from 1; num_classes from 0, no classifier
     int | Grid           a count, or two, for height and width
     Sequence[int]        counts, one or more; where the default is empty, places counted from 0
-    float                a number above 0; drop_path from 0 to below 1, init_values from 0
+    float                a number above 0; drop_path from 0 to below 1, those of _FROM_ZERO from 0
 
 A lone number is a sequence of one where only a sequence will do. Other annotations are left to the family.
 """
@@ -15,7 +15,14 @@ from typing import Any
 
 from archs.parts.family import read
 
-_FROM_ZERO = ("drop_path", "init_values", "num_classes")
+_FROM_ZERO = (
+    "drop_path",
+    "init_values",
+    "num_classes",
+    "storage_exponent",
+    "correlation_floor",
+    "correlation_length",
+)
 
 
 def fit(family: str, given: Mapping[str, Any]) -> dict[str, Any]:

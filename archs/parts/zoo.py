@@ -11,6 +11,7 @@ import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from archs.ingredients import declared
 from archs.parts import family as protocol
 from archs.parts import sizes
 
@@ -51,7 +52,27 @@ def arguments(name: str, **overrides: Any) -> dict[str, Any]:
             close = difflib.get_close_matches(key, accepted, n=1, cutoff=0.3)
             hint = f"did you mean '{close[0]}'? " if close else ""
             raise ValueError(f"{name} has no argument '{key}'; {hint}it takes: {', '.join(sorted(accepted))}")
-    return {**known[variant], **fitted(name, overrides)}
+    given = {**known[variant], **fitted(name, overrides)}
+    if mixer := protocol.read(family).tables.get("MIXER"):
+        _refuse(name, protocol.read(family).defaults | given, mixer, overrides)
+    return given
+
+
+def _refuse(name: str, given: Mapping[str, Any], argument: str, overrides: Mapping[str, Any]) -> None:
+    """What the token mixer that `argument` names does not take."""
+    try:
+        declared.refuse(given[argument], overrides)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def symmetry(name: str, **overrides: Any) -> tuple[str, ...]:
+    """Groups of relabelings to which the model's training is declared to be blind; without torch."""
+    family, _, variant = name.partition("_")
+    source = protocol.read(family)
+    if "MIXER" in source.tables:
+        return declared.groups({**source.defaults, **arguments(name, **overrides)})
+    return source.symmetry(variant)
 
 
 def fitted(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:

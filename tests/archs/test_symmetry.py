@@ -33,7 +33,7 @@ SMALL = [
 
 
 def _relabel(name: str):
-    return importlib.import_module(f"archs.{name.partition('_')[0]}").relabel
+    return symmetry.family_map(name, symmetry.setting(name, {})[2])
 
 
 def _passing(name: str, opt: str, **given: object) -> set[str]:

@@ -1,0 +1,10 @@
+"""What the lattice is made of: the axes that a token mixer stands on, and the parts of its module.
+
+A mixer is one file, `archs/mixing/NAME.py`; `archs/lattice.py` is the frame around it.
+
+axes        the thirteen axes, their values, and where an axis cannot matter
+declared    mixers as their sources tell them, without importing torch
+difference  what two models differ in
+mixer       what a mixer's module is: its numbers, their start, its tokens in another order
+places      matrices over the places of a grid, and their product with tokens
+"""
