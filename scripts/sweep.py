@@ -35,9 +35,12 @@ def main() -> int | None:
 
 
 def plan(sweep: Sweep, given: argparse.Namespace) -> None:
+    from slurm.define import asked
     from slurm.define.plan import table
 
     show(table(sweep))
+    if made_for := asked.table(sweep):
+        show(made_for)
     print(f"next: python scripts/sweep.py launch {given.name or sweep.name}")
 
 

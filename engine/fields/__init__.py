@@ -4,4 +4,5 @@ values   what users write in flags, grids and YAML, read in one way
 effects  when a field changes the result, and which exclude each other
 limits   how much one command may start
 rungs    which runs may be pooled, and what tables call them
+claims   contrasts of rungs, and which may bear an ingredient's name
 """

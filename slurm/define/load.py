@@ -2,18 +2,16 @@
 
 A sweep's file is plain Python with a docstring (the question) and `runs()`, which yields engine.run.Run; it may have
 `resources(run)`, which says what a run needs on a cluster, PROBES, what is measured on its finished runs, CONTRASTS,
-the few comparisons that it was made for, and BASELINE, what its tables compare all rungs with. Reading one imports
-neither torch nor timm, so that planning and status answer at once.
+the few comparisons that it was made for, FAMILIES, the same in families with what they claim, and BASELINE, what its
+tables compare all rungs with. Reading one imports neither torch nor timm, so that planning and status answer at once.
 """
 
 import contextlib
 import difflib
 import itertools
-import math
 import re
 import traceback
 import types
-from collections.abc import Iterable
 from inspect import cleandoc
 from pathlib import Path
 from typing import Any
@@ -21,10 +19,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from engine.errors import Refusal
-from engine.fields import rungs
 from engine.run import Run, unknown
 from slurm.cluster import clusters
-from slurm.define import grid
+from slurm.define import asked, grid
+from slurm.define.asked import short
 from slurm.define.sweep import MAX_RUNS, Sweep
 
 SWEEPS = Path(__file__).parent.parent / "sweeps"
@@ -56,21 +54,22 @@ def load(name: str) -> Sweep:
             raise Refusal("it has no function runs()")
         for item in itertools.islice(module.runs() or (), MAX_RUNS + 1):
             if not isinstance(item, Run):
-                raise Refusal(f"runs() gave {_short(item)}, which is not a Run")
+                raise Refusal(f"runs() gave {short(item)}, which is not a Run")
             if (other := found.setdefault(item.signature, item)) is not item:
                 if other != item:
                     raise Refusal(f"two different runs have the signature {item.signature}; change one a little")
                 dropped += 1
         needs = tuple(_needs(module, run) for run in found.values()) if hasattr(module, "resources") else ()
         probes = _probes(getattr(module, "PROBES", ()))
-        contrasts = _contrasts(getattr(module, "CONTRASTS", {}), found.values())
-        baseline = _baseline(getattr(module, "BASELINE", ()), found.values())
+        contrasts = asked.contrasts(getattr(module, "CONTRASTS", {}), found.values())
+        families = asked.families(getattr(module, "FAMILIES", {}), found.values())
+        baseline = asked.baseline(getattr(module, "BASELINE", ()), found.values())
     if not found:
         raise Refusal(f"sweep {path.stem}: runs() gave no run ({path})")
     if len(found) + dropped > MAX_RUNS:
         raise Refusal(f"sweep {path.stem}: runs() gave more than {MAX_RUNS:,} runs ({path})")
     question = " ".join(cleandoc(module.__doc__ or "").partition("\n\n")[0].split())
-    told = {"probes": probes, "contrasts": contrasts, "baseline": baseline}
+    told = {"probes": probes, "contrasts": contrasts, "families": families, "baseline": baseline}
     return Sweep(path.stem, question, tuple(found.values()), dropped, needs, **told)
 
 
@@ -95,7 +94,7 @@ def _needs(module: types.ModuleType, run: Run) -> dict[str, Any]:
     """What the file says that a run needs, checked. Raises Refusal for what is no resource of a run."""
     given = module.resources(run)
     if not isinstance(given, dict):
-        raise Refusal(f"resources() gave {_short(given)}, which is no dict")
+        raise Refusal(f"resources() gave {short(given)}, which is no dict")
     for key in given:
         if key not in clusters.OF_A_RUN:
             raise Refusal(f"resources(): {unknown('resource', str(key), clusters.OF_A_RUN)}")
@@ -106,50 +105,8 @@ def _needs(module: types.ModuleType, run: Run) -> dict[str, Any]:
 def _probes(given: Any) -> tuple[str, ...]:
     """PROBES, checked for its form; whoever may import the probes checks the names (scripts/sweep.py)."""
     if not isinstance(given, (list, tuple)) or not all(isinstance(name, str) for name in given):
-        raise Refusal(f'PROBES must be a list of names, as ["shift"], and is {_short(given)}')
+        raise Refusal(f'PROBES must be a list of names, as ["shift"], and is {short(given)}')
     return tuple(given)
-
-
-def _contrasts(given: Any, runs: Iterable[Run]) -> dict[str, dict[str, float]]:
-    """CONTRASTS, checked. Raises Refusal for a rung that the sweep lacks or has in several ways, and for weights that
-    compare nothing."""
-    if not isinstance(given, dict) or not all(isinstance(weights, dict) for weights in given.values()):
-        raise Refusal("CONTRASTS must map names to {rung: weight}")
-    known = _rungs(runs) if given else {}
-    for name, weights in given.items():
-        try:
-            rungs.resolve(weights, known)
-        except Refusal as error:
-            raise Refusal(f"CONTRASTS {name!r}: {error}") from None
-        numbers = [weight for weight in weights.values() if _is_weight(weight)]
-        if not weights or len(numbers) < len(weights) or abs(sum(numbers)) > 1e-9:
-            raise Refusal(
-                f"CONTRASTS {name!r}: the weights must have the sum 0 and none be 0, as in {{better: 1, worse: -1}}"
-            )
-    return {str(name): {rung: float(weight) for rung, weight in weights.items()} for name, weights in given.items()}
-
-
-def _is_weight(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value != 0
-
-
-def _baseline(given: Any, runs: Iterable[Run]) -> tuple[str, ...]:
-    """BASELINE, checked. Raises Refusal for a rung that the sweep lacks."""
-    names = (given,) if isinstance(given, str) else given
-    if not isinstance(names, tuple | list) or not all(isinstance(name, str) for name in names):
-        raise Refusal(f"BASELINE must be the name of a rung, or several, and is {_short(given)}")
-    known = _rungs(runs) if names else {}
-    for name in names:
-        if name not in known and name not in {own for own, _ in known.values()}:
-            raise Refusal(f"BASELINE: {unknown('rung', name, list(known))}")
-    return tuple(names)
-
-
-def _rungs(runs: Iterable[Run]) -> dict[str, tuple[str, str]]:
-    """By rung as tables print it: the rung without its condition, and the condition."""
-    rows = [{**run.record(), "rung": run.rung} for run in runs]
-    told = zip(rows, rungs.conditions(rows), strict=True)
-    return {f"{row['rung']} {condition}".strip(): (row["rung"], condition) for row, condition in told}
 
 
 @contextlib.contextmanager
@@ -174,10 +131,5 @@ def _said(error: Exception) -> str:
         if first["type"] == "extra_forbidden":
             return unknown("key", field, Run.model_fields)
         message = first["msg"].removeprefix("Value error, ")
-        return f"{field} {_short(first['input'])}: {message}" if field else message
+        return f"{field} {short(first['input'])}: {message}" if field else message
     return f"{type(error).__name__}: {error.msg if isinstance(error, SyntaxError) else error}".splitlines()[0]
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from engine.errors import OUTPUT, Refusal
+from engine.fields.claims import Family
 from engine.folder import store
 from engine.run import Run
 
@@ -38,6 +39,9 @@ class Sweep:
     they are tested with a correction among themselves alone (analysis/compare/contrasts.py). A rung is called as
     tables call it, with its condition where it is trained in several ways: `convmixer_nano lr=0.004`
     (engine/fields/rungs.py)."""
+    families: dict[str, Family] = field(default_factory=dict)
+    """FAMILIES of the file: contrasts with a margin, corrected within their family, on one model of all runs
+    (analysis/factorial/). One that claims an ingredient and differs in more is refused (engine/fields/claims.py)."""
     baseline: tuple[str, ...] = ()
     """BASELINE of the file: the rung that all others are compared with, or several, of which a table takes the first
     that it holds."""
