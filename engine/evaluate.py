@@ -40,22 +40,24 @@ def evaluate(
     count, sums = 0, torch.zeros(4, dtype=torch.float64)
     for images, labels in loader.epoch(0):
         x_BCHW = prepare(images)
-        labels = labels.to(x_BCHW.device, copy=True)
+        labels = labels.to(x_BCHW.device, non_blocking=True, copy=True)
         with autocast():
             logits = model(x_BCHW)
         logits = logits.float()
         guesses = logits.topk(min(5, logits.shape[1])).indices
         top = guesses == labels[:, None]
         seen(guesses[:, 0], labels)
+        sums = sums.to(x_BCHW.device)  # and stay there: a CPU that asks for them waits for the GPU
         sums[:3] += torch.stack(
             [F.cross_entropy(logits, labels, reduction="sum"), top[:, 0].sum(), top.any(1).sum()]
-        ).to("cpu", torch.float64)  # fmt: skip
+        ).double()  # fmt: skip
         count += len(labels)
         each()
     model.train(training)
     assert count == loader.num_samples, f"scored {count} of {loader.num_samples} samples"
     sums[3] = count
-    loss, top1, top5, _ = (distributed.sum_(sums) / sums[3]).tolist()
+    sums = distributed.sum_(sums.cpu())
+    loss, top1, top5, _ = (sums / sums[3]).tolist()
     return {"loss": loss, "top1": 100 * top1, "top5": 100 * top5}
 
 

@@ -16,13 +16,19 @@ from engine.run import How, Run
 
 
 def pick_device(how: How) -> torch.device:
-    """The device asked for. Raises Refusal where it is not there: in a job of SLURM that is the machine's fault."""
+    """The device asked for, told to compute float32 in float32.
+
+    Raises Refusal where it is not there: in a job of SLURM that is the machine's fault.
+    """
     if how.device == "cuda" and not torch.cuda.is_available():
         in_job = "SLURM_JOB_ID" in os.environ  # that got a GPU which does not work
         line = f"--device cuda, but torch sees no GPU on {node()}; leave --device out to use the CPU"
         raise Refusal(
             f"a GPU was asked for, but torch sees none on {node()}" if in_job else line, MACHINE if in_job else USAGE
         )
+    # For cuDNN's convolutions torch allows TF32, float32 with 10 bits of mantissa, unless told otherwise.
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
     cuda = how.device == "cuda" or (how.device == "auto" and torch.cuda.is_available())
     return torch.device("cuda" if cuda else "cpu")
 

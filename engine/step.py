@@ -40,7 +40,9 @@ class State:
         self.history: list[dict[str, Any]] = []
         """A row of summary.csv per epoch."""
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-        """Of the steps since the last row."""
+        """Of the steps since the last row, as far as `settle` has added them up."""
+        self._losses: list[Tensor] = []
+        self._loss = self.loss_sum
         self._saved = time.monotonic()
 
     @property
@@ -60,8 +62,29 @@ class State:
             raise Refusal(f"loss became {loss} {where}; try --clip-grad 1 or a lower --lr", DIVERGED)
         return loss
 
+    def note(self, loss: Tensor) -> None:
+        """The loss of one more batch of this process, over `grad_accum_steps`; adding it up can wait."""
+        self._losses.append(loss)
+
+    def settle(self) -> Tensor:
+        """Bring `loss_sum` up to date, by the means of all processes. Returns the last of them.
+
+        All processes call this, when they need the number: it is one exchange, of however many losses, and on a GPU
+        looking at the result waits for it.
+        """
+        if self._losses:
+            means, self._losses = distributed.mean_(torch.stack(self._losses)), []
+            for mean in means:
+                self.loss_sum += mean
+            self._loss = means[-1]
+        return self._loss
+
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint holds: tensors and plain values. Raises Refusal (DIVERGED) where a loss was no number."""
+        """What a checkpoint holds: tensors and plain values; all processes call this, see `settle`.
+
+        Raises Refusal (DIVERGED) where a loss was no number.
+        """
+        self.settle()
         return {
             "step": self.step,
             "loss_sum": self.finite(self.loss_sum.item()),
@@ -125,17 +148,17 @@ class Step:
         if compiled:
             self.forward = torch.compile(self.forward)
 
-    def __call__(self, batches: Iterator[Batch]) -> Tensor:
-        """Take the step. Returns the loss of its last batch over `grad_accum_steps`, the mean of all processes.
+    def __call__(self, batches: Iterator[Batch]) -> None:
+        """Take the step; the state has its loss.
 
         Raises Refusal (DIVERGED) on a CPU for a loss that is no number, before it reaches the weights.
         """
         run, state = self.run, self.state
         self.schedule.step_update(state.step)
         for part in range(run.grad_accum_steps):
-            loss = self._gradients(*next(batches), part)
+            self._gradients(*next(batches), part)
         if self.device.type == "cpu":  # on a GPU looking at the loss would wait for it
-            state.finite(loss.item())
+            state.finite(state.settle().item())
         if run.clip_grad:
             state.scaler.unscale_(state.optimizer)
             nn.utils.clip_grad_norm_(state.model.parameters(), run.clip_grad)
@@ -144,13 +167,12 @@ class Step:
         state.step += 1
         if state.ema:
             state.ema.update(state.model, state.step)
-        return loss
 
-    def _gradients(self, images: Tensor, labels: Tensor, part: int) -> Tensor:
-        """Add the gradients of one batch of the step, images (B, H, W, C) uint8; its share of the step's loss."""
+    def _gradients(self, images: Tensor, labels: Tensor, part: int) -> None:
+        """Add the gradients of one batch of the step, images (B, H, W, C) uint8, and note its share of the loss."""
         run, state = self.run, self.state
         rng.seed_everything(run.seed, "step", state.step, part)
-        x_BCHW, labels = self.prepare(images), labels.to(self.device, copy=True)
+        x_BCHW, labels = self.prepare(images), labels.to(self.device, non_blocking=True, copy=True)
         if self.mix:
             x_BCHW, labels = self.mix(x_BCHW, labels)
         if self.world > 1:  # mixing is the same everywhere; what the model draws is not
@@ -164,9 +186,7 @@ class Step:
             if part == 0:  # not before the forward pass, which would take the memory that the gradients want again
                 state.optimizer.zero_grad()
             state.scaler.scale(loss).backward()
-        loss = distributed.mean_(loss.detach())
-        state.loss_sum += loss
-        return loss
+        state.note(loss.detach())
 
 
 def precision(run: Run) -> torch.dtype:

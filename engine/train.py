@@ -152,9 +152,9 @@ def _train(
         batches = status.timed(train_loader.epoch(epoch, first_batch))
         models.set_train(run, model)
         while state.step < (epoch + 1) * steps_per_epoch:
-            loss = step(batches)
+            step(batches)
             if state.step % how.log_interval == 0:
-                mean = state.finite(loss.item() * run.grad_accum_steps)
+                mean = state.finite(state.settle().item() * run.grad_accum_steps)
                 metrics.append(step=state.step, epoch=epoch, loss=mean, lr=state.lr)
             if code := distributed.agree(stop()):
                 batches.close()
@@ -212,6 +212,7 @@ def _compare_environment(before: dict[str, Any], now: dict[str, Any]) -> None:
 
 def _row(state: State, steps: int, result: dict[str, float]) -> dict[str, Any]:
     """The row of summary.csv for the epoch, of so many steps, that was just evaluated."""
+    state.settle()
     return {
         "epoch": len(state.history),
         "train_loss": round(state.finite(state.loss_sum.item()) / steps, 6),

@@ -2,5 +2,6 @@
 
 package  its own names, imported without side effects
 reader   the loader's stages over our order and our kernels
+slots    the memory of its batches, and when it may be written again
 writer   its writer, run in this process
 """

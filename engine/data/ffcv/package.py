@@ -1,4 +1,4 @@
-"""What we take of FFCV 1.0.2, imported without what its import does to the threads of torch and numba."""
+"""What we take of FFCV 1.0.2, imported without what its import does to the threads of torch and numba, and to CUDA."""
 
 import numba
 import torch
@@ -16,6 +16,7 @@ __all__ = [
     "RGBImageField",
     "SimpleRGBImageDecoder",
     "ToTensor",
+    "graph",
     "imdecode",
 ]
 
@@ -27,9 +28,10 @@ from ffcv.fields import IntField, RGBImageField  # noqa: E402 - the number of th
 from ffcv.fields.basics import IntDecoder  # noqa: E402
 from ffcv.fields.rgb_image import SimpleRGBImageDecoder  # noqa: E402
 from ffcv.libffcv import imdecode  # noqa: E402 - by ctypes, which lets other threads run meanwhile
-from ffcv.loader import Loader  # noqa: E402
+from ffcv.loader import Loader, epoch_iterator  # noqa: E402
 from ffcv.loader.epoch_iterator import EpochIterator  # noqa: E402
 from ffcv.memory_allocator import MemoryAllocator  # noqa: E402
+from ffcv.pipeline import graph  # noqa: E402
 from ffcv.pipeline.allocation_query import AllocationQuery  # noqa: E402
 from ffcv.pipeline.compiler import Compiler  # noqa: E402
 from ffcv.transforms import ToTensor  # noqa: E402
@@ -40,3 +42,5 @@ torch.set_num_threads(_threads)
 numba.set_num_threads = _set_num_threads
 Compiler.num_threads = 1
 Compiler.set_num_threads = classmethod(lambda cls, count: None)
+# It would start CUDA wherever there is a GPU, --device cpu or not. The batches' memory and events are ours: slots.py.
+epoch_iterator.IS_CUDA = False

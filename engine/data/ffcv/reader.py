@@ -4,7 +4,7 @@ What is mended: its random transforms cannot be seeded (ours are counter-based, 
 sets torch's number of threads at import, at construction and at every epoch, and starts numba's; its first epoch in a
 process compiles for some 10 s (our stages are kernels that numba compiles once per machine); it ignores that a JPEG
 could not be decoded; leaving an epoch early leaks its thread; an error in that thread makes the consumer wait for
-ever. Kept are the file format, the memory-mapped reader, the
+ever; a batch may be overwritten while a GPU still reads it. Kept are the file format, the memory-mapped reader, the
 JPEG decoder, the rotating batch slots and the thread that works ahead.
 """
 
@@ -23,6 +23,7 @@ import numpy as np
 from engine.data import beton
 from engine.data.augment import pipeline, resample
 from engine.data.augment.pipeline import Augmentation
+from engine.data.ffcv import slots
 from engine.data.ffcv.package import (
     AllocationQuery,
     Compiler,
@@ -150,9 +151,16 @@ _OPEN: weakref.WeakSet = weakref.WeakSet()
 
 
 class Batches(EpochIterator):
-    """FFCV's epoch thread over an order of our own. An error in it is raised in the consumer; close() ends it."""
+    """FFCV's epoch thread over an order of our own. An error in it is raised in the consumer; close() ends it.
+
+    A batch is the consumer's, to read or to ask a GPU to read, until it asks for the next one.
+    """
 
     error: BaseException | None = None
+
+    def __init__(self, loader: Loader, order: np.ndarray) -> None:
+        self.reads = slots.Reads(slots.make_event)
+        super().__init__(loader, order)  # starts the thread
 
     def run(self) -> None:
         _OPEN.add(self)
@@ -161,7 +169,12 @@ class Batches(EpochIterator):
         except BaseException as error:
             self.error = error
 
+    def run_pipeline(self, b_ix: int, batch_indices: np.ndarray, batch_slot: int, cuda_event: None) -> tuple:
+        self.reads.wait(batch_slot)
+        return super().run_pipeline(b_ix, batch_indices, batch_slot, cuda_event)
+
     def __next__(self) -> tuple:
+        self.reads.give_back()  # before the queue has room for one more batch, for which the thread then wants the slot
         while True:
             try:
                 item = self.output_queue.get(timeout=1.0)
@@ -173,7 +186,9 @@ class Batches(EpochIterator):
                     raise Refusal(f"the loader's thread failed: {self.error!r}", DATA) from self.error
         if item is None:
             raise StopIteration
-        return item[1]
+        slot, batch = item
+        self.reads.take(slot)
+        return batch
 
     def close(self) -> None:
         self.terminate_event.set()
@@ -181,6 +196,8 @@ class Batches(EpochIterator):
             with contextlib.suppress(queue.Empty):  # make room for the end marker, which is put without a time limit
                 self.output_queue.get(timeout=0.05)
         super().close()
+        self.reads.give_back()
+        self.reads.wait_all()  # before the memory is freed, or is that of another epoch
 
 
 @atexit.register
