@@ -186,6 +186,7 @@ def build(
         gain: times the start's g0. storage_exponent, correlation_*: of archs/ingredients/mixer.py.
     """
     given = dict(locals())
+    number = _number()  # before layers are made, which draw their defaults
     for key, known in KNOWN.items():
         if given[key] not in known:
             raise ValueError(f"{key} '{given[key]}' is unknown; known: {', '.join(known)}")
@@ -195,7 +196,7 @@ def build(
     blocks = [block(dim, grid, _mixer(given), frame, mlp_ratio) for _ in range(depth)]
     tokens = Stem(grid, patch, dim, in_chans, stem, position, act_norm=frame == "convmixer")
     norm = {"metaformer": Norm, "resmlp": Affine, "convmixer": nn.Identity}[frame](dim)
-    return init(Lattice(tokens, [nn.Sequential(*blocks)], norm, nn.Linear(dim, num_classes)))
+    return init(Lattice(tokens, [nn.Sequential(*blocks)], norm, nn.Linear(dim, num_classes)), number)
 
 
 def _mixer(given: Mapping[str, Any]) -> Mixer:
@@ -221,9 +222,9 @@ def _mixer(given: Mapping[str, Any]) -> Mixer:
 
 
 @torch.no_grad()
-def init(model: Lattice) -> Lattice:
-    """Normal weights, zero biases; each part from a generator of its own, mixers by the start's rule."""
-    number = torch.randint(2**62, (), device="cpu").item()
+def init(model: Lattice, number: int | None = None) -> Lattice:
+    """Normal weights, zero biases, mixers by the start's rule; all from `number`, or a fresh one."""
+    number = _number() if number is None else number
     if next(model.parameters()).is_meta:
         return model
 
@@ -252,6 +253,11 @@ def init(model: Lattice) -> Lattice:
         for layer, deviation in zip((mlp.fc1, mlp.fc2), deviations, strict=True):
             normal(layer.weight, deviation, "fc1" if layer is mlp.fc1 else "fc2", i)
     return model
+
+
+def _number() -> int:
+    """The one number that a model takes from torch's generator."""
+    return torch.randint(2**62, (), device="cpu").item()
 
 
 def _generator(number: int, *part: object) -> torch.Generator:

@@ -70,7 +70,11 @@ def signature(name: str, opt: str = "adamw", *, seed: int = 0, **overrides: Any)
     shape, patch_size, own = setting(name, overrides)
 
     def fresh() -> "nn.Module":
-        return randomise(archs.create(name, **own), seed).double()
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # what is drawn and no number to randomise, such as an order, is the same
+            torch.manual_seed(seed)
+            return randomise(archs.create(name, **own), seed).double()
 
     generator = torch.Generator().manual_seed(seed)
     batches = []

@@ -79,11 +79,12 @@ def turned(kernels: Tensor, relabeling: Relabeling, wrap: bool) -> Tensor | None
 
     With wrap the grid may be shifted as well, which leaves them alone; None for any other order.
     """
-    turns = relabeling.turns if wrap else relabeling.mirrored
-    if turns is None:
+    backwards = relabeling.mirrored
+    if wrap:
+        backwards = None if relabeling.turns is None else [turn == -1 for turn in relabeling.turns]
+    if backwards is None:
         return None
-    backwards = (-1, True)
-    return kernels.flip([axis for axis, turn in zip((-2, -1), turns, strict=True) if turn in backwards])
+    return kernels.flip([axis for axis, back in zip((-2, -1), backwards, strict=True) if back])
 
 
 def distances(grid: Grid) -> Tensor:

@@ -45,4 +45,4 @@ class Mixing(attention.Mixing):
 
     def macs(self) -> tuple[int, int]:
         maps, pairs = 4 * self.num_tokens * self.dim**2, self.num_tokens**2
-        return maps + 2 * self.dim * (pairs - int(self.outside.sum())), maps + 2 * self.dim * pairs
+        return maps + 2 * self.dim * int(places.window(*self.window).sum()), maps + 2 * self.dim * pairs
