@@ -33,6 +33,7 @@ Cost: 100 runs (160, or 184 with STAGE 3) of 3,900 steps, 5 to 8 minutes each on
 500,000 images, with 9.6 MMAC (dense) 4.8e12 forward MACs.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from itertools import combinations, product
 from typing import Any
@@ -81,6 +82,11 @@ BASE = {
 # Peaks of lattice_lr by rung, two digits; scripts/rates.py prints the table.
 LR: dict[str, float] = {}
 SEEDS, MORE, CUBE_MORE = (0, 1, 2, 3, 4), (5, 6, 7), (8, 9, 10)
+STOPPING = (
+    (0.41, "five seeds are all; STAGE stays 1"),
+    (0.54, "every cell gets seeds 5 to 7: STAGE = 2"),
+    (math.inf, "every cell gets seeds 5 to 7, the cube also 8 to 10: STAGE = 3"),
+)
 STAGE = 1  # raised, once, to what scripts/seeds.py says after five seeds
 
 

@@ -4,8 +4,8 @@ At full length on nine tenths of the 50,000 training images, judged on the tenth
 test images are not touched, and neither seed is used again. Three rates; the peak is that of a parabola in the
 logarithm of the rate with one curvature for all cells (`python scripts/rates.py lattice_lr`), as the best of three
 rates by one seed would cost a cell up to 0.3 points at random. Where the peak lies outside the grid, a rate on that
-side goes into WIDER and the sweep is launched again. The cube has two
-seeds, and its seven effects at each of the three rates are shown by `compare.py lattice_lr`.
+side goes into WIDER and the sweep is launched again. The cube has two seeds, and its seven effects at each of the three
+rates are shown by `compare.py lattice_lr`.
 
     python scripts/sweep.py launch lattice_lr
 
