@@ -22,7 +22,7 @@ Rule = Sequence[tuple[float, str]]
 
 @dataclass(frozen=True)
 class Deviation:
-    """Residual deviation in points, degrees of freedom, 95 % interval; p that cells have the same; how many diverged."""
+    """Residual deviation in points, degrees of freedom, 95 % interval; p that cells share it; how many diverged."""
 
     value: float
     df: int

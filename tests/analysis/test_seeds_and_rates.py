@@ -43,7 +43,7 @@ def test_a_look_tells_the_deviation_and_no_accuracy(make):
     assert not re.search(r"\b[78]\d\.\d|_nano", text), text
     made = frames.load([*folders, make("mlp_nano", 0.0, seed=5, state="failed", status={"error_class": "diverged"})])
     assert deviation.look(made, "study").diverged == 1
-    with pytest.raises(Refusal, match="1 of 16 runs have no result; first: .*resume study"):
+    with pytest.raises(Refusal, match=r"1 of 16 runs have no result; first: .*resume study"):
         deviation.look(frames.load([*folders, make("mlp_nano", state="running", seed=6)]), "study")
     with pytest.raises(Refusal, match="no rung has two seeds"):
         deviation.look(frames.load(folders[:3]), "study")
@@ -125,7 +125,7 @@ def test_the_fit_is_least_squares_of_the_parabola_itself():
 def test_a_peak_outside_the_grid_is_no_rate_yet():
     peaks, c = rates.fit(tuned(peaks=PEAKS | {"low": -2.9, "high": -1.3}))
     assert [own.wider for own in peaks[4:]] == [1e-3, 1e-1]
-    with pytest.raises(Refusal, match="2 peaks lie outside the grid; add these rates .*: low: 0.001, high: 0.1"):
+    with pytest.raises(Refusal, match=r"2 peaks lie outside the grid; add these rates .*: low: 0.001, high: 0.1"):
         rates.literal(peaks)
     assert "outside: also try 0.001" in rates.sheet(peaks, c).markdown()
 

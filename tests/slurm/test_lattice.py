@@ -1,5 +1,7 @@
 """The study of the lattice as it was written down: its runs, its claims, and what it does while rates are missing."""
 
+import os
+import re
 import subprocess
 import sys
 
@@ -118,11 +120,20 @@ def test_a_claim_that_is_not_clean_is_refused_with_what_differs(tuned, before, a
 
 
 @pytest.mark.parametrize("command", ["plan", "launch"])
-def test_a_study_without_rates_says_what_to_launch(command):
-    if lattice.LR:
-        pytest.fail("the rates are there: this test has had its time, remove it")
-    done = subprocess.run(
-        [sys.executable, "scripts/sweep.py", command, "lattice"], cwd=SWEEPS.parents[1], capture_output=True, text=True
-    )
+def test_a_study_without_rates_says_what_to_launch(tmp_path, command):
+    path = tmp_path / "lattice.py"
+    path.write_text((SWEEPS / "lattice.py").read_text() + "\n\nLR = {}\n")
+    words = [sys.executable, "scripts/sweep.py", command, path]
+    done = subprocess.run(words, cwd=SWEEPS.parents[1], capture_output=True, text=True, timeout=120)
     assert done.returncode == USAGE and done.stderr.count("\n") == 1 and not done.stdout
     assert "no learning rate for lattice_s" in done.stderr and "python scripts/rates.py lattice_lr" in done.stderr
+
+
+def test_plan_shows_what_each_side_of_a_claim_differs_in(tuned, tmp_path):
+    tuned("lattice")
+    words = [sys.executable, "scripts/sweep.py", "plan", tmp_path / "lattice.py"]
+    options = {"capture_output": True, "text": True, "timeout": 300, "env": {**os.environ, "COLUMNS": "400"}}
+    done = subprocess.run(words, cwd=SWEEPS.parents[1], **options)
+    assert done.returncode == 0, done.stderr
+    (row,) = [line for line in done.stdout.splitlines() if "kernel to scrambled" in line]
+    assert re.search(r"pairs, ± 1 +geometry +geometry true to scrambled, lr \S+ to \S+", row)
