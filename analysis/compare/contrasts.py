@@ -246,7 +246,7 @@ def registered(
     """The contrasts that a sweep was made for, corrected by Holm over those on the same data.
 
     Columns: `contrast` (with the condition, where it is tested under several), `condition`, `data`, `weights` (by rung
-    with its condition), `differs` (what else differs between its sides), `diff`, `diff_half`, `diff_n`, `diff_p`,
+    with its condition), `differs` (between its two sides), `differs_in` (names), `diff`, `diff_half`, `diff_n`, `diff_p`,
     `diff_p_holm`, `equal_p`, `equal_p_holm`, `verdict` (as of `against`). One whose rungs share no finished seed has
     diff_n 0 and NaN.
 
@@ -268,7 +268,8 @@ def registered(
             found = stats.interval(values)
             row = {"contrast": f"{name} ({condition})" if condition else name, "condition": condition}
             row |= {"data": " | ".join(sorted(set(first.loc[list(weights), "data"]))), "weights": weights}
-            row |= {"differs": claims.told(claims.Contrast(weights), fields)}
+            contrast = claims.Contrast(weights)
+            row |= {"differs": claims.told(contrast, fields), "differs_in": list(claims.sides(contrast, fields))}
             row |= {"diff": found.mean, "diff_half": found.half, "diff_n": found.n, "diff_p": found.p}
             rows.append({**row, "equal_p": stats.equivalence(values, margin)})
     table = pd.DataFrame(rows)
@@ -299,7 +300,9 @@ def registered_sheet(table: pd.DataFrame, title: str = "", margin: float = stats
         for row in table.itertuples()
     ]
     header = ("contrast", "difference", "n", "p", "p equal", "verdict", "differs in")
-    return Sheet(title, header, rows, table.drop(columns="weights"), REGISTERED.format(margin=margin), "lrrrrll")
+    return Sheet(
+        title, header, rows, table.drop(columns=["weights", "differs_in"]), REGISTERED.format(margin=margin), "lrrrrll"
+    )
 
 
 def tables(

@@ -82,11 +82,8 @@ def check(contrast: Contrast, runs: Mapping[str, Fields]) -> None:
         raise Refusal(f"it claims {' x '.join(contrast.of)}, but its pairs go in both directions and partly cancel")
 
 
-def told(contrast: Contrast, runs: Mapping[str, Fields]) -> str:
-    """What differs between its two sides, from - to +: `reach all to window, lr 0.01 to 0.03`.
-
-    Of pairs that differ in several ways, the name alone.
-    """
+def sides(contrast: Contrast, runs: Mapping[str, Fields]) -> dict[str, set[tuple[str, str]]]:
+    """What differs between its two sides: by name, the pairs of values from - to + that there are."""
     if len(contrast.of) == 1:
         pairs = _pairs(contrast.of[0], contrast, runs)
     else:
@@ -96,6 +93,12 @@ def told(contrast: Contrast, runs: Mapping[str, Fields]) -> str:
     for one, other in pairs:
         for what, now, before in difference(runs[one], runs[other]):
             found.setdefault(what, set()).add((before, now))
+    return found
+
+
+def told(contrast: Contrast, runs: Mapping[str, Fields]) -> str:
+    """`sides` in words: `reach all to window, lr 0.01 to 0.03`. Of pairs that differ in several ways, the name alone."""
+    found = sides(contrast, runs)
     return ", ".join(f"{what} {' to '.join(*ways)}" if len(ways) == 1 else what for what, ways in found.items())
 
 
