@@ -246,9 +246,9 @@ def registered(
     """The contrasts that a sweep was made for, corrected by Holm over those on the same data.
 
     Columns: `contrast` (with the condition, where it is tested under several), `condition`, `data`, `weights` (by rung
-    with its condition), `differs` (between its two sides), `differs_in` (names), `diff`, `diff_half`, `diff_n`, `diff_p`,
-    `diff_p_holm`, `equal_p`, `equal_p_holm`, `verdict` (as of `against`). One whose rungs share no finished seed has
-    diff_n 0 and NaN.
+    with its condition), `differs` (between its two sides), `differs_in` (names), `diff`, `diff_half`, `diff_n`,
+    `diff_p`, `diff_p_holm`, `equal_p`, `equal_p_holm`, `verdict` (as of `against`). One whose rungs share no finished
+    seed has diff_n 0 and NaN.
 
     Args:
         frame: of `frames.load`, of the runs of this sweep alone: which others stand beside them would decide what a

@@ -97,7 +97,7 @@ def sides(contrast: Contrast, runs: Mapping[str, Fields]) -> dict[str, set[tuple
 
 
 def told(contrast: Contrast, runs: Mapping[str, Fields]) -> str:
-    """`sides` in words: `reach all to window, lr 0.01 to 0.03`. Of pairs that differ in several ways, the name alone."""
+    """`sides` in words: `reach all to window, lr 0.01 to 0.03`; the name alone where pairs differ in several ways."""
     found = sides(contrast, runs)
     return ", ".join(f"{what} {' to '.join(*ways)}" if len(ways) == 1 else what for what, ways in found.items())
 
