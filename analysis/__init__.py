@@ -1,6 +1,7 @@
 """From runs and tables to answers.
 
 compare/    accuracies, contrasts, fairness at equal cost, scaling
+factorial/  cells: effects, claims, rates, seeds and images
 bias/       symmetry signature, probes over runs, the laboratory's self-test
 probes/     one file a probe
 figures/    inline SVG

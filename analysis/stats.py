@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import bdtr, nctdtr, ndtr, ndtri, stdtr, stdtrit
 
+UNDECIDED = "undecided"  # neither different nor equal, which is not the same as equal
 MARGIN = 0.5  # points of accuracy: what counts as no difference
 _SPREADLESS = 1e-9
 
@@ -86,6 +87,17 @@ def holm_by(p: pd.Series, family: Sequence[Any] | pd.Series) -> pd.Series:
     families = pd.Series(list(family), index=p.index, dtype=object)
     parts = [holm(p[families == label]) for label in dict.fromkeys(families)]
     return pd.concat(parts).reindex(p.index) if parts else p.astype(float)
+
+
+def verdict(value: float, p: float, equal_p: float, words: tuple[str, str, str]) -> str:
+    """What two corrected tests, of a difference and of none within the margin, say of an effect; both may pass.
+
+    Args:
+        words: for an effect above 0, for one below, for one within the margin.
+    """
+    above, below, equal = words
+    said = [above if value > 0 else below] if p < 0.05 else []
+    return ", but ".join([*said, *([equal] if equal_p < 0.05 else [])]) or UNDECIDED
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> float:

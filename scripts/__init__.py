@@ -8,6 +8,7 @@ export_model                 its weights, as timm reads them
 minimal                      the same numbers in plain PyTorch, to be read
 sweep tune                   many runs
 report compare               what they show
+rates seeds                  what a study asks before its effects: learning rates, enough seeds
 probe symmetry selftest      which bias
 bench/                       measures the project itself
 """

@@ -35,7 +35,7 @@ def main() -> None:
         else:
             write = {"markdown": frames.markdown, "latex": frames.latex, "csv": frames.table_csv}[given.table]
             print(write(table))
-    told = {"planned": found.contrasts, "baseline": found.baseline}
+    told = {"planned": found.contrasts, "families": found.families, "baseline": found.baseline}
     print(write_report(found.name, folders, results, found.question, found.runs, given.speeds, **told))
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from analysis import published
 from analysis.compare import contrasts, exponents, fairness, frames, samples
 from analysis.compare.sweeps import Sweep
+from analysis.factorial import families
 from analysis.typeset import Sheet
 from engine.errors import Refusal
 
@@ -67,6 +68,7 @@ def _differences(
             own = contrasts.registered(frames.load(sweep.folders, sweep.runs), sweep.contrasts, asked.margin)
             title = PLANNED if len(sweeps) == 1 else f"What {sweep.name} was made to compare"
             made.append(contrasts.registered_sheet(own, title, asked.margin))
+        made += families.sheets(frames.load(sweep.folders, sweep.runs), sweep.families) if sweep.families else []
     made += filter(None, (missed, contrasts.unfinished(frame)))
     return made, [contrasts.power_note(part, table) for table, (_, part) in pairs]
 

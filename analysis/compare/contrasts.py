@@ -29,10 +29,11 @@ from analysis import stats
 from analysis.compare import frames
 from analysis.typeset import MISSING, Sheet, accuracy, count_text, number, plus_minus, probability, quantity
 from engine.errors import DATA, Refusal
+from engine.fields import claims
 from engine.fields.rungs import resolve
 from engine.run import nearest
 
-BETTER, WORSE, EQUAL, UNDECIDED, NO_PAIRS = "better", "worse", "equal", "undecided", "no pairs"
+BETTER, WORSE, EQUAL, NO_PAIRS = "better", "worse", "equal", "no pairs"
 IMAGES = 3  # test images that may change sides between two evaluations of the same weights
 HEADER = ("rung", "parameters", "MACs", "images/s", "n", "accuracy, %", "rank", "difference", "pairs", "p", "p equal")
 FAMILY = "p: two-sided, p equal: within ± {margin:g} points (TOST), both after Holm over {family}"
@@ -153,9 +154,7 @@ def _verdict(row: Any) -> str:
         return MISSING
     if not row.diff_n:
         return NO_PAIRS
-    differs, equal = row.diff_p_holm < 0.05, row.equal_p_holm < 0.05
-    words = [BETTER if row.diff > 0 else WORSE] if differs else []
-    return ", but ".join([*words, *([EQUAL] if equal else [])]) or UNDECIDED
+    return stats.verdict(row.diff, row.diff_p_holm, row.equal_p_holm, (BETTER, WORSE, EQUAL))
 
 
 def _ranks(wide: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
@@ -247,8 +246,9 @@ def registered(
     """The contrasts that a sweep was made for, corrected by Holm over those on the same data.
 
     Columns: `contrast` (with the condition, where it is tested under several), `condition`, `data`, `weights` (by rung
-    with its condition), `diff`, `diff_half`, `diff_n`, `diff_p`, `diff_p_holm`, `equal_p`, `equal_p_holm`, `verdict`
-    (as of `against`). One whose rungs share no finished seed has diff_n 0 and NaN.
+    with its condition), `differs` (between its two sides), `differs_in` (names), `diff`, `diff_half`, `diff_n`,
+    `diff_p`, `diff_p_holm`, `equal_p`, `equal_p_holm`, `verdict` (as of `against`). One whose rungs share no finished
+    seed has diff_n 0 and NaN.
 
     Args:
         frame: of `frames.load`, of the runs of this sweep alone: which others stand beside them would decide what a
@@ -260,6 +260,7 @@ def registered(
     """
     first = frame.drop_duplicates("rung").set_index("rung")
     known = {rung: (own, way) for rung, own, way in zip(first.index, first["name"], first["condition"], strict=True)}
+    fields = dict(zip(first.index, first.to_dict("records"), strict=True))
     wide, rows = frames.accuracies(frame), []
     for name, asked in wanted.items():
         for condition, weights in _resolved(name, asked, known):
@@ -267,6 +268,8 @@ def registered(
             found = stats.interval(values)
             row = {"contrast": f"{name} ({condition})" if condition else name, "condition": condition}
             row |= {"data": " | ".join(sorted(set(first.loc[list(weights), "data"]))), "weights": weights}
+            contrast = claims.Contrast(weights)
+            row |= {"differs": claims.told(contrast, fields), "differs_in": list(claims.sides(contrast, fields))}
             row |= {"diff": found.mean, "diff_half": found.half, "diff_n": found.n, "diff_p": found.p}
             rows.append({**row, "equal_p": stats.equivalence(values, margin)})
     table = pd.DataFrame(rows)
@@ -292,12 +295,14 @@ def registered_sheet(table: pd.DataFrame, title: str = "", margin: float = stats
             row.contrast,
             plus_minus(row.diff, row.diff_half, row.diff_n, "+"),
             str(row.diff_n or MISSING),
-            *(probability(row.diff_p_holm), probability(row.equal_p_holm), row.verdict),
+            *(probability(row.diff_p_holm), probability(row.equal_p_holm), row.verdict, row.differs),
         ]
         for row in table.itertuples()
     ]
-    header = ("contrast", "difference", "n", "p", "p equal", "verdict")
-    return Sheet(title, header, rows, table.drop(columns="weights"), REGISTERED.format(margin=margin), "lrrrrl")
+    header = ("contrast", "difference", "n", "p", "p equal", "verdict", "differs in")
+    return Sheet(
+        title, header, rows, table.drop(columns=["weights", "differs_in"]), REGISTERED.format(margin=margin), "lrrrrll"
+    )
 
 
 def tables(

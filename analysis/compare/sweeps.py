@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from engine.fields.claims import Family
 from engine.run import Run
 
 
@@ -24,5 +25,7 @@ class Sweep(Protocol):
     def probes(self) -> Sequence[str]: ...
     @property
     def contrasts(self) -> Mapping[str, Mapping[str, float]]: ...
+    @property
+    def families(self) -> Mapping[str, Family]: ...
     @property
     def baseline(self) -> Sequence[str]: ...

@@ -20,11 +20,12 @@ from analysis.compare import fairness, frames, ladder
 from analysis.compare.frames import gain_text, quantity
 from analysis.figures import draw
 from analysis.report import sentences
-from analysis.report.sections import bias, cost
+from analysis.report.sections import bias, claimed, cost
 from analysis.report.tables import DRAWN, ROWS, Cell, Shown, commands, environment, health, limited, runs, shown
 from analysis.report.tables import unfinished as without_result
 from analysis.typeset import accuracy
 from engine.errors import Refusal
+from engine.fields.claims import Family
 from engine.folder.store import write_bytes
 from engine.run import Run
 
@@ -39,6 +40,7 @@ def write_report(
     runs: Sequence[Run] | None = None,
     speeds: Path | None = None,
     planned: Mapping[str, Mapping[str, float]] | None = None,
+    families: Mapping[str, Family] | None = None,
     baseline: Sequence[str] = (),
 ) -> Path:
     """Write RESULTS/NAME/report.html from the runs' folders, its figures beside it, and return its path.
@@ -50,6 +52,7 @@ def write_report(
         runs: the runs of these folders, where known; see `frames.load`.
         speeds: latencies, of scripts/profile_model.py; without, RESULTS/NAME/speeds.csv if it is there.
         planned: the contrasts that the sweep was made for (`contrasts.registered`).
+        families: its contrasts in families (analysis/factorial/families.py).
         baseline: the rungs that it compares others with, of which a table takes the first that it holds.
 
     Raises:
@@ -65,6 +68,7 @@ def write_report(
     speeds = fairness.speeds_file([path.parent], speeds)
     frame = frames.load(folders, runs)
     page = _page(frame, ladder.table(frames.rungs(frame)), results, name, speeds, planned or {}, baseline)
+    page["families"] = claimed.tables(frame, families) if families else []
     drawn = page.pop("drawn")
     text = _template().render(name=name, question=question, figures=_marked(drawn), **page)
     for old in (path.parent / "figures").glob("*.svg") if drawn else ():  # or they are what somebody published

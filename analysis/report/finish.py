@@ -28,7 +28,7 @@ def finish(sweep: Sweep, how: How) -> Path:
         return report
     from analysis.report.assemble import write_report  # which takes a second
 
-    told = {"planned": sweep.contrasts, "baseline": sweep.baseline}
+    told = {"planned": sweep.contrasts, "families": sweep.families, "baseline": sweep.baseline}
     return write_report(sweep.name, sweep.folders, sweep.folder.parent, sweep.question, sweep.runs, **told)
 
 

@@ -140,8 +140,14 @@ def asked_sentence(table: pd.DataFrame) -> str:
         shown = f"{len(clear)} {'is' if len(clear) == 1 else 'are'} shown to differ from zero (Holm)"
         named = row["contrast"].removesuffix(f" ({condition})")
         size = plus_minus(row["diff"], row["diff_half"], row["diff_n"], "+")
-        parts.append(f"Of {what}, {shown}; the largest is “{named}”, {size} points.")
+        parts.append(f"Of {what}, {shown}; the largest is “{named}”, {size} points, {_between(row['differs_in'])}.")
     return " ".join(parts)
+
+
+def _between(names: list[str]) -> str:
+    """Between what kind of rungs a contrast is; a name says less than what its rungs differ in."""
+    rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"between rungs that differ in {', '.join(names[:NAMED]) or 'nothing known'}{rest}"
 
 
 def _range(frame: pd.DataFrame, table: pd.DataFrame) -> str:

@@ -16,7 +16,6 @@ import archs
 from engine.errors import Refusal
 from engine.fields.rungs import RECIPE, text
 
-WITH_AXES = "lattice"  # the family whose arguments are axes; others differ in what their files say, beside arguments
 FREE = ("lr",)
 BY_DATA = ("img_size", "in_chans", "num_classes", "drop_path")  # a variant's own values, which the run's fields replace
 
@@ -83,11 +82,8 @@ def check(contrast: Contrast, runs: Mapping[str, Fields]) -> None:
         raise Refusal(f"it claims {' x '.join(contrast.of)}, but its pairs go in both directions and partly cancel")
 
 
-def told(contrast: Contrast, runs: Mapping[str, Fields]) -> str:
-    """What differs between its two sides, from - to +: `reach all to window, lr 0.01 to 0.03`.
-
-    Of pairs that differ in several ways, the name alone.
-    """
+def sides(contrast: Contrast, runs: Mapping[str, Fields]) -> dict[str, set[tuple[str, str]]]:
+    """What differs between its two sides: by name, the pairs of values from - to + that there are."""
     if len(contrast.of) == 1:
         pairs = _pairs(contrast.of[0], contrast, runs)
     else:
@@ -97,6 +93,12 @@ def told(contrast: Contrast, runs: Mapping[str, Fields]) -> str:
     for one, other in pairs:
         for what, now, before in difference(runs[one], runs[other]):
             found.setdefault(what, set()).add((before, now))
+    return found
+
+
+def told(contrast: Contrast, runs: Mapping[str, Fields]) -> str:
+    """`sides` in words: `reach all to window, lr 0.01 to 0.03`; the name alone where pairs differ in several ways."""
+    found = sides(contrast, runs)
     return ", ".join(f"{what} {' to '.join(*ways)}" if len(ways) == 1 else what for what, ways in found.items())
 
 
@@ -151,22 +153,6 @@ def _what(a: Fields, b: Fields) -> list[str]:
 
 
 def _of_models(a: Fields, b: Fields) -> list[Item]:
-    families = [_family(run["model"]) for run in (a, b)]
-    if families == [WITH_AXES, WITH_AXES]:
-        pair = ((run["model"], dict(run["model_kwargs"])) for run in (a, b))
-        return [Item(item.what, text(item.a), text(item.b)) for item in archs.difference(*pair)]
-    first, second = ({**_own(run["model"]), **run["model_kwargs"]} for run in (a, b))
-    same = len(set(families)) == 1  # of two families only what both take can be compared
-    keys = [key for key in {**first, **second} if key not in BY_DATA and (same or (key in first and key in second))]
-    told = [Item(key, *(text(side[key]) if key in side else "-" for side in (first, second))) for key in keys]
-    named = [] if same else [Item("family", *families)]
-    return [*named, *(item for item in told if item.a != item.b)]
-
-
-def _family(model: str) -> str:
-    return model if model.startswith("timm/") else model.partition("_")[0]
-
-
-def _own(model: str) -> dict[str, Any]:
-    """All arguments where none is given; of models of timm nobody knows them without importing it."""
-    return {} if model.startswith("timm/") else archs.defaults(model)
+    pair = ((run["model"], dict(run["model_kwargs"])) for run in (a, b))
+    items = (Item(item.what, text(item.a), text(item.b)) for item in archs.difference(*pair))
+    return [item for item in items if item.what not in BY_DATA]

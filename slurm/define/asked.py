@@ -57,6 +57,17 @@ def families(given: Any, runs: Collection[Run]) -> dict[str, claims.Family]:
     return made
 
 
+def stopping(given: Any) -> tuple[tuple[float, str], ...]:
+    """STOPPING, checked: pairs of a deviation and of what follows up to it, the last one without an end."""
+    pairs = tuple(tuple(pair) for pair in given)
+    limits = [pair[0] for pair in pairs]
+    if pairs and not (limits == sorted(limits) and limits[-1] == math.inf and all(len(pair) == 2 for pair in pairs)):
+        raise Refusal(
+            f"STOPPING must rise to math.inf, as in ((0.4, 'enough'), (math.inf, 'more')), and is {short(given)}"
+        )
+    return pairs
+
+
 def _is_weight(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value != 0
 

@@ -42,6 +42,9 @@ class Sweep:
     families: dict[str, Family] = field(default_factory=dict)
     """FAMILIES of the file: contrasts with a margin, corrected within their family, on one model of all runs
     (analysis/factorial/). One that claims an ingredient and differs in more is refused (engine/fields/claims.py)."""
+    stopping: tuple[tuple[float, str], ...] = ()
+    """STOPPING of the file: residual deviations in points, ascending, and what follows up to each
+    (scripts/seeds.py)."""
     baseline: tuple[str, ...] = ()
     """BASELINE of the file: the rung that all others are compared with, or several, of which a table takes the first
     that it holds."""

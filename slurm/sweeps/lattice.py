@@ -6,6 +6,7 @@ ingredient it names alone, which `plan` proves. What else differs by design is t
 (lattice_lr), and parameters and MACs where the ingredient is made of them.
 
     python scripts/sweep.py launch lattice_lr
+    python scripts/sweep.py collect lattice_lr
     python scripts/rates.py lattice_lr            # prints the table LR below
     python scripts/sweep.py launch lattice        # five seeds
     python scripts/seeds.py lattice               # says whether STAGE below must rise; shows no effect
@@ -32,6 +33,7 @@ Cost: 100 runs (160, or 184 with STAGE 3) of 3,900 steps, 5 to 8 minutes each on
 500,000 images, with 9.6 MMAC (dense) 4.8e12 forward MACs.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from itertools import combinations, product
 from typing import Any
@@ -77,9 +79,14 @@ BASE = {
     "hflip": 0.5,
     "amp": True,
 }
-# Peaks of lattice_lr by cell, two digits; scripts/rates.py prints the table.
+# Peaks of lattice_lr by rung, two digits; scripts/rates.py prints the table.
 LR: dict[str, float] = {}
 SEEDS, MORE, CUBE_MORE = (0, 1, 2, 3, 4), (5, 6, 7), (8, 9, 10)
+STOPPING = (
+    (0.41, "five seeds are all; STAGE stays 1"),
+    (0.54, "every cell gets seeds 5 to 7: STAGE = 2"),
+    (math.inf, "every cell gets seeds 5 to 7, the cube also 8 to 10: STAGE = 3"),
+)
 STAGE = 1  # raised, once, to what scripts/seeds.py says after five seeds
 
 
@@ -135,14 +142,15 @@ FAMILIES = {
 }
 
 
-def rate(table: Mapping[str, float], cell: str, tuning: str = "lattice_lr", study: str = "lattice") -> float:
-    """The tuned learning rate of a cell. Raises Refusal while it has none."""
-    if cell not in table:
+def rate(table: Mapping[str, float], rung: str, study: str = "lattice") -> float:
+    """The tuned learning rate of a rung. Raises Refusal while it has none."""
+    if rung not in table:
+        tuning = f"{study}_lr"
         raise Refusal(
-            f"no learning rate for {cell} yet: launch {tuning}, then `python scripts/rates.py {tuning}` prints the "
-            f"table LR of slurm/sweeps/{study}.py"
+            f"no learning rate for {rung} yet: python scripts/sweep.py launch {tuning}, then collect {tuning}, then "
+            f"python scripts/rates.py {tuning}, which prints the table LR of slurm/sweeps/{study}.py"
         )
-    return table[cell]
+    return table[rung]
 
 
 def seeds(cell: str) -> tuple[int, ...]:
@@ -151,7 +159,7 @@ def seeds(cell: str) -> tuple[int, ...]:
 
 def cell_run(cell: str, seed: int, **fields: Any) -> Run:
     """A run of a cell at its tuned rate."""
-    return Run(**(BASE | fields), model=MODEL, model_kwargs=CELLS[cell], lr=rate(LR, cell), seed=seed)
+    return Run(**(BASE | fields), model=MODEL, model_kwargs=CELLS[cell], lr=rate(LR, RUNGS[cell]), seed=seed)
 
 
 def runs() -> Iterator[Run]:

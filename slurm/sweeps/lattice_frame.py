@@ -5,6 +5,7 @@ There the mixer is a quarter of the MACs, not a ninth, and a linear mixer is fol
 the two frames are compared, that is said.
 
     python scripts/sweep.py launch lattice_frame_lr
+    python scripts/sweep.py collect lattice_frame_lr
     python scripts/rates.py lattice_frame_lr      # prints the table LR below
     python scripts/sweep.py launch lattice_frame
 
@@ -26,7 +27,7 @@ FRAME = {"frame": "convmixer", "dim": 160}
 SECOND = {cell: CELLS[cell] | FRAME for cell in CUBE.values()}
 RUNGS = {cell: Run(model=MODEL, model_kwargs=kwargs).rung for cell, kwargs in SECOND.items()}
 SEEDS = (0, 1, 2)
-# Peaks of lattice_frame_lr by cell, two digits; scripts/rates.py prints the table.
+# Peaks of lattice_frame_lr by rung, two digits; scripts/rates.py prints the table.
 LR: dict[str, float] = {}
 
 
@@ -44,6 +45,6 @@ FAMILIES = {
 
 def runs() -> Iterator[Run]:
     for seed, (cell, kwargs) in product(SEEDS, SECOND.items()):
-        lr = rate(LR, cell, "lattice_frame_lr", "lattice_frame")
+        lr = rate(LR, RUNGS[cell], "lattice_frame")
         yield Run(**BASE, model=MODEL, model_kwargs=kwargs, lr=lr, seed=seed)
         yield cell_run(cell, seed)

@@ -4,7 +4,8 @@ At full length on nine tenths of the 50,000 training images, judged on the tenth
 test images are not touched, and neither seed is used again. Three rates; the peak is that of a parabola in the
 logarithm of the rate with one curvature for all cells (`python scripts/rates.py lattice_lr`), as the best of three
 rates by one seed would cost a cell up to 0.3 points at random. Where the peak lies outside the grid, a rate on that
-side goes into WIDER and the sweep is launched again. The cube has two seeds.
+side goes into WIDER and the sweep is launched again. The cube has two seeds, and its seven effects at each of the three
+rates are shown by `compare.py lattice_lr`.
 
     python scripts/sweep.py launch lattice_lr
 
@@ -14,12 +15,15 @@ Cost: 84 runs as long as those of `lattice`.
 from collections.abc import Iterator
 from itertools import product
 
+from engine.fields.claims import Family
 from engine.run import Run
-from slurm.sweeps.lattice import BASE, CELLS, CUBE, MODEL
+from slurm.sweeps.lattice import BASE, CELLS, CUBE, MODEL, RUNGS, cube
 
 LRS = (3e-3, 1e-2, 3e-2)
 WIDER: dict[str, tuple[float, ...]] = {}  # by cell
 SEEDS = (100, 101)  # the second for the cube alone
+# The effects at one rate for all, which say whether those at the tuned ones hang on the rates.
+FAMILIES = {f"cube at {lr:g}": Family(cube(lambda cell, lr=lr: f"{RUNGS[cell]} lr={lr:g}"), margin=0.5) for lr in LRS}
 
 
 def runs() -> Iterator[Run]:

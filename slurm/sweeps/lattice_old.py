@@ -6,6 +6,7 @@ last field, clipping at 1 included. One kernel or one per channel, in the frame 
 at 96, and of ConvMixer at 248 (5 MMAC, as on the ladder).
 
     python scripts/sweep.py launch lattice_old_lr
+    python scripts/sweep.py collect lattice_old_lr
     python scripts/rates.py lattice_old_lr        # prints the table LR below
     python scripts/sweep.py launch lattice_old
 
@@ -32,14 +33,15 @@ CELLS = {
     f"{mixer}, {frame}": {"mixer": mixer, "patch_size": 8, **kwargs}
     for (frame, kwargs), mixer in product(FRAMES.items(), MIXERS)
 }
+RUNGS = {cell: Run(model=MODEL, model_kwargs=kwargs).rung for cell, kwargs in CELLS.items()}
 SEEDS = (0, 1, 2, 3, 4)
-# Peaks of lattice_old_lr by cell, two digits; scripts/rates.py prints the table.
+# Peaks of lattice_old_lr by rung, two digits; scripts/rates.py prints the table.
 LR: dict[str, float] = {}
 
 
-def _step(name: dict[str, float], of: tuple[str, ...]) -> Contrast:
+def _step(by_cell: dict[str, float], of: tuple[str, ...]) -> Contrast:
     """A contrast by cell."""
-    return Contrast({Run(model=MODEL, model_kwargs=CELLS[cell]).rung: weight for cell, weight in name.items()}, of)
+    return Contrast({RUNGS[cell]: weight for cell, weight in by_cell.items()}, of)
 
 
 def _kernel(frame: str, weight: float = 1.0) -> dict[str, float]:
@@ -70,5 +72,5 @@ FAMILIES = {"old step": Family(STEPS, margin=1.0)}
 
 def runs() -> Iterator[Run]:
     for seed, (cell, kwargs) in product(SEEDS, CELLS.items()):
-        lr = rate(LR, cell, "lattice_old_lr", "lattice_old")
+        lr = rate(LR, RUNGS[cell], "lattice_old")
         yield Run(**BASE, model=MODEL, model_kwargs=kwargs, lr=lr, seed=seed)

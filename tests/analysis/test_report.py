@@ -86,7 +86,8 @@ def test_what_is_asked_beforehand_is_answered(folders, runs, tmp_path):
     assert list(said) == ["Best rung", "Asked", "Not decided"]
     assert said["Asked"] == (
         "Of 2 contrasts that the sweep was made for, 2 are shown to differ from zero (Holm); the largest is "
-        "“a kernel”, +5.05 ± 0.15 points."
+        "“a kernel”, +5.05 ± 0.15 points, between rungs that differ in frame, receptive_field, shift_equivariant, "
+        "grid_bound and 1 more."
     )
     wave = (0.0, 2.0, 1.0)
     noisy = [write_run(tmp_path, run, 90 + wave[(run.seed + len(run.model)) % 3]) for run in runs]

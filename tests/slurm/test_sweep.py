@@ -52,7 +52,11 @@ def script(*words: str, **options) -> subprocess.CompletedProcess:
 def test_every_sweep_of_the_folder_loads():
     assert "demo" in names()
     for name in names():
-        sweep = load(name)
+        try:
+            sweep = load(name)
+        except Refusal as refusal:  # a study whose rates are still being tuned says so (tests/slurm/test_lattice.py)
+            assert "no learning rate for lattice_s" in str(refusal) and name.startswith("lattice")
+            continue
         assert sweep.name == name and sweep.question and sweep.runs
 
 
@@ -99,6 +103,8 @@ ONE = "def runs(): yield Run(model='mixer_nano')\n"
             "CONTRASTS = {'a': {'mixer_nano': 1, 'mlp_nano': -1}}",
             r"'mixer_nano' was trained in 2 ways; name the one .*'mixer_nano lr=0.001', 'mixer_nano lr=0.004'",
         ),
+        (ONE + "FAMILIES = {'a': {'b': 1}}", r"FAMILIES must map names to engine.fields.claims.Family"),
+        (ONE + "STOPPING = ((0.5, 'a'), (0.4, 'b'))", r"STOPPING must rise to math.inf"),
         (ONE + "CONTRASTS = ['a']", r"CONTRASTS must map names to \{rung: weight\}"),
         ("def runs():\n    seed = 0\n    while True: yield Run(seed=seed)", r"more than"),
     ],

@@ -1,5 +1,6 @@
 """One file a section of the page.
 
-bias  built in and learned
-cost  cost and certainty
+bias     built in and learned
+claimed  families of claims
+cost     cost and certainty
 """

@@ -1,0 +1,8 @@
+"""A study whose rungs are cells: what one model of all runs says of effects, of seeds and images, of rates.
+
+effects    the blocked model: estimates, intervals, tests of contrasts
+families   the claims of a sweep, family by family
+deviation  residual deviation alone: are there enough seeds?
+rates      the peak of each cell, from a tuning sweep
+images     seeds apart from test images, and which errors are shared
+"""

@@ -1,0 +1,183 @@
+"""The look at the deviation that may decide on seeds, and the peaks that decide on rates; both scripts."""
+
+import math
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from analysis.compare import frames
+from analysis.factorial import deviation, rates
+from engine.errors import DATA, Refusal
+from engine.run import make_run
+from slurm.sweeps import lattice
+from tests.reports import write_run
+
+
+@pytest.mark.parametrize("sizes", [(5, 5, 5), (3, 7, 5, 4), (2, 2)])
+def test_bartlett_is_scipys(sizes):
+    groups = [np.random.default_rng(i).normal(i, 1 + i, size) for i, size in enumerate(sizes)]
+    assert deviation.bartlett(groups) == pytest.approx(stats.bartlett(*groups).pvalue)
+    assert math.isnan(deviation.bartlett(groups[:1])) and math.isnan(deviation.bartlett([np.zeros(3), np.ones(3)]))
+
+
+MODELS = ("mlp_nano", "bmlp_nano", "mixer_nano")
+
+
+def test_a_look_tells_the_deviation_and_no_accuracy(make):
+    rng = np.random.default_rng(0)
+    level = {"mlp_nano": 71.25, "bmlp_nano": 78.5, "mixer_nano": 84.75}
+    folders = [make(m, level[m] + rng.normal(0, 0.5), seed=s) for s in range(5) for m in MODELS]
+    found = deviation.look(frames.load(folders), "study")
+    wide = frames.accuracies(frames.load(folders)).to_numpy()
+    rest = wide - wide.mean(0) - wide.mean(1, keepdims=True) + wide.mean()
+    assert found.value == pytest.approx(math.sqrt((rest**2).sum() / 8)) and found.df == 8
+    ends = [found.value * math.sqrt(8 / stats.chi2.ppf(p, 8)) for p in (0.975, 0.025)]
+    assert (found.low, found.high) == pytest.approx(ends)
+    text = "\n".join(deviation.told(found, lattice.STOPPING))
+    assert not re.search(r"\b[78]\d\.\d|_nano", text), text
+    made = frames.load([*folders, make("mlp_nano", 0.0, seed=5, state="failed", status={"error_class": "diverged"})])
+    assert deviation.look(made, "study").diverged == 1
+    with pytest.raises(Refusal, match=r"1 of 16 runs have no result; first: .*resume study"):
+        deviation.look(frames.load([*folders, make("mlp_nano", state="running", seed=6)]), "study")
+    with pytest.raises(Refusal, match="no rung has two seeds"):
+        deviation.look(frames.load(folders[:3]), "study")
+
+
+@pytest.mark.parametrize("value, stage", [(0.3, "stays 1"), (0.41, "stays 1"), (0.42, "STAGE = 2"), (0.6, "STAGE = 3")])
+def test_the_rule_is_the_one_of_the_study(value, stage):
+    assert stage in deviation.consequence(value, lattice.STOPPING)
+
+
+@pytest.mark.parametrize("seeds, limit", [(5, 0.41), (8, 0.54)])
+def test_limits_of_the_rule_are_where_half_a_point_is_still_found(seeds, limit):
+    """A main effect of 0.5 points, at the first step of Holm over seven, four times in five: noncentral t."""
+
+    def power(sigma):
+        df, shift = 7 * (seeds - 1), 0.5 / (sigma / math.sqrt(2 * seeds))
+        return stats.nct.sf(stats.t.ppf(1 - 0.05 / 14, df), df, shift)
+
+    assert power(limit) > 0.8 > power(limit + 0.02)
+
+
+# --- rates ---
+
+PEAKS = {"a": -2.0, "b": -2.2, "c": -1.8, "d": -1.75}
+LRS = (3e-3, 1e-2, 3e-2)
+
+
+def tuned(noise=0.0, seeds=(100,), lrs=LRS, peaks=PEAKS, c=4.0):
+    rng = np.random.default_rng(1)
+    rows = [
+        {"rung": rung, "lr": lr, "seed": seed, "state": "done", "error_class": "", "holdout": 0.1}
+        | {"acc1": 70 + place - c * (math.log10(lr) - peak) ** 2 + rng.normal(0, noise)}
+        for place, (rung, peak) in enumerate(peaks.items())
+        for lr in lrs
+        for seed in seeds
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_peaks_without_noise_are_exact():
+    peaks, c = rates.fit(tuned())
+    assert c == pytest.approx(4) and [own.peak for own in peaks] == pytest.approx(list(PEAKS.values()))
+    assert [own.rate for own in peaks] == [0.01, 0.0063, 0.016, 0.018]
+    assert all(math.isnan(own.wider) and own.regret < 1e-9 for own in peaks)
+    names: dict = {}
+    exec(rates.literal(peaks), names)
+    assert names["LR"] == {own.rung: own.rate for own in peaks}
+
+
+def test_errors_of_peaks_are_those_of_repeated_tuning():
+    """500 tunings of known peaks: what the fit calls its standard error is the spread of its peaks."""
+    found, told = [], []
+    for seed in range(500):
+        rows = tuned(seeds=(100, 101))
+        rows["acc1"] += np.random.default_rng(seed).normal(0, 0.3, len(rows))
+        peaks, _ = rates.fit(rows)
+        found.append([own.peak for own in peaks])
+        told.append([own.error for own in peaks])
+    assert np.mean(found, 0) == pytest.approx(list(PEAKS.values()), abs=0.02)
+    assert np.sqrt(np.mean(np.square(told), 0)) == pytest.approx(np.std(found, 0), rel=0.15)
+
+
+def test_the_fit_is_least_squares_of_the_parabola_itself():
+    from scipy.optimize import least_squares
+
+    rows = tuned(noise=0.5, seeds=(100, 101))
+    place = rows["rung"].map({rung: i for i, rung in enumerate(PEAKS)}).to_numpy()
+    x = np.log10(rows["lr"].to_numpy())
+
+    def rest(p):
+        return p[place] - p[8] * (x - p[4 + place]) ** 2 - rows["acc1"].to_numpy()
+
+    theirs = least_squares(rest, [70] * 4 + [-2] * 4 + [3], xtol=1e-14, ftol=1e-14).x
+    peaks, c = rates.fit(rows)
+    assert c == pytest.approx(theirs[8], rel=1e-5)
+    assert [own.peak for own in peaks] == pytest.approx(list(theirs[4:8]), abs=1e-5)
+
+
+def test_a_peak_outside_the_grid_is_no_rate_yet():
+    peaks, c = rates.fit(tuned(peaks=PEAKS | {"low": -2.9, "high": -1.3}))
+    assert [own.wider for own in peaks[4:]] == [1e-3, 1e-1]
+    with pytest.raises(Refusal, match=r"2 peaks lie outside the grid; add these rates .*: low: 0.001, high: 0.1"):
+        rates.literal(peaks)
+    assert "outside: also try 0.001" in rates.sheet(peaks, c).markdown()
+
+
+def test_a_rate_that_diverged_is_left_out_and_named():
+    rows = tuned()
+    fell = (rows["rung"] == "c") & (rows["lr"] == 3e-2)
+    rows.loc[fell, ["state", "error_class"]], rows.loc[fell, "acc1"] = ["failed", "diverged"], math.nan
+    peaks, c = rates.fit(rows)
+    assert peaks[2].peak == pytest.approx(-1.8) and peaks[2].diverged == (3e-2,)
+    assert "diverged at 0.03" in rates.sheet(peaks, c).markdown()
+
+
+def test_accuracies_that_are_no_hill_are_refused():
+    with pytest.raises(Refusal, match="do not fall off on both sides"):
+        rates.fit(tuned(c=-4.0))
+    with pytest.raises(Refusal, match="a has fewer than two rates"):
+        rates.fit(tuned(lrs=(1e-2,)))
+    with pytest.raises(Refusal, match="no rung has three rates"):
+        rates.fit(tuned(lrs=(1e-2, 3e-2)))
+
+
+def script(name, *words, results):
+    environment = {**os.environ, "SOFTMLP_RESULTS": str(results)}
+    command = [sys.executable, "-m", f"scripts.{name}", *map(str, words)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_rates_are_read_from_the_tables_of_collect(tmp_path):
+    done = script("rates", "tuning", results=tmp_path)
+    assert done.returncode == DATA and "sweep.py collect tuning writes it" in done.stderr
+    (tmp_path / "tuning").mkdir()
+    path = tmp_path / "tuning" / "runs.csv"
+    tuned().to_csv(path, index=False)
+    done = script("rates", "tuning", results=tmp_path)
+    assert done.returncode == 0 and '    "b": 6.3e-03,' in done.stdout, done.stderr
+    for change, words in (({"state": "running"}, "12 of 12 runs have not ended"), ({"holdout": 0.0}, "on test images")):
+        tuned().assign(**change).to_csv(path, index=False)
+        done = script("rates", "tuning", results=tmp_path)
+        assert done.returncode == DATA and words in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_seeds_says_what_the_rule_of_a_sweep_makes_of_its_runs(tmp_path):
+    runs = [make_run({"model": model, "seed": seed}) for model in MODELS for seed in range(3)]
+    rng = np.random.default_rng(2)
+    for run in runs:
+        write_run(tmp_path, run, 80 + rng.normal(0, 0.5))
+    (tmp_path / "study.py").write_text(
+        "from math import inf\nfrom engine.run import make_run\n"
+        f"STOPPING = ((1e-6, 'enough'), (inf, 'all get seed 3'))\n"
+        f"def runs():\n    return [make_run(run) for run in {[run.record() for run in runs]!r}]\n"
+    )
+    done = script("seeds", tmp_path / "study.py", results=tmp_path)
+    assert done.returncode == 0 and done.stdout.endswith("so: all get seed 3\n"), done.stderr
+    assert "4 degrees of freedom" in done.stdout and "3 cells" in done.stdout
