@@ -42,7 +42,8 @@ def plan(sweep: Sweep, given: argparse.Namespace) -> None:
 
 
 def launch(sweep: Sweep, given: argparse.Namespace) -> int:
-    return train(sweep, given, {"unfinished", *(["failed"] if given.retry else [])})
+    more = {"failed": given.retry, "published": given.published}
+    return train(sweep, given, {"unfinished", *(kind for kind in more if more[kind])})
 
 
 def resume(sweep: Sweep, given: argparse.Namespace) -> int:

@@ -31,6 +31,7 @@ RESUMED = {
     "timeout": "what the time limit stopped",
     "unfinished": "what has neither ended nor been cancelled (the default)",
     "cancelled": "what was cancelled",
+    "published": "what a published table alone has as done",
 }
 
 
@@ -105,6 +106,7 @@ def _add_grid(part: argparse.ArgumentParser) -> None:
 
 def _add_launch(part: argparse.ArgumentParser) -> None:
     part.add_argument("--retry", action="store_true", help="also train the runs that failed before")
+    part.add_argument("--published", action="store_true", help=f"also train {RESUMED['published']}")
     _add_where(part)
     _add_grid(part)
 

@@ -10,7 +10,7 @@ from engine.folder import store
 from engine.run import Run
 from slurm.define import cost
 from slurm.define.sweep import Sweep
-from slurm.queue import worker
+from slurm.queue import tables, worker
 from slurm.queue.progress import duration
 
 ROWS = 200  # of the table; a sweep with more rungs shows the first ones
@@ -31,7 +31,7 @@ def table(sweep: Sweep) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    statuses = [worker.look(folder) for folder in sweep.folders]
+    statuses = tables.standing(sweep)
     known = cost.costs(sweep.runs, sweep.folders)
     speeds = cost.rates(sweep.runs, statuses, known)
     rows: dict[tuple, list[tuple[Run, dict[str, Any]]]] = {}
@@ -65,10 +65,10 @@ def table(sweep: Sweep) -> Any:
 
 
 def _summary(sweep: Sweep, statuses: Sequence[dict[str, Any]], seconds: float, unknown: int) -> str:
-    """27 runs (3 repeats left out): 20 done, 1 failed, 6 to train, about 12 min one after another."""
+    """27 runs (3 repeats left out): 20 done (8 by table), 1 failed, 6 to train, about 12 min one after another."""
     states = Counter(status["state"] for status in statuses)
     left = sum(not worker.ended(status) for status in statuses)
-    parts = [f"{states[store.DONE]} done"]
+    parts = [f"{states[store.DONE]} done{tables.told(statuses)}"]
     parts += [f"{states[state]} {state}" for state in (store.FAILED, "cancelled") if states[state]]
     parts.append(f"{left} to train")
     if left > unknown:
