@@ -37,7 +37,7 @@ def main() -> int | None:
 def plan(sweep: Sweep, given: argparse.Namespace) -> None:
     from slurm.define.plan import table
 
-    show(table(sweep))
+    show(table(sweep, given.slots or 1))
     print(f"next: python scripts/sweep.py launch {given.name or sweep.name}")
 
 
