@@ -25,6 +25,7 @@ from analysis.report.tables import DRAWN, ROWS, Cell, Shown, commands, environme
 from analysis.report.tables import unfinished as without_result
 from analysis.typeset import accuracy
 from engine.errors import Refusal
+from engine.folder.published import places
 from engine.folder.store import write_bytes
 from engine.run import Run
 
@@ -63,7 +64,7 @@ def write_report(
     except OSError as error:
         raise Refusal(f"cannot create {path.parent}: {error.strerror}; set SOFTMLP_RESULTS") from None
     speeds = fairness.speeds_file([path.parent], speeds)
-    frame = frames.load(folders, runs)
+    frame = frames.load(folders, runs, places(results, name))
     page = _page(frame, ladder.table(frames.rungs(frame)), results, name, speeds, planned or {}, baseline)
     drawn = page.pop("drawn")
     text = _template().render(name=name, question=question, figures=_marked(drawn), **page)

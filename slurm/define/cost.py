@@ -21,10 +21,9 @@ import archs
 from archs.parts.family import read
 from engine.data.sets import SPLITS, lookup
 from engine.errors import Refusal
-from engine.folder import store
+from engine.folder import published, store
 from engine.run import DATA_DIR, Run
 from slurm.define.sweep import Sweep
-from slurm.queue import tables
 
 SHIPPED = Path(__file__).with_name("profiles.json")
 CACHE = ".profiles.json"
@@ -124,7 +123,7 @@ class Rates:
         """Take note of a finished run: of its seconds from beginning to end, or else of its images/s."""
         seconds, rate, count = status.get("seconds"), status.get("images_per_s"), images(run)
         if per_image := seconds / count if seconds and count else 1 / rate if rate else None:
-            source = TABLE if tables.TABLE in status else HERE
+            source = TABLE if published.TABLE in status else HERE
             self.by_shape.setdefault((shape_of(run), run.amp), {}).setdefault(source, []).append(per_image)
         if rate and cost.macs:
             self.by_precision.setdefault(run.amp, []).append(rate * cost.macs)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import Refusal
-from engine.folder import predictions, store
+from engine.folder import predictions, published, store
 from engine.folder.predictions import Predictions
 from engine.run import Run
 from slurm.define.sweep import Sweep
@@ -87,7 +87,7 @@ def _before(sweep: Sweep) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Pr
     )
     for theirs, predicted in others:
         known = {row["signature"] for row in found[0]["runs.csv"] if row.get("state") == store.DONE}
-        added = {row["signature"] for row in theirs["runs.csv"] if tables.is_ours(row)} - known
+        added = {row["signature"] for row in theirs["runs.csv"] if published.is_ours(row)} - known
         for name in names:
             mine = [row for row in found[0][name] if row["signature"] not in added]
             found[0][name] = mine + [row for row in theirs[name] if row["signature"] in added]

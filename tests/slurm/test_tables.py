@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from analysis.compare import frames
+from analysis.report.assemble import write_report
 from engine.errors import DATA, TERMINATED, Refusal
-from engine.folder import lease, store
+from engine.folder import lease, published, store
 from engine.run import Run
 from slurm import launch
 from slurm.define import plan
@@ -180,6 +182,24 @@ def test_plan_says_how_many_are_done_by_table(sweep):
     console = Console(width=240, record=True, file=io.StringIO())
     console.print(plan.table(sweep))
     assert re.search(r"4 runs: 3 done \(2 by table\), 1 to train", console.export_text())
+
+
+def test_tables_tell_of_runs_that_are_not_here_in_comparison_and_report(sweep, checkout):
+    """Three rows of the checkout, one run here: four seeds, in the table, the report and what is planned."""
+    publish(checkout / "results" / "mine", *(row(run, train_loss=0.1 * run.seed) for run in sweep.runs))
+    store.make_folder(sweep.runs[3], sweep.folders[3])
+    store.write_json(sweep.folders[3] / "status.json", {"state": "done", "acc1": 97.0})
+    epochs = [{"epoch": 0, "train_loss": 0.7, "eval_top1": 97.0}]
+    store.write_bytes(sweep.folders[3] / "summary.csv", store.csv_text(epochs).encode())
+    frame = frames.load(sweep.folders, sweep.runs, published.places_of([sweep]))
+    assert frame["acc1"].tolist() == [90.0, 91.0, 92.0, 97.0] and set(frame["state"]) == {"done"}
+    assert frame["train_loss"].tolist() == pytest.approx([0.0, 0.1, 0.2, 0.7])
+    (rung,) = frames.rungs(frame).to_dict("records")
+    assert rung["n"] == 4 and rung["train_loss"] == pytest.approx(0.25)
+    assert frames.cells(frames.rungs(frame))[0][6] == "0.25"
+    assert frames.load(sweep.folders, sweep.runs)["acc1"].notna().sum() == 1, "folders alone"
+    page = write_report(sweep.name, sweep.folders, sweep.folder.parent, sweep.question, sweep.runs).read_text()
+    assert "92.50" in page, "the mean of all four"
 
 
 def test_collecting_away_from_the_checkout_takes_its_rows_over(sweep, checkout, how):
