@@ -245,6 +245,9 @@ class How(BaseModel):
     threads: Annotated[Threads, Field(ge=0)] = Field(0, description="threads of torch; 0: all cores")
     log_interval: Count = Field(50, description="steps between two lines of metrics.jsonl")
     checkpoint_interval: Annotated[int, Field(ge=0)] = Field(0, description="also save every N steps; 0: epochs only")
+    keep_epochs: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (), description="also keep the weights after these epochs (0: as initialised), as weights-epoch-N.pth.tar"
+    )
     torchcompile: bool = Field(False, description="torch.compile; changes the last bits")
     channels_last: bool = Field(False, description="weights and images in NHWC order; changes the last bits")
     log_tensorboard: bool = Field(False, description="also write TensorBoard files into the run's folder")

@@ -22,7 +22,7 @@ from engine.data.loaders import make_loaders
 from engine.data.normalize import channel_statistics, make_prepare
 from engine.errors import CLASSES, MACHINE, OUTSIDE, STOPPED, Refusal, of_machine
 from engine.evaluate import evaluate
-from engine.folder import checkpoint, predictions, store
+from engine.folder import checkpoint, epochs, predictions, store
 from engine.folder.environment import environment
 from engine.folder.lease import Lease, node, own
 from engine.folder.status import Metrics, Status, log_to
@@ -103,6 +103,8 @@ def _train(
         )
     env = {**environment(), "threads": threads, "device": str(device), "world_size": world, **initial}
     env |= {"data_file": facts["file"], "data_sha256": facts["sha256"]}
+    kept = epochs.kept(run, how, before)
+    env |= {epochs.KEPT: kept} if kept else {}
     _compare_environment(before, env)
     if lease and not before:
         store.write_json(folder / "env.json", env)
@@ -127,6 +129,8 @@ def _train(
     # --- resume ------------------------------------------------------------------------------------------------------
     if saved is not None:
         state.load_state_dict(saved)
+    elif lease and 0 in kept:
+        _export(epochs.path_of(folder, 0), run, state.judged, {"epoch": -1, "eval_top1": None}, facts)
     # A run that resumes at the end of an epoch tells the rate of the last step taken.
     schedule.step_update(max(state.step - 1, 0))
     step = Step(run, state, schedule, prepare, num_classes, compiled=how.torchcompile)
@@ -180,6 +184,8 @@ def _train(
             store.write_bytes(folder / "summary.csv", store.csv_text(state.history).encode())
             if all(row["eval_top1"] > other["eval_top1"] for other in state.history[:-1]):
                 _export(folder / "model_best.pth.tar", run, state.judged, row, facts)
+            if len(state.history) in kept:
+                _export(epochs.path_of(folder, len(state.history)), run, state.judged, row, facts)
         # Before the checkpoint: a run that resumes after its last evaluation does not evaluate again.
         if len(state.history) == run.epochs:
             _predicted(folder, seen, num_classes, row, lease)

@@ -10,6 +10,7 @@ from pathlib import Path
 from engine.cli.flags import Parser, add_debug, run_main, show
 from engine.cli.numbers import percent
 from engine.errors import Refusal
+from engine.folder.published import places_of
 from slurm.define.find import find
 
 FORMS = ("markdown", "latex", "csv")
@@ -22,7 +23,7 @@ def main() -> None:
     # Imported late: pandas and SciPy take most of a second, which --help and a misspelt name need not wait for.
     from analysis.compare import assemble, frames
 
-    frame = frames.load(folders, runs)
+    frame = frames.load(folders, runs, places_of(sweeps))
     asked = assemble.Asked(**{field.name: vars(given)[field.name] for field in fields(assemble.Asked)})
     sheets, notes = assemble.sheets(frame, sweeps, asked)
     for sheet in sheets:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from engine.cli.flags import Parser, run_main
-from engine.folder import store
+from engine.folder import published, store
 
 TABLES = ("text", "markdown", "latex", "csv")
 
@@ -29,7 +29,7 @@ def main() -> None:
     from analysis.report.assemble import write_report
 
     if given.table:
-        table = frames.rungs(frames.load(folders, found.runs))
+        table = frames.rungs(frames.load(folders, found.runs, published.places(results, found.name)))
         if given.table == "text":
             frames.show(table)
         else:

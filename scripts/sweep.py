@@ -38,14 +38,15 @@ def plan(sweep: Sweep, given: argparse.Namespace) -> None:
     from slurm.define import asked
     from slurm.define.plan import table
 
-    show(table(sweep))
+    show(table(sweep, given.slots or 1))
     if made_for := asked.table(sweep):
         show(made_for)
     print(f"next: python scripts/sweep.py launch {given.name or sweep.name}")
 
 
 def launch(sweep: Sweep, given: argparse.Namespace) -> int:
-    return train(sweep, given, {"unfinished", *(["failed"] if given.retry else [])})
+    more = {"failed": given.retry, "published": given.published}
+    return train(sweep, given, {"unfinished", *(kind for kind in more if more[kind])})
 
 
 def resume(sweep: Sweep, given: argparse.Namespace) -> int:

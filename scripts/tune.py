@@ -35,7 +35,9 @@ def main() -> None:
     def train(sweep: Sweep) -> list[dict[str, Any]]:
         from slurm.launch import launch
 
-        return launch(sweep, retry=given.retry, **where)
+        # Rounds are judged by folders; cells by whatever has them as done.
+        kinds = ("unfinished", "published") if asked.kind == "optuna" else ("unfinished",)
+        return launch(sweep, retry=given.retry, kinds=kinds, **where)
 
     # With optuna each round is asked for when the one before has ended, also on a cluster.
     sweep, statuses = tune.search(asked, tune.waiting(train, is_live) if asked.kind == "optuna" else train)

@@ -31,6 +31,7 @@ RESUMED = {
     "timeout": "what the time limit stopped",
     "unfinished": "what has neither ended nor been cancelled (the default)",
     "cancelled": "what was cancelled",
+    "published": "what a published table alone has as done",
 }
 
 
@@ -103,8 +104,14 @@ def _add_grid(part: argparse.ArgumentParser) -> None:
     add_fields(part, Run)
 
 
+def _add_plan(part: argparse.ArgumentParser) -> None:
+    part.add_argument("--slots", type=processes, metavar="N", help="runs at a time that the time left is for")
+    _add_grid(part)
+
+
 def _add_launch(part: argparse.ArgumentParser) -> None:
     part.add_argument("--retry", action="store_true", help="also train the runs that failed before")
+    part.add_argument("--published", action="store_true", help=f"also train {RESUMED['published']}")
     _add_where(part)
     _add_grid(part)
 
@@ -140,7 +147,7 @@ def _add_cancel(part: argparse.ArgumentParser) -> None:
 
 
 FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
-    "plan": _add_grid,
+    "plan": _add_plan,
     "launch": _add_launch,
     "status": _add_status,
     "logs": _add_logs,

@@ -22,7 +22,7 @@ from slurm.cluster.clusters import Resources
 from slurm.cluster.submit import Shape
 from slurm.define.sweep import Sweep
 from slurm.prepare import has_torch, prepare
-from slurm.queue import local, probing, progress, worker
+from slurm.queue import local, probing, progress, tables, worker
 from slurm.queue.choose import Chosen, choose
 from slurm.queue.progress import Status
 from slurm.queue.worker import ended
@@ -44,6 +44,9 @@ def launch(
 ) -> list[Status]:
     """Train the runs of the given kinds; the statuses of all runs, in the order of the sweep, when it returns.
 
+    What a published table has as done (slurm/queue/tables.py) is done, unless the kinds ask for it: then folders alone
+    tell.
+
     On a cluster `unprobed` in a status says that the jobs are still to measure the sweep's probes on that run.
 
     Args:
@@ -52,7 +55,8 @@ def launch(
             slurm/clusters.yaml, submits and returns; auto is slurm where a controller answers, otherwise local.
         slots: runs at a time on this machine, which auto then means; by default one per GPU, or per core.
         retry: also those that failed in an earlier launch; they go on from their last checkpoint.
-        kinds: of slurm.queue.choose.KINDS; unfinished is what has neither ended nor been cancelled.
+        kinds: of slurm.queue.choose.KINDS; unfinished is what has neither ended nor been cancelled, published what a
+            published table alone has as done.
         flags: fields of slurm.cluster.clusters.Resources that win over those of profile and sweep.
         overrides: the same, where the runs need just these: elements submitted earlier are then kept from them.
         keep_code: jobs run a copy of the code as it is now.
@@ -74,7 +78,9 @@ def launch(
     with local.only_launcher(sweep, PATIENCE_SECONDS):
         _submit(order)
     left = set(probing.left(sweep.folders, sweep.probes))
-    return [{**worker.look(folder), **({"unprobed": True} if folder in left else {})} for folder in sweep.folders]
+    statuses = _told(sweep, [worker.look(folder) for folder in sweep.folders], kinds)
+    pairs = zip(sweep.folders, statuses, strict=True)
+    return [{**status, **({"unprobed": True} if folder in left else {})} for folder, status in pairs]
 
 
 @dataclass(frozen=True)
@@ -103,28 +109,33 @@ def _here(sweep: Sweep, how: dict[str, Any], cluster: str, slots: int | None, ki
     with local.only_launcher(sweep):
         chosen, whole = choose(sweep, kinds), progress.Watch(sweep)
         if not chosen:
-            return whole.look()
+            return _told(sweep, whole.look(), kinds)
         if not has_torch():
             raise Refusal("training on this machine needs torch, which is not installed; make setup does it", MACHINE)
         prepare(chosen.runs, how)
         chosen.release()
         spread = f"here, {slots} at a time on {how['threads']} threads each"
         places = "in this process" if cluster == "debug" else spread
-        print(f"{sweep.name}: {_done(whole.look())} runs done, {len(chosen.places)} to train, {places}", flush=True)
+        done = _done(_told(sweep, whole.look(), kinds))
+        print(f"{sweep.name}: {done}, {len(chosen.places)} to train, {places}", flush=True)
         part = _part(chosen, whole.look())
         with Stop().on(CODES) as stop, progress.view(part, slots) as view:
             if cluster == "debug":
                 local.train_inline(part, how, view, stop)
             else:
                 local.train_all(part, how, slots, gpus, view, stop)
-        statuses = whole.look()
+        statuses = _told(sweep, whole.look(), kinds)
         if any(not ended(statuses[place]) for place in chosen.places):
-            raise Refusal(f"stopped with {_done(statuses)} runs done; all is saved, repeat the command", stop())
+            raise Refusal(f"stopped with {_done(statuses)}; all is saved, repeat the command", stop())
         return statuses
 
 
 def _part(chosen: Chosen, statuses: list[Status]) -> Sweep:
-    """The sweep without what was not asked for; what is done already is shown as done."""
+    """The sweep without what was not asked for; what is done already is shown as done.
+
+    Args:
+        statuses: as folders tell them: workers know nothing of tables, and train what they are given.
+    """
     sweep = chosen.sweep
     rest = [place for place, status in enumerate(statuses) if place in chosen.places or ended(status)]
     return sweep if len(rest) == len(sweep.runs) else replace(sweep, runs=tuple(sweep.runs[place] for place in rest))
@@ -142,9 +153,9 @@ def _submit(order: _Order) -> None:
     # Elements that train also probe; where nothing is left to train, some come for the probes alone.
     unprobed = set() if chosen else {str(folder) for folder in probing.left(sweep.folders, sweep.probes)}
     todo = _lacking(order, chosen, unprobed, [] if order.alone else live)
-    statuses = [worker.look(folder) for folder in sweep.folders]
+    statuses = _told(sweep, [worker.look(folder) for folder in sweep.folders], order.kinds)
     what = f"{len(unprobed)} to probe" if unprobed else f"{len(chosen.places)} to train"
-    print(f"{sweep.name}: {_done(statuses)} runs done, {what} on {order.cluster}", flush=True)
+    print(f"{sweep.name}: {_done(statuses)}, {what} on {order.cluster}", flush=True)
     there = {element.comment.partition("/")[0] for element in live}
     if todo:
         _submit_elements(order, chosen, todo, there)
@@ -235,5 +246,12 @@ def _needs(sweep: Sweep, cluster: str, flags: Mapping[str, Any]) -> list[Resourc
     return found
 
 
+def _told(sweep: Sweep, statuses: list[Status], kinds: set[str]) -> list[Status]:
+    """Statuses that folders told, with what tables say; not where just those are to be trained."""
+    return statuses if "published" in kinds else tables.overlaid(sweep, statuses)
+
+
 def _done(statuses: list[Status]) -> str:
-    return f"{sum(status['state'] == store.DONE for status in statuses)} of {len(statuses)}"
+    """9 of 12 runs done (4 by table)."""
+    done = sum(status["state"] == store.DONE for status in statuses)
+    return f"{done} of {len(statuses)} runs done{tables.told(statuses)}"

@@ -12,6 +12,7 @@ from analysis.compare.sweeps import Sweep
 from analysis.factorial import families
 from analysis.typeset import Sheet
 from engine.errors import Refusal
+from engine.folder.published import places_of
 
 PLANNED = "What the sweep was made to compare"
 
@@ -65,7 +66,8 @@ def _differences(
     made = [contrasts.sheet(table, title, asked.margin) for table, (title, _) in pairs]
     for sweep in () if asked.fair else sweeps:
         if sweep.contrasts:  # of its own runs: other sweeps beside it change neither names nor conditions
-            own = contrasts.registered(frames.load(sweep.folders, sweep.runs), sweep.contrasts, asked.margin)
+            runs = frames.load(sweep.folders, sweep.runs, places_of([sweep]))
+            own = contrasts.registered(runs, sweep.contrasts, asked.margin)
             title = PLANNED if len(sweeps) == 1 else f"What {sweep.name} was made to compare"
             made.append(contrasts.registered_sheet(own, title, asked.margin))
         made += families.sheets(frames.load(sweep.folders, sweep.runs), sweep.families) if sweep.families else []

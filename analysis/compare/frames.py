@@ -22,36 +22,51 @@ from engine.cli import flags
 from engine.errors import Refusal
 from engine.fields.rungs import DATA, conditions
 from engine.fields.rungs import text as _text
-from engine.folder.store import DONE, PLANNED, read_json, read_run, read_status, read_summary
+from engine.folder import published
+from engine.folder.store import DONE, PLANNED, RUNNING, read_json, read_run, read_status, read_summary
 from engine.run import Run
 
 REFERENCE = "timm"  # the family of every `timm/NAME`
 UNREADABLE = "unreadable"
 ORDER = ("dataset", "train_samples", "holdout")  # with the seed, what the order of the training images depends on
-MEASURED = ["acc1", "params", "macs", "images_per_s", "epoch", "seconds", "attempt"]
+MEASURED = ["acc1", "train_loss", "params", "macs", "images_per_s", "epoch", "seconds", "attempt"]
 COLUMNS = [
     *("folder", "signature", "rung", "name", "condition", "data", "pair", "family", "state"),
     *(*MEASURED, "error_class", "error", "env"),
     *Run.model_fields,
 ]
 RUNG_COLUMNS = ["rung", "family", "model", "condition", "before", "n", "n_missing", "params", "macs", "images_per_s"]
-RUNG_COLUMNS += ["acc1", "acc1_half", "gain", "gain_half", "gain_n", "gain_p", "gain_clear", "gain_p_holm"]
-HEADER = ("rung", "family", "parameters", "MACs", "images/s", "n", "accuracy, %", "gain over the rung before")
+RUNG_COLUMNS += [
+    "train_loss",
+    "acc1",
+    "acc1_half",
+    "gain",
+    "gain_half",
+    "gain_n",
+    "gain_p",
+    "gain_clear",
+    "gain_p_holm",
+]
+HEADER = ("rung", "family", "parameters", "MACs", "images/s", "n", "training loss", "accuracy, %")
+HEADER += ("gain over the rung before",)
 NOTE = "± 95 % interval over seeds, of two seeds both in brackets; * the interval of the paired gain excludes 0"
+NOTE += "; training loss: mean over the last epoch and seeds, of augmented, mixed and smoothed images where they are so"
 
 
-def load(folders: Sequence[Path], runs: Sequence[Run] | None = None) -> pd.DataFrame:
+def load(folders: Sequence[Path], runs: Sequence[Run] | None = None, studies: Sequence[Path] = ()) -> pd.DataFrame:
     """One row per run, in the order given; `acc1` is NaN unless the run is done.
 
     Args:
         folders: run folders; one that does not exist yet is a row with state "planned".
         runs: the runs of these folders, where known; they also tell the rung of a run that has no folder yet.
+        studies: folders of published tables (engine/folder/published.py), which tell of runs that are not done here.
 
     `rung` is Run.rung (`name`) and, where one rung was trained in several ways, the fields that differ (`condition`).
     Runs of equal `data` may be compared; those of equal `pair` saw the same images in the same order.
     """
     pairs = dict(zip(folders, runs or [None] * len(folders), strict=True))
-    rows = [_row(folder, run) for folder, run in pairs.items()]
+    there = published.done(studies)
+    rows = [_row(folder, run, there) for folder, run in pairs.items()]
     frame = pd.DataFrame(rows, columns=COLUMNS)
     frame["condition"], frame["name"] = _conditions(rows), frame["rung"]
     frame["rung"] = (frame["rung"] + " " + frame["condition"]).str.strip()
@@ -60,7 +75,7 @@ def load(folders: Sequence[Path], runs: Sequence[Run] | None = None) -> pd.DataF
     return frame
 
 
-def _row(folder: Path, run: Run | None) -> dict[str, Any]:
+def _row(folder: Path, run: Run | None, there: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     signature, model, seed = _name(folder)
     row: dict[str, Any] = {**dict.fromkeys(COLUMNS, math.nan), "error_class": "", "error": "", "env": {}}
     row |= {"folder": folder, "signature": signature, "rung": model, "model": model, "seed": seed, "state": PLANNED}
@@ -70,6 +85,8 @@ def _row(folder: Path, run: Run | None) -> dict[str, Any]:
         if run is not None:
             row |= {**run.record(), "signature": run.signature, "rung": run.rung}
         row |= _measured(folder)
+        if row["state"] not in (DONE, RUNNING) and (told := there.get(row["signature"])):
+            row |= {**{key: _number(told.get(key)) for key in MEASURED}, "state": DONE, "error_class": "", "error": ""}
     except (Refusal, ValueError, KeyError) as error:
         row |= {"state": UNREADABLE, "error_class": UNREADABLE, "error": str(error)}
     row["family"] = REFERENCE if row["model"].startswith("timm/") else row["model"].partition("_")[0]
@@ -93,7 +110,10 @@ def _measured(folder: Path) -> dict[str, Any]:
     row["env"] = read_json(folder / "env.json")
     if status["state"] == DONE:
         epochs = read_summary(folder)
-        row |= {"acc1": epochs[-1]["eval_top1"]} if epochs else {"error": "done, but without a summary.csv"}
+        numbers = (
+            {"acc1": epochs[-1]["eval_top1"], "train_loss": _number(epochs[-1].get("train_loss"))} if epochs else {}
+        )
+        row |= numbers or {"error": "done, but without a summary.csv"}
     return row
 
 
@@ -140,7 +160,7 @@ def rungs(frame: pd.DataFrame) -> pd.DataFrame:
     `gain_p_holm` is Holm's correction of the gain's p over the steps on the same data; `gain_clear` is without it.
     """
     rows, last, wide = [], {}, accuracies(frame)
-    used = frame[["rung", "family", "condition", "model", "acc1", "params", "macs", "images_per_s"]]
+    used = frame[["rung", "family", "condition", "model", "acc1", "train_loss", "params", "macs", "images_per_s"]]
     for rung, group in used.groupby("rung", sort=False):
         level = interval(group["acc1"])
         family, condition = group[["family", "condition"]].iloc[0]
@@ -159,6 +179,7 @@ def rungs(frame: pd.DataFrame) -> pd.DataFrame:
             key: group[key].dropna().iloc[0] if group[key].notna().any() else math.nan for key in ("params", "macs")
         }
         row |= {"images_per_s": group.loc[group["acc1"].notna(), "images_per_s"].median()}
+        row |= {"train_loss": group.loc[group["acc1"].notna(), "train_loss"].mean()}
         row |= {"acc1": level.mean, "acc1_half": level.half}
         row |= {"gain": gain.mean, "gain_half": gain.half, "gain_n": gain.n, "gain_p": gain.p, "gain_clear": gain.clear}
         rows.append(row)
@@ -187,7 +208,8 @@ def cells(table: pd.DataFrame) -> list[list[str]]:
         [
             *(row.rung, row.family, quantity(row.params), quantity(row.macs)),
             MISSING if math.isnan(row.images_per_s) else f"{row.images_per_s:,.0f}",
-            *(count_text(row), accuracy(row.acc1, row.acc1_half, row.n), gain_text(row)),
+            *(count_text(row), MISSING if math.isnan(row.train_loss) else f"{row.train_loss:.3g}"),
+            *(accuracy(row.acc1, row.acc1_half, row.n), gain_text(row)),
         ]
         for row in table.itertuples()
     ]

@@ -26,6 +26,7 @@ from analysis.report.tables import unfinished as without_result
 from analysis.typeset import accuracy
 from engine.errors import Refusal
 from engine.fields.claims import Family
+from engine.folder.published import places
 from engine.folder.store import write_bytes
 from engine.run import Run
 
@@ -66,7 +67,7 @@ def write_report(
     except OSError as error:
         raise Refusal(f"cannot create {path.parent}: {error.strerror}; set SOFTMLP_RESULTS") from None
     speeds = fairness.speeds_file([path.parent], speeds)
-    frame = frames.load(folders, runs)
+    frame = frames.load(folders, runs, places(results, name))
     page = _page(frame, ladder.table(frames.rungs(frame)), results, name, speeds, planned or {}, baseline)
     page["families"] = claimed.tables(frame, families) if families else []
     drawn = page.pop("drawn")

@@ -22,6 +22,7 @@ from engine.run import How, Run, make_how, make_run, nearest, read_yaml
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 ALIASES = {"batch_size": "-b", "workers": "-j", "model": "--arch"}
+LISTS = {"keep_epochs": "EPOCH"}
 PAIRS = {"opt_betas": ("B1", "B2"), "scale": ("MIN", "MAX"), "ratio": ("MIN", "MAX")}
 
 
@@ -79,7 +80,7 @@ def add_fields(parser: argparse.ArgumentParser, kind: type[BaseModel], only: Seq
         if name == "scheme" or (only is not None and name not in only):  # kept with a run, never chosen
             continue
         names = [f"--{name.replace('_', '-')}", *([ALIASES[name]] if name in ALIASES else [])]
-        default = "" if field.default in (None, {}) else f" (default: {field.default})"
+        default = "" if field.default in (None, {}, ()) else f" (default: {field.default})"
         common = {"dest": name, "default": argparse.SUPPRESS, "help": f"{field.description}{default}"}
         choices = _choices(field.annotation)
         if field.annotation is bool:
@@ -87,6 +88,8 @@ def add_fields(parser: argparse.ArgumentParser, kind: type[BaseModel], only: Seq
             group.add_argument(*names, action=parser_action, **common)
         elif name == "model_kwargs":
             group.add_argument(*names, nargs="*", action="extend", metavar="KEY=VALUE", **common)
+        elif name in LISTS:
+            group.add_argument(*names, nargs="+", type=int, metavar=LISTS[name], **common)
         elif name in PAIRS:
             group.add_argument(*names, nargs=2, type=float, metavar=PAIRS[name], **common)
         else:

@@ -5,6 +5,8 @@ files        replacing files whole; tables that several processes add to
 locks        who holds a file
 lease        the attempt that has the right to write
 checkpoint   the state of an unfinished run
+published    runs that tables have as done
+epochs       weights that are kept on the way
 predictions  what the last evaluation predicted, per image
 status       heartbeat, metrics.jsonl, log.txt
 environment  versions, machine, commit, data

@@ -1,4 +1,4 @@
-"""What runs cost before they are trained: parameters and MACs of a rung, images per second on this kind of machine.
+"""What runs cost before they are trained: parameters and MACs of a rung, and how long a run of it takes.
 
 Nothing is built whose cost is known: from the family's EXPECTED, from the profile.json of a run of that rung, or from
 what was counted for an earlier plan. What is left is built once on the meta device; only then is torch imported.
@@ -6,6 +6,7 @@ what was counted for an earlier plan. What is left is built once on the meta dev
 
 import functools
 import hashlib
+import heapq
 import importlib.metadata
 import json
 import os
@@ -20,13 +21,14 @@ import archs
 from archs.parts.family import read
 from engine.data.sets import SPLITS, lookup
 from engine.errors import Refusal
-from engine.folder import store
+from engine.folder import published, store
 from engine.run import DATA_DIR, Run
 from slurm.define.sweep import Sweep
 
 SHIPPED = Path(__file__).with_name("profiles.json")
 CACHE = ".profiles.json"
 NEIGHBOURS = 64  # finished runs of other sweeps, the newest, whose speed is looked at
+HERE, TABLE, MACS = "runs here", "table", "MACs"  # what the length of a run was learned from
 FORWARD = 1 / 3  # cost of evaluating an image, of that of training on it
 
 Shape = tuple[str, int, int, int]
@@ -102,46 +104,67 @@ def images(run: Run) -> float | None:
     return run.epochs * (train + FORWARD * (held or val))
 
 
+@dataclass(frozen=True)
+class Guess:
+    """How long a whole run will take, and what that was learned from: HERE, TABLE or MACS."""
+
+    seconds: float
+    source: str
+
+
 @dataclass
 class Rates:
-    """Speeds of training, measured: images/s by shape, and MACs/s over all shapes, each at its precision."""
+    """What training took, measured: seconds per image by shape and source, MACs/s over all shapes, by precision."""
 
-    by_shape: dict[tuple[Shape, bool], list[float]] = field(default_factory=dict)
+    by_shape: dict[tuple[Shape, bool], dict[str, list[float]]] = field(default_factory=dict)
     by_precision: dict[bool, list[float]] = field(default_factory=dict)
 
-    def add(self, run: Run, images_per_s: float | None, cost: Cost) -> None:
-        if images_per_s:
-            self.by_shape.setdefault((shape_of(run), run.amp), []).append(images_per_s)
-            if cost.macs:
-                self.by_precision.setdefault(run.amp, []).append(images_per_s * cost.macs)
+    def add(self, run: Run, status: Status, cost: Cost) -> None:
+        """Take note of a finished run: of its seconds from beginning to end, or else of its images/s."""
+        seconds, rate, count = status.get("seconds"), status.get("images_per_s"), images(run)
+        if per_image := seconds / count if seconds and count else 1 / rate if rate else None:
+            source = TABLE if published.TABLE in status else HERE
+            self.by_shape.setdefault((shape_of(run), run.amp), {}).setdefault(source, []).append(per_image)
+        if rate and cost.macs:
+            self.by_precision.setdefault(run.amp, []).append(rate * cost.macs)
 
-    def seconds(self, run: Run, cost: Cost) -> float | None:
-        """How long a run will take: from runs of its rung, otherwise by MACs from those of others; None if unknown."""
+    def guess(self, run: Run, cost: Cost) -> Guess | None:
+        """From runs of its rung here, or else in a table; otherwise by MACs from those of others; None if unknown."""
         count = images(run)
         if count is None:
             return None
-        if own := self.by_shape.get((shape_of(run), run.amp)):
-            return count / statistics.median(own)
+        own = self.by_shape.get((shape_of(run), run.amp), {})
+        for source in (HERE, TABLE):
+            if source in own:
+                return Guess(count * statistics.median(own[source]), source)
         if cost.macs and (others := self.by_precision.get(run.amp)):
-            return count * cost.macs / statistics.median(others)
+            return Guess(count * cost.macs / statistics.median(others), MACS)
         return None
 
 
 def rates(runs: Sequence[Run], statuses: Sequence[Status], known: dict[Shape, Cost]) -> Rates:
-    """Speeds of the finished runs among these; where there are none, of the newest finished runs of other sweeps."""
+    """What the finished runs among these took; where there are none, the newest finished runs of other sweeps."""
     speeds = Rates()
     for run, status in zip(runs, statuses, strict=True):
         if status["state"] == store.DONE:
-            speeds.add(run, status.get("images_per_s"), known[shape_of(run)])
+            speeds.add(run, status, known[shape_of(run)])
     if not speeds.by_shape:
         for folder in _newest(store.results_dir() / "runs"):
             try:
                 status, profile = store.read_json(folder / "status.json"), store.read_json(folder / "profile.json")
                 if status.get("state") == store.DONE:
-                    speeds.add(store.read_run(folder), status.get("images_per_s"), Cost(macs=profile.get("macs")))
+                    speeds.add(store.read_run(folder), status, Cost(macs=profile.get("macs")))
             except (Refusal, ValueError):
                 continue  # damaged, or of another version: of no use here
     return speeds
+
+
+def makespan(seconds: Iterable[float], slots: int) -> float:
+    """Until the last of these is done, if each begins, in this order, in the place that is free first."""
+    places = [0.0] * slots
+    for each in seconds:
+        heapq.heapreplace(places, places[0] + each)
+    return max(places)
 
 
 def _newest(folder: Path) -> list[Path]:

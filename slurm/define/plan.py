@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from engine.cli import repro as line
@@ -10,10 +11,15 @@ from engine.folder import store
 from engine.run import Run
 from slurm.define import cost
 from slurm.define.sweep import Sweep
-from slurm.queue import worker
+from slurm.queue import tables, worker
 from slurm.queue.progress import duration
 
 ROWS = 200  # of the table; a sweep with more rungs shows the first ones
+SOURCES = {
+    cost.HERE: "by finished runs of the rung here",
+    cost.TABLE: "by those in a table",
+    cost.MACS: "by MACs at the speed of other rungs",
+}
 VALUES = 4  # of a field that varies, before they are shown as a range
 # What tells the rows of the table apart, beside what the model costs.
 ROW = ("rung", "dataset", "img_size", "epochs")
@@ -22,16 +28,18 @@ RECIPE = [key for key in Run.model_fields if key not in OTHER]
 ALWAYS = ("batch_size", "lr")  # named in the recipe even where they do not vary
 
 
-def table(sweep: Sweep) -> Any:
+def table(sweep: Sweep, slots: int = 1) -> Any:
     """One row per rung: recipe, cost of the model, time; the caption sums up. A rich table.
 
-    The time is that of the runs which are left, one after another on one place; a run that was begun counts whole.
+    The time of a row is that of the runs which are left, one after another, without what was trained of them, and where
+    it is known from; that of the caption is until all are done with so many at a time. It supposes that they go as fast
+    as those that it was measured on: with as many beside them.
     """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    statuses = [worker.look(folder) for folder in sweep.folders]
+    statuses = tables.standing(sweep)
     known = cost.costs(sweep.runs, sweep.folders)
     speeds = cost.rates(sweep.runs, statuses, known)
     rows: dict[tuple, list[tuple[Run, dict[str, Any]]]] = {}
@@ -40,40 +48,52 @@ def table(sweep: Sweep) -> Any:
     varied = _varied(sweep.runs)
 
     shown = Table(title=f"{sweep.name}: {sweep.question}", title_justify="left", box=SIMPLE_HEAD)
-    for heading in ("rung", "dataset", "px", "epochs", "recipe", "runs", "done", "params", "MACs", "time left"):
-        left = heading in ("rung", "dataset", "recipe")
+    for heading in ("rung", "dataset", "px", "epochs", "recipe", "runs", "done", "params", "MACs", "time left", "from"):
+        left = heading in ("rung", "dataset", "recipe", "from")
         shown.add_column(heading, justify="left" if left else "right", overflow="fold", no_wrap=not left)
-    total, unknown = 0.0, 0
+    guesses: dict[Run, cost.Guess | None] = {}
     for index, pairs in enumerate(rows.values()):
         run = pairs[0][0]
         price = known[cost.shape_of(run)]
-        left = [run for run, status in pairs if not worker.ended(status)]
-        seconds = [speeds.seconds(run, price) for run in left]
-        measured = [value for value in seconds if value is not None]
-        total, unknown = total + sum(measured), unknown + len(seconds) - len(measured)
+        own = {run: _left(speeds.guess(run, price), status) for run, status in pairs if not worker.ended(status)}
+        guesses |= own
         if index < ROWS:
             done = sum(status["state"] == store.DONE for _, status in pairs)
-            time = duration(sum(measured)) if len(measured) == len(seconds) else "-"
+            known_ones = [guess for guess in own.values() if guess]
+            whole = len(known_ones) == len(own)
+            time = duration(sum(guess.seconds for guess in known_ones)) if whole else "-"
+            source = ", ".join(dict.fromkeys(guess.source for guess in known_ones)) if whole else ""
             recipe = _recipe([run for run, _ in pairs], varied)
             head = (run.rung, run.dataset, str(run.img_size), str(run.epochs), recipe)
-            cells = (*head, str(len(pairs)), str(done), _quantity(price.params), _quantity(price.macs), time)
+            cells = (*head, str(len(pairs)), str(done), _quantity(price.params), _quantity(price.macs), time, source)
             shown.add_row(*map(Text, cells))
     if len(rows) > ROWS:
         shown.add_row(Text(f"... and {len(rows) - ROWS} more"))
-    shown.caption, shown.caption_justify = _summary(sweep, statuses, total, unknown), "left"
+    in_order = [guesses[run] for run in sweep.runs if run in guesses]
+    shown.caption, shown.caption_justify = _summary(sweep, statuses, in_order, slots), "left"
     return shown
 
 
-def _summary(sweep: Sweep, statuses: Sequence[dict[str, Any]], seconds: float, unknown: int) -> str:
-    """27 runs (3 repeats left out): 20 done, 1 failed, 6 to train, about 12 min one after another."""
+def _left(guess: cost.Guess | None, status: Mapping[str, Any]) -> cost.Guess | None:
+    """The same for what is left of a run that was begun."""
+    steps = status.get("steps")
+    return replace(guess, seconds=guess.seconds * (1 - (status.get("step") or 0) / steps)) if guess and steps else guess
+
+
+def _summary(sweep: Sweep, statuses: Sequence[dict[str, Any]], guesses: Sequence[cost.Guess | None], slots: int) -> str:
+    """27 runs (3 repeats left out): 20 done (8 by table), 1 failed, 6 to train, about 1 h 2 at a time (by ...: 6)."""
     states = Counter(status["state"] for status in statuses)
-    left = sum(not worker.ended(status) for status in statuses)
-    parts = [f"{states[store.DONE]} done"]
+    parts = [f"{states[store.DONE]} done{tables.told(statuses)}"]
     parts += [f"{states[state]} {state}" for state in (store.FAILED, "cancelled") if states[state]]
-    parts.append(f"{left} to train")
-    if left > unknown:
+    parts.append(f"{len(guesses)} to train")
+    if known := [guess for guess in guesses if guess]:
+        unknown = len(guesses) - len(known)
         rest = f" and {unknown} of unknown length" if unknown else ""
-        parts.append(f"about {duration(seconds)} one after another{rest}")
+        spread = "one after another" if slots == 1 else f"{slots} at a time"
+        sources = Counter(guess.source for guess in known)
+        told = ", ".join(f"{SOURCES[source]}: {sources[source]}" for source in SOURCES if sources[source])
+        seconds = cost.makespan((guess.seconds for guess in known), slots)
+        parts.append(f"about {duration(seconds)} {spread}{rest} ({told})")
     repeats = f" ({sweep.dropped} repeats left out)" if sweep.dropped else ""
     return f"{len(statuses)} runs{repeats}: {', '.join(parts)}"
 

@@ -8,11 +8,11 @@ from engine.errors import CLASSES, TIMED_OUT
 from engine.folder import store
 from engine.run import Run
 from slurm.define.sweep import Sweep
-from slurm.queue import worker
+from slurm.queue import tables, worker
 from slurm.queue.progress import Status
 from slurm.queue.worker import ended
 
-KINDS = ("unfinished", "failed", "timeout", "cancelled")
+KINDS = ("unfinished", "failed", "timeout", "cancelled", "published")
 WHY = ("error_class", "error", "exit_code")  # of status.json, where a run did not end well
 
 
@@ -54,13 +54,19 @@ class Chosen:
 
 
 def choose(sweep: Sweep, kinds: Collection[str]) -> Chosen:
-    """The runs of the given KINDS; unfinished is what has neither ended nor been cancelled."""
-    statuses = [worker.look(folder) for folder in sweep.folders]
+    """The runs of the given KINDS.
+
+    Unfinished is what has neither ended nor been cancelled; published is what a table alone has as done, and is then
+    nothing else.
+    """
+    statuses = tables.standing(sweep)
     places = frozenset(place for place, status in enumerate(statuses) if _kinds(status).intersection(kinds))
     return Chosen(sweep, places, frozenset(str(sweep.folders[place]) for place in places if ended(statuses[place])))
 
 
 def _kinds(status: Status) -> set[str]:
+    if tables.TABLE in status:
+        return {"published"}
     timeout = {"timeout"} if status.get("error_class") == CLASSES[TIMED_OUT] and not status["owner"] else set()
     return {"unfinished" if not ended(status) else status["state"]} | timeout
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import Refusal
-from engine.folder import predictions, store
+from engine.folder import predictions, published, store
 from engine.folder.predictions import Predictions
 from engine.run import Run
 from slurm.define.sweep import Sweep
+from slurm.queue import tables
 from slurm.queue.progress import Watch
 
 # From status.json: where the run stands, what came of it (percent), how fast it was, and why it failed.
@@ -39,15 +40,15 @@ def collect(sweep: Sweep) -> list[Path]:
     """Write runs.csv, epochs.csv and, where there are any, probes.csv and predictions.npz into the sweep's folder.
 
     Also for a sweep half done: missing cells are empty. Rows of tables that are there already are kept, published ones
-    on a machine without the runs say, unless their run is here and has come as far.
+    on a machine without the runs say, unless their run is here and has come as far. Where SOFTMLP_RESULTS is another
+    folder than that of the checkout, the checkout's published rows are taken over, too.
 
     Raises Refusal where tables are there and no run is, or where they are of another scheme of signatures: what
     belongs together cannot be told then.
     """
-    before = {name: _read(sweep.folder / name) for name in ("runs.csv", "epochs.csv", "probes.csv")}
+    before, predicted = _before(sweep)
     if (sweep.folder / "runs.csv").exists() and not any(folder.exists() for folder in sweep.folders):
         raise Refusal(f"no run of {sweep.name} is here, so the tables in {sweep.folder} stay as they are")
-    predicted = predictions.read_table(sweep.folder / predictions.FILE)
     rows = _runs(sweep)
     _check_scheme(sweep, before["runs.csv"], rows)
     old = {row["signature"]: row for row in before["runs.csv"]}
@@ -59,10 +60,10 @@ def collect(sweep: Sweep) -> list[Path]:
     rows += [old[key] for key in old if key not in {row["signature"] for row in rows}]
     if kept:
         print(f"{len(kept)} rows are kept from the tables that were there: their runs are not finished here")
-    tables = {"runs.csv": rows, "epochs.csv": _epochs(sweep, kept), "probes.csv": _probes(sweep, kept)}
+    made = {"runs.csv": rows, "epochs.csv": _epochs(sweep, kept), "probes.csv": _probes(sweep, kept)}
     sweep.make_folder()
     written = []
-    for name, new in tables.items():
+    for name, new in made.items():
         keys = ("signature", "epoch") if name == "epochs.csv" else ("signature", "probe", "key")
         merged = new if name == "runs.csv" else _merge(before[name], new, keys, [row["signature"] for row in rows])
         if merged:
@@ -75,6 +76,23 @@ def collect(sweep: Sweep) -> list[Path]:
     else:
         path.unlink(missing_ok=True)
     return written
+
+
+def _before(sweep: Sweep) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Predictions]]:
+    """The tables that are there, and the predictions: of the results folder, and of runs that only the checkout has."""
+    names = ("runs.csv", "epochs.csv", "probes.csv")
+    found, *others = (
+        ({name: _read(place / name) for name in names}, predictions.read_table(place / predictions.FILE))
+        for place in tables.places(sweep)
+    )
+    for theirs, predicted in others:
+        known = {row["signature"] for row in found[0]["runs.csv"] if row.get("state") == store.DONE}
+        added = {row["signature"] for row in theirs["runs.csv"] if published.is_ours(row)} - known
+        for name in names:
+            mine = [row for row in found[0][name] if row["signature"] not in added]
+            found[0][name] = mine + [row for row in theirs[name] if row["signature"] in added]
+        found[1].update((key, predicted[key]) for key in added & predicted.keys())
+    return found
 
 
 def _runs(sweep: Sweep) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """How every run of a sweep stands: what its folder says, and, where SLURM answers, whether somebody is coming for it.
 
-Folders are the truth; squeue is asked to tell queued from planned, and whether the very job that owns a run is gone;
-sacct only explains a death. Neither is needed.
+Folders are the truth, and published tables where a run is not done in its folder; squeue is asked to tell queued from
+planned, and whether the very job that owns a run is gone; sacct only explains a death. Neither is needed.
 """
 
 import sys
@@ -18,7 +18,7 @@ from engine.folder import lease, store
 from engine.run import Run
 from slurm.cluster import scheduler, submit
 from slurm.define.sweep import Sweep
-from slurm.queue import worker
+from slurm.queue import tables, worker
 from slurm.queue.progress import Status, duration, name, number
 
 QUEUED, STALLED = "queued", "stalled"
@@ -38,7 +38,7 @@ EXPLAINED = 200  # deaths that accounting is asked about
 
 def standing(sweep: Sweep) -> list[Status]:
     """One status per run, in order: that of slurm.queue.worker.look with the states above, and a `note`."""
-    statuses = [worker.look(folder) for folder in sweep.folders]
+    statuses = tables.standing(sweep)
     elements = _elements(sweep) if any(not worker.ended(status) for status in statuses) else None
     coming = _coming(sweep, elements or [])
     gone = scheduler.gone([status["owner"] for status in statuses if status["owner"]])
@@ -77,6 +77,9 @@ def _speaks_again(folders: Sequence[Path]) -> set[Path]:
 
 def _judge(status: Status, owner: dict[str, Any] | None, coming: bool, speaks: bool) -> str:
     """Set the state that is shown; what there is to add."""
+    if tables.TABLE in status:
+        here = "" if status["here"] == store.PLANNED else f"; here {status['here']}"
+        return f"by {status[tables.TABLE]}{here}"
     if status["state"] == store.FAILED:
         return f"{status.get('error_class')}: {status.get('error')}"
     if status["state"] == store.RUNNING and owner:
@@ -173,9 +176,9 @@ def _plain(title: str, rows: list[list[str]]) -> str:
 
 
 def summary(statuses: list[Status]) -> str:
-    """3 failed, 2 running, 22 done."""
+    """3 failed, 2 running, 22 done (4 by table)."""
     counts = Counter(status["state"] for status in statuses)
-    return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]) + tables.told(statuses)
 
 
 def find(sweep: Sweep, prefix: str) -> tuple[Run, Path]:

@@ -104,7 +104,7 @@ def test_planned_run_belongs_to_its_rung_where_the_run_is_known(make, tmp_path):
     row = frames.rungs(frame).iloc[0]
     assert (row.n, row.n_missing) == (0, 2)
     assert all(math.isnan(row[key]) for key in ("acc1", "params", "macs", "images_per_s", "gain"))
-    assert frames.cells(frames.rungs(frame))[0][2:] == ["–", "–", "–", "0 of 2", "–", "–"]
+    assert frames.cells(frames.rungs(frame))[0][2:] == ["–", "–", "–", "0 of 2", "–", "–", "–"]
 
 
 def test_rungs_keep_the_order_of_first_appearance(make):
@@ -166,13 +166,14 @@ def test_tables_to_paste(make):
     folders.append(make("mixer_nano", model_kwargs={"depth": 2}))
     table = frames.rungs(frames.load(folders))
     lines = frames.markdown(table).splitlines()
-    assert lines[2] == "| `mlp_nano` | mlp | 1.00 k | 2.00 k | 100 | 2 | 90.50 (90.00, 91.00) | – |"
-    assert {line.count("|") for line in lines[:5]} == {9}
+    assert lines[2] == "| `mlp_nano` | mlp | 1.00 k | 2.00 k | 100 | 2 | – | 90.50 (90.00, 91.00) | – |"
+    assert {line.count("|") for line in lines[:5]} == {10}
     latex = frames.latex(table).splitlines()
     assert latex[5] == (
-        r"\texttt{mixer\_nano} & mixer & 1.00 k & 2.00 k & 100 & 2 & 89.50 (89.00, 90.00) & $-$1.00 (no spread in 2) \\"
+        r"\texttt{mixer\_nano} & mixer & 1.00 k & 2.00 k & 100 & 2 & -- & "
+        r"89.50 (89.00, 90.00) & $-$1.00 (no spread in 2) \\"
     )
-    assert {line.count(" & ") for line in latex if line.endswith(r"\\")} == {7}
+    assert {line.count(" & ") for line in latex if line.endswith(r"\\")} == {8}
     assert frames.table_csv(table).splitlines()[0].startswith("rung,family,")
     assert frames.render(table).row_count == 3
 

@@ -31,9 +31,9 @@ def results(tmp_path, monkeypatch):
     return tmp_path / "results"
 
 
-def shown(*runs: Run, dropped: int = 0) -> str:
-    console = Console(width=240, record=True, file=io.StringIO())
-    console.print(plan.table(Sweep("mine", "Which one?", runs, dropped)))
+def shown(*runs: Run, dropped: int = 0, slots: int = 1) -> str:
+    console = Console(width=280, record=True, file=io.StringIO())
+    console.print(plan.table(Sweep("mine", "Which one?", runs, dropped), slots))
     return console.export_text()
 
 
@@ -119,12 +119,53 @@ def test_time_comes_from_the_rung_itself_then_from_others_by_macs_then_it_is_unk
     price = cost.costs([rung, other], [store.folder_of(rung), store.folder_of(other)])
     status = {"state": "done", "images_per_s": 500.0}
     speeds = cost.rates([rung, rung.but(seed=1)], [status, {"state": "done", "images_per_s": 700.0}], price)
-    assert speeds.seconds(rung.but(seed=2), price[cost.shape_of(rung)]) == pytest.approx(cost.images(rung) / 600)
+    guess = speeds.guess(rung.but(seed=2), price[cost.shape_of(rung)])
+    assert guess.seconds == pytest.approx(cost.images(rung) * (1 / 500 + 1 / 700) / 2) and guess.source == cost.HERE
     macs = [price[cost.shape_of(run)].macs for run in (rung, other)]
     expected = cost.images(other) / (600 * macs[0] / macs[1])
-    assert speeds.seconds(other, price[cost.shape_of(other)]) == pytest.approx(expected)
-    assert speeds.seconds(other.but(amp=True), price[cost.shape_of(other)]) is None, "another precision, another speed"
-    assert cost.Rates().seconds(rung, price[cost.shape_of(rung)]) is None
+    guess = speeds.guess(other, price[cost.shape_of(other)])
+    assert guess.seconds == pytest.approx(expected) and guess.source == cost.MACS
+    assert speeds.guess(other.but(amp=True), price[cost.shape_of(other)]) is None, "another precision, another speed"
+    assert cost.Rates().guess(rung, price[cost.shape_of(rung)]) is None
+
+
+def test_seconds_that_finished_runs_took_come_before_those_of_a_table_and_those_before_macs(results):
+    """In numbers: 90 s and 110 s here, 300 s in a table, for as many epochs; twice of it for twice as many."""
+    rung, other = Run(model="mixer_nano", epochs=10), Run(model="bmlp_nano", epochs=10)
+    price = cost.costs([rung, other], [store.folder_of(rung), store.folder_of(other)])
+    here = [{"state": "done", "seconds": seconds, "images_per_s": 500.0} for seconds in (90.0, 110.0)]
+    told = {"state": "done", "seconds": 300.0, "images_per_s": 50.0, "table": "results/mine/runs.csv"}
+    runs = [rung.but(seed=seed) for seed in range(3)]
+    speeds = cost.rates([*runs, other], [*here, told, {**told, "seconds": 40.0}], price)
+    of = {run: speeds.guess(run, price[cost.shape_of(run)]) for run in (rung.but(seed=9), rung.but(epochs=20), other)}
+    assert [round(guess.seconds, 6) for guess in of.values()] == [100.0, 200.0, 40.0]
+    assert [guess.source for guess in of.values()] == [cost.HERE, cost.HERE, cost.TABLE]
+    speeds = cost.rates(runs, [{"state": "planned"}, {"state": "planned"}, told], price)
+    assert speeds.guess(rung, price[cost.shape_of(rung)]) == cost.Guess(pytest.approx(300.0), cost.TABLE)
+
+
+def test_places_that_are_free_first_take_the_next_run():
+    assert cost.makespan([3, 3, 2, 1], 1) == 9
+    assert cost.makespan([3, 3, 2, 1], 2) == 5  # 3 + 2 beside 3 + 1
+    assert cost.makespan([1, 1, 1, 9], 2) == 10  # the long one last, as the sweep has it
+    assert cost.makespan([4], 8) == 4 and cost.makespan([], 3) == 0
+
+
+def test_the_plan_says_how_long_with_how_many_at_a_time_and_from_what(results):
+    runs = [Run(epochs=10, seed=seed) for seed in range(5)]
+    done(runs[0], seconds=600.0)
+    store.make_folder(runs[1], store.folder_of(runs[1]))
+    store.write_json(store.folder_of(runs[1]) / "status.json", {"state": "stopped", "step": 75, "steps": 100})
+    one, two = shown(*runs), shown(*runs, slots=2)
+    source = "(by finished runs of the rung here: 4)"
+    assert f"1 done, 4 to train, about 32 min 30 s one after another {source}" in one  # 150 s and 3 x 600 s
+    assert f"1 done, 4 to train, about 20 min 0 s 2 at a time {source}" in two  # 150 + 600 beside 600 + 600
+    assert re.search(r"mixer_nano .* 32 min 30 s +runs here", one) and re.search(r"32 min 30 s +runs here", two)
+    text = shown(*runs, Run(model="bmlp_nano", epochs=10), slots=2)
+    assert "2 at a time and 1 of unknown length" in text, "no images/s to learn from"
+    done(runs[0].but(seed=9), seconds=600.0, images_per_s=500.0)
+    text = shown(*runs, Run(model="bmlp_nano", epochs=10), runs[0].but(seed=9), slots=2)
+    assert "(by finished runs of the rung here: 4, by MACs at the speed of other rungs: 1)" in text
 
 
 def test_other_sweeps_lend_their_speed(results):
