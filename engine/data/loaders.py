@@ -1,7 +1,8 @@
 """Loaders: which samples an epoch has, in which order and for which process, and FFCV's batches of them.
 
 A loader gives `epoch(epoch, first_batch)` -> iterator of (images (B, H, W, C) uint8, labels (B,) int64), both owned by
-the caller until it asks for the next batch; a copy to a GPU that it asked for before may then still go on. Order and augmentation are functions of (seed, epoch, sample index).
+the caller until it asks for the next batch; a copy to a GPU that it asked for before may then still go on. Order and
+augmentation are functions of (seed, epoch, sample index).
 """
 
 import contextlib

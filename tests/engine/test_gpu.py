@@ -98,6 +98,17 @@ def test_a_slot_is_overwritten_where_nobody_waits(loader, monkeypatch):
     assert all(images and labels for images, labels in wrong[:10])
 
 
+def test_an_epoch_that_is_left_decodes_no_more(loader, monkeypatch):
+    """But the batch that it is at: the rest of an epoch may be a million images."""
+    decoded = []
+    decode = type(loader._decoder)._decode
+    monkeypatch.setattr(type(loader._decoder), "_decode", lambda self, *args: decoded.append(1) or decode(self, *args))
+    epoch = loader.epoch(0)
+    next(epoch)
+    epoch.close()
+    assert len(decoded) <= 1 + loader._loader.batches_ahead + 2 < len(loader)
+
+
 def test_an_event_is_recorded_when_the_consumer_asks_on():
     """And once: a slot that was waited for, or was never taken, is not waited for again."""
     device = Device()
