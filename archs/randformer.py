@@ -23,7 +23,7 @@ from archs import identityformer
 from archs.identityformer import Norm
 from archs.parts.backbone import Backbone, Grid, grid_of, ramp, stage
 from archs.parts.bias import Bias
-from archs.parts.layers import Patchify
+from archs.parts.layers import Patchify, mix_tokens
 from archs.parts.relabeling import Relabeling, along, on_stem
 from archs.parts.weights import State, columns, frame
 
@@ -55,8 +55,7 @@ class RandomMixing(nn.Module):
         self.register_buffer("weight", torch.rand(num_tokens, num_tokens).softmax(-1))
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
-        x_BNC = x_BHWC.flatten(1, 2)
-        return torch.bmm(self.weight.expand(x_BNC.shape[0], -1, -1), x_BNC).reshape(x_BHWC.shape)
+        return mix_tokens(x_BHWC.flatten(1, 2), self.weight, None).reshape(x_BHWC.shape)
 
 
 def block(dim: int, grid: Grid, drop_path: float = 0.0, mlp_ratio: float = 4.0) -> nn.Module:

@@ -139,6 +139,8 @@ def _train(
         trackers.open(len(state.history))
         status.train_flops_per_image = 3 * store.read_json(folder / "profile.json")["flops"]
         status.peak_flops = matmul_flops(device.type, precision(run), threads) * world
+    if device.type == "cuda":  # the peak is the run's, not that of the one before it here or of matmul_flops
+        torch.cuda.reset_peak_memory_stats()
     status.first_step, status.steps, status.epochs = state.step, run.epochs * steps_per_epoch, run.epochs
     log.info(
         "%s: %s parameters, %s at %d px, %d training and %d validation images, %d epochs of %d steps, %s, %s%s",

@@ -43,9 +43,18 @@ class TokenLinear(nn.Linear):
 
 def mix_tokens(x_BNC: Tensor, weight_MN: Tensor, bias: Tensor | None) -> Tensor:
     """weight @ x + bias, channel by channel: x_BNC -> x_BMC; `bias` has one number per token, or one for all."""
-    y_BMC = torch.bmm(weight_MN.expand(x_BNC.shape[0], -1, -1), x_BNC)
+    y_BMC = torch.bmm(_as_multiplied(weight_MN).expand(x_BNC.shape[0], -1, -1), x_BNC)
     # Under autocast the product is bfloat16, and a float32 bias would turn it back.
     return y_BMC if bias is None else y_BMC + bias[:, None].to(y_BMC.dtype)
+
+
+@torch.fx.wrap  # a leaf: a graph holds no condition
+def _as_multiplied(weight: Tensor) -> Tensor:
+    """What autocast would make of the weight before a product; cast where it stands once, not once for each image."""
+    device = weight.device.type
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return weight
+    return weight if weight.dtype == torch.float64 else weight.to(torch.get_autocast_dtype(device))
 
 
 class Mlp(nn.Module):

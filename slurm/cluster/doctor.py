@@ -198,7 +198,7 @@ def _ffcv() -> Finding:
 
 def _gpus() -> str:
     gpus = local.visible_gpus("auto")
-    return f"{len(gpus)} GPUs" if gpus else "no GPU"
+    return f"{len(gpus)} GPUs (this program has never run on any: compare with --device cpu)" if gpus else "no GPU"
 
 
 def _memory_gb() -> float:

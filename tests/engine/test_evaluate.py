@@ -179,6 +179,16 @@ def test_predictions_are_of_every_sample_once_and_agree_with_evaluate(run, how, 
         assert {key: judged[key] for key in figures} == pytest.approx(figures, rel=1e-6)
 
 
+def test_sums_over_batches_are_in_float64(run, how, model, prepare):
+    """To the last bit: the float32 sum of each batch, added in order. On a GPU the same sums stay there to the end."""
+    _, loader, _ = loaders.make_loaders(run, how)
+    total = 0.0
+    with torch.inference_mode():
+        for images, labels in loader.epoch(0):
+            total += torch.nn.functional.cross_entropy(model.eval()(prepare(images)), labels, reduction="sum").item()
+    assert evaluate.evaluate(model, loader, prepare, AUTOCAST)["loss"] == total / 500
+
+
 def test_views_of_one_kind_are_that_kind_of_image(run, how, model, prepare):
     """Flipped with certainty, every view is the mirror image, so the mean of three is the prediction for that."""
     _, loader, _ = loaders.make_loaders(run, how)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine import models, optim
+from engine import distributed, models, optim
 from engine.data.normalize import Normalize
 from engine.errors import DIVERGED, Refusal
 from engine.folder import checkpoint
@@ -89,6 +89,20 @@ def test_a_loss_that_is_no_number_reaches_no_weight(run):
     assert same(before, dict(state.model.state_dict()))
     with pytest.raises(Refusal, match="loss became nan"):
         state.state_dict()
+
+
+def test_losses_are_exchanged_at_once_when_their_sum_is_wanted(tiny, monkeypatch):
+    """As on GPUs; a step on a CPU asks at once, to stop before a loss that is no number reaches the weights."""
+    exchanged = []
+    monkeypatch.setattr(distributed, "mean_", lambda losses: exchanged.append(len(losses)) or losses.div_(2))
+    state, _ = begin(tiny)
+    losses = torch.rand(5, generator=torch.Generator().manual_seed(0))
+    for loss in losses[:4]:
+        state.note(loss.clone())
+    assert state.settle() == losses[3] / 2 and state.settle() == losses[3] / 2
+    state.note(losses[4].clone())
+    saved = state.state_dict()["loss_sum"]
+    assert exchanged == [4, 1] and saved == state.loss_sum.item() == sum((losses / 2).tolist())
 
 
 def test_a_step_is_gradient_descent_on_the_mean_of_its_batches(tiny):

@@ -170,6 +170,8 @@ class Batches(EpochIterator):
             self.error = error
 
     def run_pipeline(self, b_ix: int, batch_indices: np.ndarray, batch_slot: int, cuda_event: None) -> tuple:
+        if self.terminate_event.is_set():
+            raise StopIteration  # as at the end of the order; FFCV looks at it only while the queue is full
         self.reads.wait(batch_slot)
         return super().run_pipeline(b_ix, batch_indices, batch_slot, cuda_event)
 
@@ -192,11 +194,11 @@ class Batches(EpochIterator):
 
     def close(self) -> None:
         self.terminate_event.set()
+        self.reads.give_back()
         while self.is_alive():
             with contextlib.suppress(queue.Empty):  # make room for the end marker, which is put without a time limit
                 self.output_queue.get(timeout=0.05)
         super().close()
-        self.reads.give_back()
         self.reads.wait_all()  # before the memory is freed, or is that of another epoch
 
 
