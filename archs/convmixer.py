@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from archs.kernels.depthwise import DepthwiseConv2d
 from archs.parts.backbone import Backbone, Grid, grid_of, ramp, stage
 from archs.parts.bias import Bias
 from archs.parts.layers import OverMap, Patchify, Residual
@@ -64,8 +65,7 @@ def _act_norm(dim: int, act: Act) -> tuple[nn.Module, nn.Module]:
 
 def block(dim: int, grid: Grid, drop_path: float = 0.0, kernel_size: int = 9, act: Act = "gelu") -> nn.Module:
     """x + BN(act(depthwise(x))), then BN(act(pointwise(x))) without a residual; zeros beyond the border."""
-    depthwise = nn.Conv2d(dim, dim, kernel_size, groups=dim, padding="same")
-    places = OverMap(nn.Sequential(depthwise, *_act_norm(dim, act)))
+    places = OverMap(nn.Sequential(DepthwiseConv2d(dim, kernel_size), *_act_norm(dim, act)))
     channels = OverMap(nn.Sequential(nn.Conv2d(dim, dim, kernel_size=1), *_act_norm(dim, act)))
     return nn.Sequential(Residual(nn.Identity(), places, drop_path), channels)
 
