@@ -34,7 +34,7 @@ ZEROS = ir.Constant(FLOATS, [0.0] * LANES)
 
 
 def weight_gradient(x_BHWC: Tensor, g_BHWC: Tensor, kernel_size: int, threads: int = 1) -> Tensor:
-    """Gradient (C, 1, K, K) in float32 of the weights of a convolution with stride 1, odd K and zeros beyond the border.
+    """Gradient (C, 1, K, K), float32, of the weights of a convolution with stride 1, odd K and zeros beyond the border.
 
     Args:
         x_BHWC: what was convolved, contiguous, float32 or bfloat16, at least LANES channels.
