@@ -135,7 +135,8 @@ def test_a_run_on_the_cpu_leaves_a_gpu_alone(digits, tmp_path):
         "torch.cuda.is_current_stream_capturing = lambda: False\n"  # as torch says where CUDA was not started
         "torch.cuda._lazy_init = torch.Tensor.pin_memory = started\n"
         "sys.argv = sys.argv[1:]\n"
-        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
         "assert not torch.cuda.is_initialized()\n"
         "try: torch.zeros(1, device='cuda')\n"
         "except AssertionError as error: print(error)"
