@@ -248,11 +248,26 @@ class How(BaseModel):
     keep_epochs: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (), description="also keep the weights after these epochs (0: as initialised), as weights-epoch-N.pth.tar"
     )
+    val_interval: Count = Field(
+        1, description="epochs between two evaluations on all validation images; the last epoch always is"
+    )
+    val_samples: Annotated[int, Field(ge=0)] = Field(
+        0, description="after the epochs in between, look at so many validation images (never in acc1); 0: at none"
+    )
     torchcompile: bool = Field(False, description="torch.compile; changes the last bits")
     channels_last: bool = Field(False, description="weights and images in NHWC order; changes the last bits")
     log_tensorboard: bool = Field(False, description="also write TensorBoard files into the run's folder")
     log_wandb: bool = Field(False, description="also write to wandb; offline where it cannot be reached")
     wandb_project: str = Field("softer-mlps", description="project for log_wandb")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "How":
+        if self.val_samples and self.val_interval == 1:
+            raise ValueError(
+                f"val_samples {self.val_samples} is for the epochs between two evaluations, and every epoch is "
+                "evaluated on all images; give --val-interval 5, say, too"
+            )
+        return self
 
 
 def make_run(fields: dict[str, Any], where: str = "") -> Run:

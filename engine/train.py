@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from engine import distributed, models, optim, rng, transfer
 from engine.cost.peak import matmul_flops
 from engine.cost.profile import count_params, profile
-from engine.data.loaders import make_loaders
+from engine.data.loaders import Loader, make_loaders
 from engine.data.normalize import channel_statistics, make_prepare
 from engine.errors import CLASSES, MACHINE, OUTSIDE, STOPPED, Refusal, of_machine
 from engine.evaluate import evaluate
 from engine.folder import checkpoint, epochs, predictions, store
 from engine.folder.environment import environment
 from engine.folder.lease import Lease, node, own
-from engine.folder.status import Metrics, Status, log_to
+from engine.folder.status import Metrics, Status, best_of, log_to
 from engine.folder.trackers import Trackers
 from engine.run import How, Run
 from engine.step import State, Step, precision
@@ -93,6 +93,7 @@ def _train(
 
     # --- data --------------------------------------------------------------------------------------------------------
     train_loader, val_loader, facts = make_loaders(run, how)
+    val_part = val_loader.part(how.val_samples) if how.val_samples else None
     num_classes, in_chans = facts["num_classes"], len(channel_statistics(run, facts)[0])
     models.check_batch(run, num_classes, in_chans)
     prepare = make_prepare(run, facts, device)
@@ -134,7 +135,7 @@ def _train(
     # A run that resumes at the end of an epoch tells the rate of the last step taken.
     schedule.step_update(max(state.step - 1, 0))
     step = Step(run, state, schedule, prepare, num_classes, compiled=how.torchcompile)
-    metrics = Metrics(folder, state.step, lease)
+    metrics = Metrics(folder, state.step, len(state.history), lease)
     if lease:
         trackers.open(len(state.history))
         status.train_flops_per_image = 3 * store.read_json(folder / "profile.json")["flops"]
@@ -173,18 +174,21 @@ def _train(
         batches.close()
 
         alive, seen = functools.partial(status.update, state.step, state.history), predictions.Seen()
-        row = _row(state, steps_per_epoch, evaluate(state.judged, val_loader, prepare, step.autocast, alive, seen))
+        whole = (epoch + 1) % how.val_interval == 0 or epoch + 1 == run.epochs
+        loader = val_loader if whole else val_part
+        result = evaluate(state.judged, loader, prepare, step.autocast, alive, seen) if loader else None
+        row = _row(state, steps_per_epoch, result if whole else None)
         state.history.append(row)
         state.loss_sum.zero_()
-        log.info(
-            "epoch %d/%d  train_loss %.4f  eval_loss %.4f  acc1 %.2f",
-            epoch + 1, run.epochs, row["train_loss"], row["eval_loss"], row["eval_top1"],
-        )  # fmt: skip
+        log.info("epoch %d/%d  train_loss %.4f%s", epoch + 1, run.epochs, row["train_loss"], _told(result, loader))
+        if result and not whole:
+            sample = {"sample_loss": round(result["loss"], 6), "sample_top1": round(result["top1"], 4)}
+            metrics.append(step=state.step, epoch=epoch, val_samples=loader.total, **sample)
         if lease:
             lease.check()
             trackers.write(row)
             store.write_bytes(folder / "summary.csv", store.csv_text(state.history).encode())
-            if all(row["eval_top1"] > other["eval_top1"] for other in state.history[:-1]):
+            if best_of(state.history) is row:
                 _export(folder / "model_best.pth.tar", run, state.judged, row, facts)
             if len(state.history) in kept:
                 _export(epochs.path_of(folder, len(state.history)), run, state.judged, row, facts)
@@ -218,17 +222,25 @@ def _compare_environment(before: dict[str, Any], now: dict[str, Any]) -> None:
             log.warning("%s was %s when this run began, is %s now: bit-exact no more", key, before.get(key), now[key])
 
 
-def _row(state: State, steps: int, result: dict[str, float]) -> dict[str, Any]:
-    """The row of summary.csv for the epoch, of so many steps, that was just evaluated."""
+def _row(state: State, steps: int, result: dict[str, float] | None) -> dict[str, Any]:
+    """The row of summary.csv for the epoch, of so many steps, that just ended; None: not evaluated on all images."""
     state.settle()
     return {
         "epoch": len(state.history),
         "train_loss": round(state.finite(state.loss_sum.item()) / steps, 6),
-        "eval_loss": round(result["loss"], 6),
-        "eval_top1": round(result["top1"], 4),
-        "eval_top5": round(result["top5"], 4),
+        "eval_loss": round(result["loss"], 6) if result else None,
+        "eval_top1": round(result["top1"], 4) if result else None,
+        "eval_top5": round(result["top5"], 4) if result else None,
         "lr": float(f"{state.lr:.6g}"),
     }
+
+
+def _told(result: dict[str, float] | None, loader: Loader | None) -> str:
+    """What an evaluation found, for the log: on how many images, where they were not all."""
+    if not result:
+        return ""
+    part = "" if loader.total == loader.whole else f" on {loader.total} images of {loader.whole}"
+    return f"  eval_loss {result['loss']:.4f}  acc1 {result['top1']:.2f}{part}"
 
 
 def _export(path: Path, run: Run, model: nn.Module, row: dict[str, Any], facts: dict[str, Any]) -> None:

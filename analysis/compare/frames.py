@@ -114,6 +114,8 @@ def _measured(folder: Path) -> dict[str, Any]:
             {"acc1": epochs[-1]["eval_top1"], "train_loss": _number(epochs[-1].get("train_loss"))} if epochs else {}
         )
         row |= numbers or {"error": "done, but without a summary.csv"}
+        if epochs and math.isnan(row["acc1"]):
+            row["error"] = "done, but the last row of its summary.csv has no eval_top1"
     return row
 
 
@@ -189,12 +191,19 @@ def rungs(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def curves(frame: pd.DataFrame) -> pd.DataFrame:
-    """summary.csv of all done runs as one long frame: rung, family, seed and the file's columns."""
+    """summary.csv of all done runs as one long frame: rung, family, seed and the file's columns.
+
+    Only epochs after which all finished runs of a rung were evaluated on all images (--val-interval).
+    """
     parts = [
         pd.DataFrame(read_summary(row.folder)).assign(rung=row.rung, family=row.family, seed=row.seed)
         for row in frame[frame["acc1"].notna()].itertuples()
     ]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    if not parts:
+        return pd.DataFrame()
+    table = pd.concat(parts, ignore_index=True)
+    missing = table["eval_top1"].isna().groupby([table["rung"], table["epoch"]]).transform("any")
+    return table[~missing].reset_index(drop=True)
 
 
 def gain_text(row: Any) -> str:

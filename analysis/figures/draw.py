@@ -200,7 +200,8 @@ def learning_curves(curves: pd.DataFrame, families: Sequence[str]) -> str:
                     "label": names[rung].removeprefix(f"{family}_"),
                 }
                 gid = f"curve{i}-{own.index(rung)}"
-                axes.plot(band.index, band["mean"], gid=gid, zorder=3, **line)
+                dot = "." if len(band) == 1 else None  # a line needs two points
+                axes.plot(band.index, band["mean"], marker=dot, gid=gid, zorder=3, **line)
                 titles[gid] = f"{rung}: {band['mean'].iloc[-1]:.2f} % after {band.index[-1]:g} epochs"
             axes.set_title(family, fontsize=10, loc="left")
             if len(own) > 1:

@@ -147,7 +147,7 @@ _ANSWERS: dict[str, tuple[str, ...]] = {
         "--model-ema-steps",
     ),
     "pixels depend on --seed, the epoch and the image, not on the worker": ("--worker-seeding",),
-    "every epoch is validated": ("--val-interval", "--calculate-stats"),
+    "every epoch is validated, or every Nth: --val-interval N": ("--calculate-stats",),
     _SAVED: ("--checkpoint-hist", "--save-epochs", "--save"),
     "make_beton.py --verify FILE draws a sheet of images": ("--save-images",),
     _LOADER: ("--pin-mem", "--no-prefetcher", "--use-multi-epochs-loader", "--cache-dataset", "--backend", "--use-v2"),

@@ -6,6 +6,7 @@ augmentation are functions of (seed, epoch, sample index).
 """
 
 import contextlib
+import copy
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,8 +57,8 @@ class Loader:
         self.batch_size = batch_size // self.world
         self.count = self._open(path)
         self.indices = np.arange(self.count) if indices is None else indices
-        self.total = len(self.indices)
-        """Images of all processes, those left over by whole batches included."""
+        self.total = self.whole = len(self.indices)
+        """Images of all processes, those left over by whole batches included; `whole`: before `part`."""
         if not shuffle:
             self.indices = np.array_split(self.indices, self.world)[self.rank]
         # Training steps are all of one size, as in timm; evaluation scores every sample once.
@@ -68,6 +69,15 @@ class Loader:
     def __len__(self) -> int:
         """Batches per epoch."""
         return -(-self.num_samples // self.batch_size)
+
+    def part(self, count: int) -> "Loader":
+        """The same loader over the first `count` images of a fixed shuffle, however many processes share them."""
+        chosen = np.zeros(self.total, bool)
+        chosen[permutation(self.total, 0, "part")[:count]] = True
+        part = copy.copy(self)
+        part.indices = self.indices[np.array_split(chosen, self.world)[self.rank]]
+        part.total, part.num_samples = int(chosen.sum()), len(part.indices)
+        return part
 
     def _order(self, epoch: int, first_batch: int) -> np.ndarray:
         order = self.indices

@@ -78,13 +78,14 @@ class Status:
             return
         rate = self._images / self._training if self._training else None
         done = step - self.first_step
-        best = max(history, key=lambda row: row["eval_top1"], default=None)
+        evaluated = [row for row in history if row["eval_top1"] is not None]
+        best = best_of(history)
         self.fields |= {
             "epoch": len(history),
             "epochs": self.epochs,
             "step": step,
             "steps": self.steps,
-            "acc1": history[-1]["eval_top1"] if history else None,
+            "acc1": evaluated[-1]["eval_top1"] if evaluated else None,
             "best_acc1": best["eval_top1"] if best else None,
             "best_epoch": best["epoch"] if best else None,
             "images_per_s": round(rate, 1) if rate else None,
@@ -116,6 +117,12 @@ class Status:
         store.write_json(self.folder / "status.json", self.fields, durable=durable)
 
 
+def best_of(history: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The first row of the highest accuracy on all validation images; None where no epoch was evaluated on them yet."""
+    evaluated = [row for row in history if row["eval_top1"] is not None]
+    return max(evaluated, key=lambda row: row["eval_top1"], default=None)
+
+
 def memory_gb() -> float:
     """Peak memory: of the GPU's allocator where one is used, else of the process."""
     if torch.cuda.is_initialized():
@@ -124,13 +131,16 @@ def memory_gb() -> float:
 
 
 class Metrics:
-    """metrics.jsonl, one line per log interval; what lies beyond the step that a run resumes from is cut off."""
+    """metrics.jsonl, one line per log interval, and per epoch that was scored on a part of the validation images.
 
-    def __init__(self, folder: Path, step: int, lease: Lease | None) -> None:
+    What lies beyond the step that a run resumes from, and beyond the `epochs` that are behind it then, is cut off.
+    """
+
+    def __init__(self, folder: Path, step: int, epochs: int, lease: Lease | None) -> None:
         self.path, self.lease = folder / "metrics.jsonl", lease
         if lease and self.path.exists():
             lines = self.path.read_text().splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("}\n") and json.loads(line)["step"] <= step]
+            kept = [line for line in lines if line.endswith("}\n") and _is_behind(json.loads(line), step, epochs)]
             store.write_bytes(self.path, "".join(kept).encode())
 
     def append(self, **fields: Any) -> None:
@@ -142,6 +152,11 @@ class Metrics:
                 file.write(json.dumps(fields) + "\n")
         except OSError as error:
             raise Refusal(f"cannot write {self.path}: {error.strerror}; free space and repeat", OUTPUT) from None
+
+
+def _is_behind(line: dict[str, Any], step: int, epochs: int) -> bool:
+    """Whether a run that goes on after this step, and so many whole epochs, will not write this line again."""
+    return line["step"] <= step and ("val_samples" not in line or line["epoch"] < epochs)
 
 
 @contextlib.contextmanager

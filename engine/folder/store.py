@@ -19,6 +19,7 @@ import contextlib
 import csv
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Callable
@@ -190,11 +191,11 @@ def is_done(folder: Path) -> bool:
 
 
 def read_summary(folder: Path) -> list[dict[str, float]]:
-    """summary.csv, one dict per epoch. Raises Refusal (CHECKPOINT) for a damaged one."""
+    """summary.csv, one dict per epoch; what was not evaluated is NaN. Raises Refusal (CHECKPOINT) for a damaged one."""
     path = folder / "summary.csv"
     try:
         with path.open(newline="") as file:
-            rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file, strict=True)]
+            rows = [{key: _value(key, text) for key, text in row.items()} for row in csv.DictReader(file, strict=True)]
     except FileNotFoundError:
         return []
     except (OSError, ValueError, TypeError, csv.Error) as error:
@@ -202,6 +203,11 @@ def read_summary(folder: Path) -> list[dict[str, float]]:
     if rows and "eval_top1" not in rows[0]:
         raise Refusal(f"{path} has no column eval_top1; the run must be trained again", CHECKPOINT)
     return rows
+
+
+def _value(key: str, text: str) -> float:
+    """A cell of summary.csv. Raises ValueError for what is no number, where there must be one."""
+    return math.nan if text == "" and key.startswith("eval_") else float(text)
 
 
 def now() -> float:

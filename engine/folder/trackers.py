@@ -34,7 +34,8 @@ class Trackers:
             self._wandb = wandb.init(dir=str(folder), config=run.record(), mode=mode, **identity)
 
     def write(self, row: dict[str, Any]) -> None:
-        values = {key: value for key, value in row.items() if key != "epoch"}
+        """One epoch; what was not measured in it has no point in the curves."""
+        values = {key: value for key, value in row.items() if key != "epoch" and value is not None}
         if self._board:
             for key, value in values.items():
                 self._board.add_scalar(key, value, row["epoch"])

@@ -15,7 +15,9 @@ import archs
 from analysis import typeset
 from analysis.compare import frames, ladder
 from analysis.compare.pareto import front
+from analysis.figures import draw
 from analysis.stats import holm
+from engine.folder import store
 from engine.folder.store import folder_of
 from engine.run import make_run
 
@@ -35,6 +37,21 @@ def test_accuracy_is_the_last_epochs_and_not_the_best(make):
     frame = frames.load([make(acc1=90.0)])
     assert frame["acc1"].tolist() == [90.0]
     assert frame.loc[0, ["rung", "family", "params", "macs"]].tolist() == ["mixer_nano", "mixer", 1000, 2000]
+
+
+def test_curves_leave_out_epochs_that_some_seed_was_not_evaluated_after(make):
+    """A mean over fewer seeds than the next point's would be a jump that nothing made."""
+    folders = [make(acc1=80.0 + seed, seed=seed) for seed in range(3)]
+    other = make("mlp_nano", acc1=70.0)
+    rows = [{"epoch": 0, "eval_top1": None}, {"epoch": 1, "eval_top1": 80.0}]
+    store.write_bytes(folders[0] / "summary.csv", store.csv_text(rows).encode())
+    frame = frames.load([*folders, other])
+    assert frame["acc1"].tolist() == [80.0, 81.0, 82.0, 70.0]
+    curves = frames.curves(frame)
+    found = {rung: part["epoch"].tolist() for rung, part in curves.groupby("rung")}
+    assert found == {"mixer_nano": [1.0, 1.0, 1.0], "mlp_nano": [0.0, 1.0]}
+    svg = draw.learning_curves(curves, frame["family"].unique())
+    assert "81.00 % after 2 epochs" in svg and "70.00 % after 2 epochs" in svg and " nan" not in svg
 
 
 def test_gain_is_paired_over_common_seeds(make):

@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import math
 import subprocess
 import sys
 
@@ -57,7 +58,17 @@ def test_keys_of_other_versions_are_no_fault(tmp_path):
         store.read_json(tmp_path / "folder.json")
 
 
-@pytest.mark.parametrize("text", ["epoch,eval_top1\n0,x\n", "epoch,eval_top1\n0\n", "epoch,top1\n0,1\n", "\x00"])
+def test_an_epoch_without_evaluation_is_nan(make):
+    folder = make(acc1=90.0)
+    (folder / "summary.csv").write_text("epoch,train_loss,eval_top1,lr\n0,2.1,,0.1\n1,2.0,90.0,0.1\n")
+    first, last = store.read_summary(folder)
+    assert math.isnan(first.pop("eval_top1")) and first == {"epoch": 0.0, "train_loss": 2.1, "lr": 0.1}
+    assert last["eval_top1"] == 90.0
+
+
+@pytest.mark.parametrize(
+    "text", ["epoch,eval_top1\n,1\n", "epoch,eval_top1\n0,x\n", "epoch,eval_top1\n0\n", "epoch,top1\n0,1\n", "\x00"]
+)
 def test_a_damaged_summary_is_one_line(make, text):
     folder = make(acc1=90.0)
     (folder / "summary.csv").write_text(text)

@@ -60,3 +60,12 @@ def test_wandb_offline_continues_one_run(tiny, how, tmp_path, monkeypatch):
                 values = {item.key or ".".join(item.nested_key): item.value_json for item in record.history.item}
                 seen[int(values["_step"])] = float(values["eval_top1"])
     assert seen == {int(row["epoch"]): row["eval_top1"] for row in rows}
+
+
+def test_an_epoch_that_was_not_evaluated_has_no_point(tiny, how, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(tiny, tmp_path, how.model_copy(update={"log_tensorboard": True, "val_interval": 2}))
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("train_loss")] == [0, 1, 2]
+    assert [event.step for event in events.Scalars("eval_top1")] == [1, 2]
