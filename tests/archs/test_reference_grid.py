@@ -1,7 +1,6 @@
 """Families on a grid of tokens against their formulas, written independently with loops over places."""
 
 from functools import partial
-from itertools import product
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 
 import archs
 from analysis.probes.receptive_field import randomise
-from archs import bandedtoeplitz, cyclemlp, toeplitz
+from archs import cyclemlp
 from tests.formulas import State, assert_same, doubled, gelu_of, layer_norm_of, linear_of, random_images
 
 
@@ -210,59 +209,6 @@ def test_metaformers_equal_their_formula(family, mixer):
         return _logits(state, z, eps=1e-6)
 
     assert_same(model, reference, random_images(3, 3, 8, 12))
-
-
-def _own(weight: Tensor, step: tuple[int, int], token: int) -> Tensor:
-    side = int(weight.shape[1] ** 0.5)
-    return weight[token, (step[0] + side // 2) * side + step[1] + side // 2]
-
-
-def _common(weight: Tensor, step: tuple[int, int], token: int) -> Tensor:
-    return weight[step[0] + len(weight) // 2, step[1] + weight.shape[1] // 2]
-
-
-@pytest.mark.proves("the function, against an independent reference")
-@pytest.mark.parametrize("grid", [(4, 6), (4, 1), (2, 2)])
-@pytest.mark.parametrize(
-    ("family", "reach", "entry"),
-    [
-        ("banded", 1, _own),
-        ("banded", 2, _own),
-        ("toeplitz", 9, _common),
-        ("bandedtoeplitz", 1, _common),
-        ("bandedtoeplitz", 3, _common),
-    ],
-)
-def test_corners_of_token_mixing_are_resmlp_with_a_constrained_matrix(family, reach, entry, grid):
-    """Entry (i, j) of ResMLP's matrix by the displacement from i to j, written out pair by pair."""
-    given = {"img_size": (2 * grid[0], 2 * grid[1]), "dim": 12, "in_chans": 3}
-    size = {} if family == "toeplitz" else {"kernel_size": 2 * reach + 1}
-    model, dense = randomise(archs.create(f"{family}_nano", **given, **size)), archs.create("resmlp_nano", **given)
-    state, tokens = dict(model.double().state_dict()), list(product(range(grid[0]), range(grid[1])))
-    for i in range(3):
-        key = f"stages.0.{i}.0.branch"
-        weight, bias = state.pop(f"{key}.weight"), state.pop(f"{key}.bias")
-        matrix = torch.zeros(len(tokens), len(tokens), dtype=torch.float64)
-        for (a, (row, column)), (b, (to_row, to_column)) in product(enumerate(tokens), repeat=2):
-            step = (to_row - row, to_column - column)
-            if max(map(abs, step)) <= reach:
-                matrix[a, b] = entry(weight, step, a)
-        state |= {f"{key}.mix.weight": matrix, f"{key}.mix.bias": bias.expand(len(tokens))}
-    dense.double().load_state_dict(state)
-    assert_same(model, dense.eval(), random_images(3, 3, *given["img_size"]))
-
-
-@pytest.mark.proves("the function, against an independent reference", "bandedtoeplitz")
-@pytest.mark.parametrize("grid", [(5, 5), (3, 4), (1, 2)])
-def test_shared_kernels_are_convolutions(grid):
-    """PyTorch's, each channel an image of its own, with zeros beyond the border."""
-    x = random_images(2, *grid, 6)
-    for mixer in (toeplitz.ToeplitzMixing(grid), bandedtoeplitz.KernelMixing(3)):
-        mixer = randomise(mixer).double()
-        kernel = mixer.weight[None, None]
-        padding = [side // 2 for side in mixer.weight.shape]
-        maps = nn.functional.conv2d(x.permute(0, 3, 1, 2).reshape(-1, 1, *grid), kernel, mixer.bias, padding=padding)
-        torch.testing.assert_close(mixer(x), maps.reshape(2, 6, *grid).permute(0, 2, 3, 1), rtol=1e-12, atol=1e-12)
 
 
 def _filtered(weight: Tensor, x: Tensor) -> Tensor:
