@@ -20,9 +20,10 @@ from itertools import product
 
 from engine.fields.claims import Contrast, Family
 from engine.run import Run
-from slurm.sweeps.ladder import BASE
+from slurm.sweeps import lattice
 from slurm.sweeps.lattice import MODEL, rate
 
+BASE = lattice.BASE | {"train_samples": 10_000, "clip_grad": 1.0}
 FRAMES = {
     "resmlp 96": {"frame": "resmlp", "dim": 96},
     "convmixer 96": {"frame": "convmixer", "dim": 96},
