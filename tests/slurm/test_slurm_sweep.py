@@ -88,6 +88,7 @@ def test_a_launcher_killed_half_way(make_trial, make_lab, whole):
     trial = make_trial(0, 1, on=make_lab(), rest="def resources(run): return {'mem_gb': 1 + run.seed}")
     launcher = trial.start("launch", "--no-snapshot")
     while not elements(trial):
+        assert launcher.poll() is None, launcher.communicate()[0]
         time.sleep(0.01)
     launcher.kill()
     launcher.communicate()
