@@ -105,6 +105,7 @@ def _train(
     env |= {"data_file": facts["file"], "data_sha256": facts["sha256"]}
     _compare_environment(before, env)
     if lease and not before:
+        lease.check()
         store.write_json(folder / "env.json", env)
 
     # --- model, optimizer, schedule ----------------------------------------------------------------------------------
