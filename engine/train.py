@@ -108,6 +108,7 @@ def _train(
     env |= {epochs.KEPT: kept} if kept else {}
     _compare_environment(before, env)
     if lease and not before:
+        lease.check()
         store.write_json(folder / "env.json", env)
 
     # --- model, optimizer, schedule ----------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Any
 
 NODES = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
+SERVING = ("idle", "mixed", "allocated", "completing")  # states of a node that answers
 PATIENCE = 4  # times what a wait takes on an idle machine: a test that waits for a busy one has found nothing
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo")
 PROGRAMS += ("slurmdbd", "sacct", "mariadbd", "mariadb-install-db", "my_print_defaults")
@@ -153,7 +154,7 @@ class Lab:
             self.controller_start("-c")
             for node in NODES:
                 self._start_node(node)
-            self.wait_for(lambda: self.run("sinfo", "-h", "-t", "idle", "-p", "low", "-o", "%D").strip() == "3", 30)
+            self._wait_nodes(*NODES)
         except BaseException:
             self.close()
             raise
@@ -179,8 +180,9 @@ class Lab:
         """What a command prints, errors too; AssertionError if it fails."""
         words = [str(word) for word in command]
         done = subprocess.run(
-            words, env={**self.env, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout
-        )
+            words, env={**self.env, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            timeout=PATIENCE * timeout,
+        )  # fmt: skip
         assert not check or done.returncode == 0, f"{' '.join(words)} ended with {done.returncode}:\n{done.stdout}"
         return done.stdout
 
@@ -215,10 +217,11 @@ class Lab:
             self.run("scontrol", "update", f"nodename={node}", "state=drain", "reason=test")
 
     def open_to_jobs(self) -> None:
-        """Undo `close_to_jobs` and `preempt`."""
+        """Undo `close_to_jobs` and `preempt`; all nodes are up."""
         self.run("scancel", "--name=preemptor")
         for node in NODES:
             self.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)
+        self._wait_nodes(*NODES)
 
     def preempt(self, node: str) -> None:
         """Take a node for a job of the partition that preempts, which keeps it until `open_to_jobs`."""
@@ -240,7 +243,7 @@ class Lab:
         self._kill_node(node)
         self._start_node(node)
         self.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)
-        self.wait_for(lambda: self.run("sinfo", "-h", "-n", node, "-o", "%T").strip() in ("idle", "mixed"), 30)
+        self._wait_nodes(node)
 
     def controller_stop(self) -> None:
         """As for an upgrade: it saves its state first (after a crash, what it learnt in the last 5 s would be lost)."""
@@ -272,6 +275,14 @@ class Lab:
     def _start_node(self, node: str) -> None:
         self._start("slurmd", "-D", "-N", node, node=node)
 
+    def _wait_nodes(self, *nodes: str) -> None:
+        """Until they take jobs: one that was drained is `idle*`, and none to sbatch --test-only, until it answers."""
+
+        def states() -> list[str]:
+            return self.run("sinfo", "-h", "-N", "-p", "low", "-n", ",".join(nodes), "-o", "%T").split()
+
+        self.wait_for(lambda: len(found := states()) == len(nodes) and {*found} <= {*SERVING}, 30, states)
+
     def _kill_node(self, node: str) -> None:
         self._stop(node, signal.SIGKILL)
         for pid in self.processes(node):
@@ -297,7 +308,7 @@ class Lab:
         daemon = self._daemons.pop(name, None)
         if daemon:
             daemon.send_signal(number)
-            daemon.wait(30)
+            daemon.wait(PATIENCE * 30)
 
     def _wait_port(self, name: str, daemon: str) -> None:
         def answers() -> bool:

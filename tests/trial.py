@@ -18,7 +18,7 @@ from engine.folder import lease, store
 from slurm.define.load import load
 from slurm.define.sweep import Sweep
 from slurm.launch import launch
-from slurm.queue import worker
+from slurm.queue import states, worker
 from slurm.queue.collect import collect
 from tests.lab import PATIENCE, Lab
 
@@ -64,6 +64,8 @@ class Trial:
             f"        yield Run(**{{**{RUN!r}, 'lr': 1e30 if seed == {DIVERGING} else 2e-3}}, seed=seed)\n"
         )
         own = {**(lab.env if lab else os.environ), "SOFTMLP_RESULTS": str(folder / "results")}
+        # A frozen process says nothing, and may not be taken for dead while `freeze` waits for others.
+        own["SOFTMLP_STALE_SECONDS"] = str(PATIENCE * lease.STALE_SECONDS)
         self.env = {**own, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{own['PATH']}"}
         with self.here():
             self.sweep: Sweep = load(str(self.path))
@@ -101,7 +103,7 @@ class Trial:
     def script(self, *words: str, code: int = 0, **env: str) -> str:
         """What the script prints, errors too."""
         process = self.start(*words, **env)
-        said, _ = process.communicate(timeout=120)
+        said, _ = process.communicate(timeout=PATIENCE * 120)
         assert process.returncode == code, said
         return said
 
@@ -110,6 +112,12 @@ class Trial:
     def states(self) -> list[str]:
         with self.here():
             return [worker.look(folder)["state"] for folder in self.folders]
+
+    def standing(self) -> list[str]:
+        """The states that a user is shown; `stalled`, which a frozen run is after a minute, is read as `running`."""
+        with self.here():
+            shown = [status["state"] for status in states.standing(self.sweep)]
+        return ["running" if state == states.STALLED else state for state in shown]
 
     def finish(self, seconds: float = 90) -> None:
         """Wait until no run is left that a worker may take."""
@@ -124,6 +132,10 @@ class Trial:
 
     def log(self, index: int) -> str:
         return (self.folders[index] / "log.txt").read_text()
+
+    def said(self) -> str:
+        """What all elements wrote."""
+        return "".join(path.read_text() for path in sorted(self.jobs.glob("*/*.out")))
 
     def story(self) -> str:
         """What there is to know when something went wrong."""
@@ -163,11 +175,15 @@ class Trial:
                 self.kill(index, signal.SIGCONT)
 
     def until_told(self, index: int, seconds: float = 60) -> None:
-        """Wait until a frozen process has a signal to look at, which it does when it is thawed."""
+        """Wait until a frozen process has a signal to look at, which it does when it is thawed, or is gone."""
         path = Path("/proc", str(self.owner(index)["pid"]), "status")
 
         def told() -> bool:
-            lines = dict(line.split(":\t", 1) for line in path.read_text().splitlines() if ":\t" in line)
+            try:
+                text = path.read_text()
+            except (FileNotFoundError, ProcessLookupError):
+                return True
+            lines = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
             return not lines["State"].startswith("T") or int(lines["ShdPnd"], 16) > 0
 
         self.lab.wait_for(told, seconds, self.story)

@@ -142,11 +142,12 @@ class Launch:
         try:
             with _outside_jobs():
                 scheduler.test_only(self._executor(shape, elements)._make_submission_file_text("true", ""))
-        except Refusal:
+        except Refusal as refusal:
             if not self.exclude:
                 raise
-            self.exclude = {}  # it may be that no other node is left
+            names, self.exclude = ", ".join(self.exclude), {}  # it may be that no other node is left
             self.check(shape, elements)
+            print(f"not without {names}, which had a fault: {refusal}", flush=True)
 
     def submit(self, shape: Shape, elements: int) -> Submitted:
         """One array of so many elements, or of as many as the cluster lets a user have.

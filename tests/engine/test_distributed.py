@@ -2,9 +2,9 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -14,19 +14,25 @@ from engine.folder import predictions, store
 from engine.run import make_run
 from engine.train import train
 from tests.engine.test_train import assert_same, result
+from tests.lab import PATIENCE
 
 # Not Adam: where a gradient is 0 but for rounding, it takes whole steps into the direction of the rounding.
 RUN = {"model": "mixer_nano", "train_samples": 650, "batch_size": 64, "epochs": 3, "hflip": 0.5}
 RUN |= {"opt": "momentum", "lr": 0.2}
+# HIT, of three numbers, makes a rank signal itself after a step: from outside, a busy machine would do it too late.
 CODE = (
-    "import os, pathlib, sys\nfrom engine import distributed; from engine.folder import store\n"
+    "import itertools, os, pathlib, sys\nfrom engine import distributed; from engine.folder import store\n"
     "from engine.errors import Refusal\n"
     "from engine.run import make_how\nfrom engine.signals import CODES, Stop\nfrom engine.train import train\n"
     "distributed.start()\nfolder = pathlib.Path(sys.argv[1])\n"
     "how = make_how({'data_dir': sys.argv[2], 'threads': 1, 'log_interval': 1, 'checkpoint_interval': 5})\n"
-    "(folder / f'pid-{distributed.rank()}').write_text(str(os.getpid()))\n"
+    "rank, step, number = map(int, os.environ.get('HIT', '0 0 0').split())\n"
+    "steps = itertools.count(1)\n"
+    "def asked():\n"
+    "    if next(steps) == step and distributed.rank() == rank: os.kill(os.getpid(), number)\n"
+    "    return stop()\n"
     "try:\n"
-    "    with Stop().on(CODES) as stop: train(store.read_run(folder), folder, how, stop)\n"
+    "    with Stop().on(CODES) as stop: train(store.read_run(folder), folder, how, asked)\n"
     "except Refusal as refusal: print(refusal, file=sys.stderr, flush=True); os._exit(refusal.code)\n"
     "distributed.finish()"
 )
@@ -34,9 +40,8 @@ CODE = (
 
 def start(folder, data, world=2, command=None, **more):
     """The processes of a run, as torchrun would start them."""
-    port = str(20_000 + os.getpid() % 20_000 + int(time.monotonic() * 100) % 9_000)
-    env = {**os.environ, "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    env |= {"GLOO_SOCKET_IFNAME": "lo", "SOFTMLP_DISTRIBUTED_TIMEOUT": "10", **more}
+    env = {**os.environ, "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    env |= {"GLOO_SOCKET_IFNAME": "lo", "SOFTMLP_DISTRIBUTED_TIMEOUT": "120", **more}
     command = command or [sys.executable, "-c", CODE, str(folder), str(data)]
     return [
         subprocess.Popen(command, env={**env, "RANK": str(r), "LOCAL_RANK": str(r)}, stderr=subprocess.PIPE, text=True)
@@ -44,14 +49,14 @@ def start(folder, data, world=2, command=None, **more):
     ]
 
 
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
 def finish(processes):
-    return [(process.communicate(timeout=120)[1], process.returncode) for process in processes]
-
-
-def wait_for_step(folder, step, processes):
-    while not (path := folder / "metrics.jsonl").exists() or path.read_text().count("\n") < step:
-        assert all(process.poll() is None for process in processes), finish(processes)
-        time.sleep(0.01)
+    return [(process.communicate(timeout=PATIENCE * 120)[1], process.returncode) for process in processes]
 
 
 @pytest.fixture(scope="module")
@@ -91,11 +96,10 @@ def test_two_processes_learn_what_one_learns(together, how, tmp_path):
 @pytest.mark.parametrize("victim", [0, 1])
 def test_one_process_killed_ends_all_and_the_next_attempt_ends_the_same(together, digits, tmp_path, victim):
     store.make_folder(make_run(RUN), tmp_path)
-    processes = start(tmp_path, digits)
-    wait_for_step(tmp_path, 7, processes)
-    processes[victim].send_signal(signal.SIGKILL)
-    (words, code) = finish(processes)[1 - victim]
+    ends = finish(start(tmp_path, digits, HIT=f"{victim} 7 {signal.SIGKILL:d}"))
+    (words, code) = ends[1 - victim]
     assert code == STOPPED and "another of its processes died" in words
+    assert ends[victim][1] == -signal.SIGKILL
     assert store.read_status(tmp_path)["state"] == store.STOPPED
     assert [code for _, code in finish(start(tmp_path, digits))] == [0, 0]
     assert_same(result(tmp_path), result(together))
@@ -103,21 +107,16 @@ def test_one_process_killed_ends_all_and_the_next_attempt_ends_the_same(together
 
 def test_a_signal_to_one_process_stops_all_at_the_same_step(together, digits, tmp_path):
     store.make_folder(make_run(RUN), tmp_path)
-    processes = start(tmp_path, digits)
-    wait_for_step(tmp_path, 7, processes)
-    processes[1].send_signal(signal.SIGTERM)
-    words = finish(processes)
+    words = finish(start(tmp_path, digits, HIT=f"1 7 {signal.SIGTERM:d}"))
     assert [code for _, code in words] == [TERMINATED, TERMINATED]
-    assert words[0][0].splitlines()[-1] == words[1][0].splitlines()[-1]  # "stopped at step N of M, saved"
+    assert all("stopped at step 7 of 30, saved" in said.splitlines()[-1] for said, _ in words)
     assert [code for _, code in finish(start(tmp_path, digits))] == [0, 0]
     assert_same(result(tmp_path), result(together))
 
 
 def test_a_process_that_hangs_is_noticed(digits, tmp_path):
-    store.make_folder(make_run(RUN | {"epochs": 400}), tmp_path)
-    processes = start(tmp_path, digits)
-    wait_for_step(tmp_path, 3, processes)
-    processes[1].send_signal(signal.SIGSTOP)
+    store.make_folder(make_run(RUN), tmp_path)
+    processes = start(tmp_path, digits, HIT=f"1 3 {signal.SIGSTOP:d}", SOFTMLP_DISTRIBUTED_TIMEOUT="20")
     try:
         _, code = finish(processes[:1])[0]
         assert code == STOPPED
@@ -164,10 +163,10 @@ def test_no_thread_of_gloo_is_left_when_the_interpreter_ends(digits, tmp_path, l
 
 def test_torchrun_trains_and_prints_once(digits, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1"]
-    command += ["--master-port", str(30_000 + os.getpid() % 9_000), "-m", "scripts.train", "--model", "mixer_nano"]
+    command += ["--master-port", free_port(), "-m", "scripts.train", "--model", "mixer_nano"]
     command += ["--epochs", "1", "--data-dir", str(digits), "--output", str(tmp_path), "--device", "cpu"]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
+        command, capture_output=True, text=True, timeout=PATIENCE * 120, env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("done: acc1") == 1 and done.stderr.count("epoch 1/1") == 1

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+import engine.train
 from engine.errors import BUSY, STOPPED, SUPERSEDED, Refusal
 from engine.folder import lease, store
 from engine.train import train
@@ -139,26 +140,37 @@ def test_a_requeued_job_takes_over_from_what_is_left_of_itself(tmp_path, monkeyp
         kill(process)
 
 
-def test_an_attempt_that_was_overtaken_writes_nothing_more(tiny, how, tmp_path):
+@pytest.mark.parametrize("moment", ["before it has opened the data", "after its first step"])
+@pytest.mark.parametrize("attempt", [1, 2])
+def test_an_attempt_that_was_overtaken_writes_nothing_more(tiny, how, tmp_path, monkeypatch, moment, attempt):
     """The old attempt is taken for dead, the new one trains to the end; then the old one wakes up and must leave."""
     folder, before = tmp_path / "run", []
+    if attempt == 2:
+        with pytest.raises(Refusal, match="stopped at step 1 "):
+            train(tiny, folder, how, lambda: STOPPED)
 
     def overtake() -> int:
         if not before:
+            before.append(folder / "nothing")
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("SLURMD_NODENAME", "another")
                 patch.setattr(lease, "STALE_SECONDS", 0.0)
                 train(tiny, folder, how)
-            before.extend((path, path.read_bytes()) for path in folder.iterdir() if path.name != "log.txt")
+            before[:] = [(path, path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()]
             assert store.read_status(folder)["state"] == store.DONE
         return 0
 
+    if moment == "after its first step":
+        stop = overtake
+    else:
+        stop, make_loaders = (lambda: 0), engine.train.make_loaders
+        monkeypatch.setattr(engine.train, "make_loaders", lambda *given: (overtake(), make_loaders(*given))[1])
     with pytest.raises(Refusal) as caught:
-        train(tiny, folder, how, overtake)
+        train(tiny, folder, how, stop)
     assert caught.value.code == SUPERSEDED
-    for path, content in before:
-        if not path.name.startswith(".attempt"):
-            assert path.read_bytes() == content, path.name
+    for path, *written in before:
+        if path.name != "log.txt" and not path.name.startswith(".attempt"):
+            assert [path.stat().st_mtime_ns, path.read_bytes()] == written, path.name
     assert store.read_status(folder)["state"] == store.DONE
 
 

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.lab import NODES, Lab, using
+from tests.lab import NODES, PATIENCE, Lab, using
 
 ROOT = Path(__file__).parents[2]
 LAB = {"max_array_size": 5}
@@ -43,11 +43,13 @@ def test_arrays_are_throttled_and_limited(lab):
 
 
 def test_jobs_outlive_a_restart_of_the_controller(lab):
-    job = submit(lab, "sleep 3; echo 0 done")
+    over = lab.folder / "over"
+    job = submit(lab, f"until [ -e {over} ]; do sleep 0.1; done; echo 0 done")
     lab.wait_for(lambda: states(lab, job) == ["RUNNING"], 20, lab.jobs)
     lab.controller_stop()
     assert "error" in lab.run("squeue", check=False, SLURM_CONF=str(fast(lab)))
     lab.controller_start()
+    over.touch()
     lab.wait_for(lambda: states(lab, job) == ["COMPLETED"], 30, lab.jobs)
     assert output(lab, job) == ["0 done"]
 
@@ -89,7 +91,7 @@ def test_nothing_is_left_behind(make_lab):
         if name == "closed":
             assert process.returncode == 0 and not using(conf) and not conf.parent.exists()
         else:
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + PATIENCE * 10
             while any("SLURMD_NODENAME" not in env for env in using(conf).values()):
                 assert time.monotonic() < deadline, using(conf)
                 time.sleep(0.1)

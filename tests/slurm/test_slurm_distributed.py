@@ -20,6 +20,7 @@ def test_two_nodes_give_the_weights_of_one_whatever_happens_to_them(make_trial, 
     two.lab.wait_for(lambda: two.attempts(0) == 2, 90, two.story)
     two.freeze(0, seconds=120)
     lab.run("scancel", "--signal=USR2", two.job(0))
+    two.until_told(0)
     two.thaw(0)
     one.launch()
     two.finish(150)

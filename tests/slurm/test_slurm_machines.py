@@ -17,7 +17,6 @@ from engine.errors import CLUSTER, Refusal
 from engine.folder import lease, store
 from slurm.cluster import clusters, scheduler, submit
 from slurm.define.load import load
-from slurm.queue import states
 from tests.lab import NODES
 from tests.trial import HOW, ROOT, Trial, assert_same
 
@@ -63,8 +62,7 @@ def test_a_launch_leaves_alone_what_another_sweep_or_an_allocation_trains(make_t
         assert both.job(1) and both.job(1) != both.job(0)
         before = [both.attempts(index) for index in (0, 1)]
         both.launch()
-        with both.here():
-            assert [status["state"] for status in states.standing(both.sweep)] == ["running"] * 2
+        assert both.standing() == ["running"] * 2
         assert [both.attempts(index) for index in (0, 1)] == before, both.story()
         # Once the allocation is gone, the next launch need not wait.
         pid = both.owner(1)["pid"]
@@ -72,8 +70,7 @@ def test_a_launch_leaves_alone_what_another_sweep_or_an_allocation_trains(make_t
         with contextlib.suppress(ProcessLookupError):  # SLURM was faster
             os.kill(pid, signal.SIGKILL)
         lab.wait_for(lambda: scheduler_lost(both, 1), 60, both.story)
-        with both.here():
-            assert states.standing(both.sweep)[1]["state"] == "queued", "another element has it on its list"
+        assert both.standing()[1] == "queued", "another element has it on its list"
         first.thaw(0)
         both.launch()
         both.finish(120)
@@ -124,8 +121,7 @@ def test_a_site_that_rewrites_comments_gets_no_duplicates(make_trial, lab):
     assert set(lab.run("squeue", "-h", "-r", "-o", "%k").split()) == {"project42"}
     trial.launch()
     assert len(lab.jobs()) == submitted, trial.story()
-    with trial.here():
-        assert [status["state"] for status in states.standing(trial.sweep)] == ["running", "queued"]
+    assert trial.standing() == ["running", "queued"]
     trial.thaw(0)
     trial.finish(120)
     lab.wait_idle(60)
@@ -162,19 +158,22 @@ def test_a_node_on_which_every_run_fails_ends_alone(make_trial, lab, whole):
     """Four runs; the first node is broken. All are trained on the others, none fails, and the node is left alone."""
     trial = make_trial(0, 1, 2, 3)
     break_nodes(trial, NODES[0])
+    lab.close_to_jobs(*NODES[1:])  # or it might come too late to be given a run
     trial.launch(cpus=4, array_parallelism=3)
+    lab.wait_for(lambda: "ended with 79" in trial.said(), 90, trial.story)
+    lab.open_to_jobs()
     trial.finish(150)
     assert trial.states() == ["done"] * 4, trial.story()
     assert {trial.owner(index)["node"] for index in range(4)} <= {*NODES[1:]}
     lab.wait_idle(60)
-    said = "".join(path.read_text() for path in trial.jobs.glob("*/*.out"))
+    said = trial.said()
     # A second fault there says so and ends the element, unless the others have taken all runs by then.
-    assert "ended with 79" in said and said.count(f"{NODES[0]} trains nothing more of this sweep") <= 1, said
+    assert said.count(f"{NODES[0]} trains nothing more of this sweep") <= 1, said
     assert f"fault of {NODES[0]}: RuntimeError: CUDA error: uncorrectable ECC" in said
     assert_same(trial, whole)
 
 
-def test_the_only_run_of_a_broken_node_is_stopped_and_goes_on_elsewhere(make_trial, lab, whole):
+def test_the_only_run_of_a_broken_node_is_stopped_and_goes_on_elsewhere(make_trial, lab, whole, capsys):
     trial = make_trial(0)
     break_nodes(trial, NODES[0])
     lab.close_to_jobs(*NODES[1:])
@@ -185,6 +184,12 @@ def test_the_only_run_of_a_broken_node_is_stopped_and_goes_on_elsewhere(make_tri
     assert len(list(trial.jobs.glob(f"*/node-{NODES[0]}.json"))) == 1
     table = trial.script("status")
     assert "CUDA error: uncorrectable ECC" in table.replace("\n", "") and "1 stopped" in table
+    with trial.here():
+        launched = submit.Launch(trial.sweep, "another", {}, ROOT, {})
+        assert [*launched.exclude] == [NODES[0]]
+        launched.check(submit.Shape(clusters.Resources(), ()), 1)
+    assert not launched.exclude, "no other node is open"
+    assert f"not without {NODES[0]}, which had a fault: SLURM would refuse this" in capsys.readouterr().out
     lab.open_to_jobs()
     said = trial.script("launch", "--no-snapshot")
     assert f"without {NODES[0]}, which had a fault" in said, said
@@ -251,8 +256,7 @@ def test_a_login_node_without_torch_submits(make_trial, lab):
     assert "1 elements for 1 run" in said and "Traceback" not in said
     lab.wait_idle(120)
     assert trial.states() == ["planned"], "a job without torch is the machine's fault"
-    log = "".join(path.read_text() for path in trial.jobs.glob("*/*.out"))
-    assert "trains nothing more of this sweep" in log, log
+    assert "trains nothing more of this sweep" in trial.said(), trial.said()
 
 
 # --- probes as work of the queue --------------------------------------------------------------------------------------
