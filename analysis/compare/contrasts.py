@@ -8,13 +8,15 @@ which is not the same as equal. What was asked of shuffled images does not dilut
 A rank has an interval, too: from all pairs of rungs, corrected by Holm, it is 1 + the number of rungs that are surely
 better, to the number of rungs - those surely worse (the construction of Mogstad, Romano, Shaikh and Wilhelm 2024).
 
-Where the runs' folders hold a predictions.npz (scripts/validate.py RUN --predictions RUN/predictions.npz), a difference
-also has a bootstrap interval over seeds and test images; a single pair has McNemar's test.
+Where the runs' folders hold a predictions.npz, as training leaves it (or scripts/validate.py RUN --predictions
+RUN/predictions.npz), a difference also has a bootstrap interval over seeds and test images; a single pair has McNemar's
+test.
 
 The few comparisons that a sweep was made for (CONTRASTS of its file) are tested apart, and corrected among themselves,
 for each kind of data: against one baseline, with all rungs and few seeds, hardly anything passes.
 """
 
+import functools
 import itertools
 import math
 import zipfile
@@ -31,6 +33,7 @@ from analysis.typeset import MISSING, Sheet, accuracy, count_text, number, plus_
 from engine.errors import DATA, Refusal
 from engine.fields import claims
 from engine.fields.rungs import resolve
+from engine.folder import predictions
 from engine.run import nearest
 
 BETTER, WORSE, EQUAL, NO_PAIRS = "better", "worse", "equal", "no pairs"
@@ -116,8 +119,8 @@ def _by_example(frame: pd.DataFrame, rung: str, over: str, pairs: list[str]) -> 
     sides = []
     for name in (rung, over):
         done = (frame["rung"] == name) & frame["acc1"].notna()
-        rows = frame.loc[done, ["pair", "folder", "acc1", "holdout"]].set_index("pair").loc[pairs]
-        sides.append([correct(Path(row.folder), row.acc1, row.holdout) for row in rows.itertuples()])
+        rows = frame.loc[done, ["pair", "folder", "signature", "acc1", "holdout", "table"]].set_index("pair").loc[pairs]
+        sides.append([_right(row) for row in rows.itertuples()])
     if any(right is None for side in sides for right in side):
         return found
     first, second = (np.array(side) for side in sides)
@@ -125,6 +128,20 @@ def _by_example(frame: pd.DataFrame, rung: str, over: str, pairs: list[str]) -> 
         return found | {"mcnemar_p": stats.mcnemar(first[0], second[0]), "examples": first.shape[1]}
     bounds = stats.paired_bootstrap(100.0 * first - 100.0 * second)
     return found | {"low": bounds.low, "high": bounds.high, "examples": first.shape[1]}
+
+
+def _right(row: Any) -> np.ndarray | None:
+    """`correct` for a row of `frames.load`; of a run from a published table by the predictions beside it."""
+    if not row.table:
+        return correct(Path(row.folder), row.acc1, row.holdout)
+    path = Path(row.table).with_name(predictions.FILE)
+    one = _published(path, path.stat().st_mtime_ns).get(row.signature) if path.exists() else None
+    return one.right if one and one.are_of(row.acc1) else None
+
+
+@functools.lru_cache(maxsize=8)
+def _published(path: Path, changed: int) -> Mapping[str, predictions.Predictions]:
+    return predictions.read_table(path)
 
 
 def correct(folder: Path, acc1: float, holdout: float = 0.0) -> np.ndarray | None:

@@ -32,7 +32,7 @@ ORDER = ("dataset", "train_samples", "holdout")  # with the seed, what the order
 MEASURED = ["acc1", "train_loss", "params", "macs", "images_per_s", "epoch", "seconds", "attempt"]
 COLUMNS = [
     *("folder", "signature", "rung", "name", "condition", "data", "pair", "family", "state"),
-    *(*MEASURED, "error_class", "error", "env"),
+    *(*MEASURED, "error_class", "error", "env", "table"),
     *Run.model_fields,
 ]
 RUNG_COLUMNS = ["rung", "family", "model", "condition", "before", "n", "n_missing", "params", "macs", "images_per_s"]
@@ -62,7 +62,8 @@ def load(folders: Sequence[Path], runs: Sequence[Run] | None = None, studies: Se
         studies: folders of published tables (engine/folder/published.py), which tell of runs that are not done here.
 
     `rung` is Run.rung (`name`) and, where one rung was trained in several ways, the fields that differ (`condition`).
-    Runs of equal `data` may be compared; those of equal `pair` saw the same images in the same order.
+    Runs of equal `data` may be compared; those of equal `pair` saw the same images in the same order. `table` is the
+    published table that a row is from, "" for a folder.
     """
     pairs = dict(zip(folders, runs or [None] * len(folders), strict=True))
     there = published.done(studies)
@@ -77,7 +78,7 @@ def load(folders: Sequence[Path], runs: Sequence[Run] | None = None, studies: Se
 
 def _row(folder: Path, run: Run | None, there: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     signature, model, seed = _name(folder)
-    row: dict[str, Any] = {**dict.fromkeys(COLUMNS, math.nan), "error_class": "", "error": "", "env": {}}
+    row: dict[str, Any] = {**dict.fromkeys(COLUMNS, math.nan), "error_class": "", "error": "", "env": {}, "table": ""}
     row |= {"folder": folder, "signature": signature, "rung": model, "model": model, "seed": seed, "state": PLANNED}
     try:
         if run is None and (folder / "args.yaml").exists():
@@ -87,6 +88,7 @@ def _row(folder: Path, run: Run | None, there: Mapping[str, Mapping[str, Any]]) 
         row |= _measured(folder)
         if row["state"] not in (DONE, RUNNING) and (told := there.get(row["signature"])):
             row |= {**{key: _number(told.get(key)) for key in MEASURED}, "state": DONE, "error_class": "", "error": ""}
+            row["table"] = told[published.TABLE]
     except (Refusal, ValueError, KeyError) as error:
         row |= {"state": UNREADABLE, "error_class": UNREADABLE, "error": str(error)}
     row["family"] = REFERENCE if row["model"].startswith("timm/") else row["model"].partition("_")[0]
@@ -194,9 +196,11 @@ def curves(frame: pd.DataFrame) -> pd.DataFrame:
     """summary.csv of all done runs as one long frame: rung, family, seed and the file's columns.
 
     Only epochs after which all finished runs of a rung were evaluated on all images (--val-interval).
-    """
+    Of a run from a published table what is in the epochs.csv beside it.
+    \"\"\"
+    tables = {table: published.epochs(Path(table)) for table in frame["table"].unique() if table}
     parts = [
-        pd.DataFrame(read_summary(row.folder)).assign(rung=row.rung, family=row.family, seed=row.seed)
+        pd.DataFrame(_epochs_of(row, tables)).assign(rung=row.rung, family=row.family, seed=row.seed)
         for row in frame[frame["acc1"].notna()].itertuples()
     ]
     if not parts:
@@ -204,6 +208,10 @@ def curves(frame: pd.DataFrame) -> pd.DataFrame:
     table = pd.concat(parts, ignore_index=True)
     missing = table["eval_top1"].isna().groupby([table["rung"], table["epoch"]]).transform("any")
     return table[~missing].reset_index(drop=True)
+
+
+def _epochs_of(row: Any, tables: Mapping[str, Mapping[str, Any]]) -> list[dict[str, float]]:
+    return tables[row.table].get(row.signature, []) if row.table else read_summary(row.folder)
 
 
 def gain_text(row: Any) -> str:

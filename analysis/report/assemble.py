@@ -102,8 +102,9 @@ def _page(
     drawn = {f"probe-{probe}": svg for probe, _, svg, _ in probes} | ({"gaps": gaps[0]} if gaps else {})
     if finished:
         drawn |= {"ladder": draw.ladder(best, frame)} | costs
-        shown_runs = frame[frame["rung"].isin(best["rung"])]
-        drawn["curves"] = draw.learning_curves(frames.curves(shown_runs), table["family"])
+        curves = frames.curves(frame[frame["rung"].isin(best["rung"])])
+        if len(curves):  # published tables may hold none
+            drawn["curves"] = draw.learning_curves(curves, table["family"])
     drawn |= {f"tuning-{i}": svg for i, svg in enumerate(tuned[1])} if tuned else {}
     passed, verdict = sentences.self_test_sentence(bias.self_test(results))
     unfinished = without_result(frame)

@@ -4,6 +4,7 @@ A row says that the run of its signature is done if it is of our scheme, its sta
 table in the results folder counts and, where SOFTMLP_RESULTS is another one, that of the checkout.
 """
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from engine.run import SCHEME
 RUNS = "runs.csv"
 TABLE = "table"  # of a status: the file that says so, where no folder does
 NUMBERS = ("epoch", "acc1", "best_acc1", "train_loss", "images_per_s", "seconds", "attempt", "params", "macs")
+EPOCH = ("epoch", "train_loss", "eval_loss", "eval_top1", "eval_top5", "lr")  # of summary.csv
 
 
 def places(results: Path, name: str) -> list[Path]:
@@ -49,6 +51,18 @@ def read(path: Path) -> list[dict[str, Any]]:
         if path.exists():
             raise
         return []
+
+
+def epochs(table: Path) -> dict[str, list[dict[str, float]]]:
+    """By signature the rows of summary.csv in the epochs.csv beside a table; {} where there is none."""
+    path = table.with_name("epochs.csv")
+    found: dict[str, list[dict[str, float]]] = {}
+    for row in tables.read(path, ("signature", *EPOCH)) if path.exists() else ():
+        numbers = {key: _number(row.get(key)) for key in EPOCH}
+        found.setdefault(row["signature"], []).append(
+            {key: math.nan if value is None else float(value) for key, value in numbers.items()}
+        )
+    return found
 
 
 def is_ours(row: dict[str, Any]) -> bool:

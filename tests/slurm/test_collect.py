@@ -5,12 +5,15 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from analysis import published
+from analysis.compare import contrasts, frames
 from engine.errors import DATA, Refusal
 from engine.folder import predictions, store
 from engine.folder.predictions import Predictions
+from engine.folder.published import places_of
 from engine.run import Run
 from slurm.define.sweep import Sweep
 from slurm.queue.collect import collect
@@ -77,6 +80,22 @@ def test_published_predictions_outlive_their_folders_and_give_way_to_a_run_that_
     write_done(sweep.runs[0], sweep.folders[0], 30)
     collect(sweep)
     assert wrong_of(sweep) == [30, 11, 12]
+
+
+def test_a_comparison_over_images_is_the_same_from_folders_and_from_what_was_collected(sweep):
+    """In numbers: two rungs, two seeds, differences of 10 of 200 images in each."""
+    runs = [run.but(model=model) for run in sweep.runs[:2] for model in ("mixer_nano", "mlp_nano")]
+    study = Sweep("mine", "Which?", tuple(runs))
+    for index, (run, folder) in enumerate(zip(study.runs, study.folders, strict=True)):
+        write_done(run, folder, 20 + 10 * (index % 2))
+    columns = ["diff", "low", "high", "examples"]
+    here = contrasts.against(frames.load(study.folders, study.runs))[columns]
+    assert here["examples"].tolist() == [0, 200] and here["diff"].tolist()[1] == -5.0
+    assert here["low"][1] < -5.0 < here["high"][1]
+    collect(study)
+    shutil.rmtree(study.folders[0].parent)
+    there = contrasts.against(frames.load(study.folders, study.runs, places_of([study])))[columns]
+    pd.testing.assert_frame_equal(here, there)
 
 
 def test_predictions_that_are_not_those_of_record_are_left_out(sweep, capsys):

@@ -202,6 +202,24 @@ def test_tables_tell_of_runs_that_are_not_here_in_comparison_and_report(sweep, c
     assert "92.50" in page, "the mean of all four"
 
 
+def test_a_report_is_made_of_tables_alone(sweep, checkout):
+    """With and without the curves, which are in epochs.csv."""
+    path = publish(checkout / "results" / "mine", *map(row, sweep.runs))
+    given = (sweep.name, sweep.folders, sweep.folder.parent, sweep.question, sweep.runs)
+    page = write_report(*given).read_text()
+    assert "91.50" in page and 'id="curve' not in page
+    curves = [
+        {"signature": run.signature, "epoch": epoch, "train_loss": 1.0, "eval_loss": 1.0, "eval_top1": 80.0 + epoch}
+        | {"eval_top5": 99.0, "lr": 0.001}
+        for run in sweep.runs
+        for epoch in range(2)
+    ]
+    path.with_name("epochs.csv").write_text(store.csv_text(curves))
+    frame = frames.load(sweep.folders, sweep.runs, published.places_of([sweep]))
+    assert frames.curves(frame)["eval_top1"].tolist() == [80.0, 81.0] * 4
+    assert 'id="curve' in write_report(*given).read_text()
+
+
 def test_collecting_away_from_the_checkout_takes_its_rows_over(sweep, checkout, how):
     publish(checkout / "results" / "mine", *map(row, sweep.runs[:3]), row(Run(seed=77), scheme=1))
     train(sweep, how)
