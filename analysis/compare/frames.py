@@ -197,7 +197,7 @@ def curves(frame: pd.DataFrame) -> pd.DataFrame:
 
     Only epochs after which all finished runs of a rung were evaluated on all images (--val-interval).
     Of a run from a published table what is in the epochs.csv beside it.
-    \"\"\"
+    """
     tables = {table: published.epochs(Path(table)) for table in frame["table"].unique() if table}
     parts = [
         pd.DataFrame(_epochs_of(row, tables)).assign(rung=row.rung, family=row.family, seed=row.seed)

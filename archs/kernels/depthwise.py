@@ -1,9 +1,11 @@
-"""A depthwise convolution whose weight gradient on a CPU is not oneDNN's, which takes longer than all the rest of it.
+"""A depthwise convolution that trains faster on a CPU, by a backward pass that is not oneDNN's.
 
-Forward pass and input gradient are PyTorch's, bit for bit. The weight gradient is another sum of the same products
-(archs/kernels/weight_gradient.py) where eager autograd asks for it, in float32 or bfloat16, and there are enough of
-them; PyTorch's own elsewhere: on other devices, under torch.func, torch.compile, tracers and counters, and where the
-gradient is to have a gradient. So whatever counts, exports or compiles a model sees a plain convolution.
+oneDNN 3.11 has no weight gradient for depthwise kernels above 3 x 3 (archs/kernels/weight_gradient.py), and its input
+gradient is slower than its forward pass with mirrored kernels, which is the same sum. Both are replaced where eager
+autograd asks for them, for 5 x 5 and larger, in float32 or bfloat16, and there are enough products. Everywhere else
+all is PyTorch's: on other devices, under torch.func, torch.compile, tracers and counters, and where the gradient is to
+have a gradient. The forward pass is PyTorch's always, bit for bit, so whatever counts, exports or compiles a model
+sees a plain convolution.
 """
 
 from typing import Any
@@ -14,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-DTYPES = (torch.float32, torch.bfloat16)
+DTYPES = {torch.float32, torch.bfloat16}
+SMALLEST = 5  # up to 3 x 3 oneDNN's are as fast
 FEWEST_CHANS = 16  # a vector
-FEWEST_MACS = 2**22  # a millisecond or so; fewer are not worth the tenth of a second that compiles the kernel
+FEWEST_MACS = 2**22  # some milliseconds of oneDNN's; fewer are not worth the tenth of a second that compiles the kernel
 
 
 @register_notrace_module  # a leaf for torch.fx, as nn.Conv2d is
@@ -27,7 +30,7 @@ class DepthwiseConv2d(nn.Conv2d):
         super().__init__(dim, dim, kernel_size, groups=dim, padding="same")
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        if not torch.jit.is_scripting() and _is_worthwhile(x_BCHW, self.weight):
+        if not torch.jit.is_scripting() and _is_ours(x_BCHW, self.weight):
             dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x_BCHW.dtype
             bias = None if self.bias is None else self.bias.to(dtype)
             return _Depthwise.apply(x_BCHW.to(dtype), self.weight.to(dtype), bias)
@@ -35,21 +38,21 @@ class DepthwiseConv2d(nn.Conv2d):
 
 
 @torch.jit.unused
-def _is_worthwhile(x_BCHW: Tensor, weight: Tensor) -> bool:
-    """Whether the weight gradient, if there is to be one, is ours."""
+def _is_ours(x_BCHW: Tensor, weight: Tensor) -> bool:
+    """Whether this forward pass is followed by a backward pass of ours, if by any."""
     if not (torch.is_grad_enabled() and weight.requires_grad) or type(x_BCHW) not in (Tensor, nn.Parameter):
         return False
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
         return False
     if x_BCHW.device.type != "cpu" or weight.device.type != "cpu" or x_BCHW.dim() != 4:
         return False
-    given = {x_BCHW.dtype, weight.dtype}
     if torch.is_autocast_enabled("cpu"):
-        known = given <= {*DTYPES} and torch.get_autocast_dtype("cpu") in DTYPES
+        known = {x_BCHW.dtype, weight.dtype, torch.get_autocast_dtype("cpu")} <= DTYPES
     else:
-        known = len(given) == 1 and given <= {*DTYPES}
-    size, odd = weight.shape[2], weight.shape[2] % 2 == 1  # one of even size has no middle: torch pads one side more
-    return known and odd and x_BCHW.shape[1] >= FEWEST_CHANS and x_BCHW.numel() * size**2 >= FEWEST_MACS
+        known = x_BCHW.dtype == weight.dtype and weight.dtype in DTYPES
+    size = weight.shape[2]
+    large = size >= SMALLEST and size % 2 == 1  # a kernel of even size has no middle: torch pads one side more
+    return known and large and x_BCHW.shape[1] >= FEWEST_CHANS and x_BCHW.numel() * size**2 >= FEWEST_MACS
 
 
 class _Depthwise(torch.autograd.Function):
@@ -63,21 +66,16 @@ class _Depthwise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient_BCHW: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x_BCHW, weight = ctx.saved_tensors
-        dim, size = len(weight), weight.shape[2]
-        plain = [1, 1], [size // 2, size // 2], [1, 1], False, [0, 0], dim
+        dim, size, wanted = len(weight), weight.shape[2], ctx.needs_input_grad
         if torch.is_grad_enabled() or is_in_torch_dispatch_mode():
-            return torch.ops.aten.convolution_backward(
-                gradient_BCHW, x_BCHW, weight, [dim], *plain, ctx.needs_input_grad
-            )
+            pads = [size // 2, size // 2]
+            given = gradient_BCHW, x_BCHW, weight, [dim], [1, 1], pads, [1, 1], False, [0, 0], dim, wanted
+            return torch.ops.aten.convolution_backward(*given)
         from archs.kernels.weight_gradient import weight_gradient  # llvmlite is not loaded before it is wanted
 
-        for_x, for_weight, for_bias = None, None, None
-        if ctx.needs_input_grad[0]:
-            given = gradient_BCHW, x_BCHW, weight, [dim], *plain
-            for_x = torch.ops.aten.convolution_backward(*given, [True, False, False])[0]
-        if ctx.needs_input_grad[1]:
-            maps = (tensor.permute(0, 2, 3, 1).contiguous() for tensor in (x_BCHW, gradient_BCHW))
-            for_weight = weight_gradient(*maps, size, torch.get_num_threads()).to(weight.dtype)
-        if ctx.needs_input_grad[2]:  # not by convolution_backward, which would compute that of the weights, too
-            for_bias = gradient_BCHW.sum((0, 2, 3))
-        return for_x, for_weight, for_bias
+        for_x = None
+        if wanted[0]:
+            for_x = functional.conv2d(gradient_BCHW, weight.flip(2, 3), padding="same", groups=dim)
+        maps = (tensor.permute(0, 2, 3, 1).contiguous() for tensor in (x_BCHW, gradient_BCHW))
+        for_weight, for_bias = (each.to(weight.dtype) for each in weight_gradient(*maps, size, torch.get_num_threads()))
+        return for_x, for_weight, for_bias if wanted[2] else None

@@ -1,6 +1,7 @@
-"""Weight gradient of a depthwise convolution on a CPU: an LLVM kernel made for one kernel size and one dtype.
+"""Weight and bias gradient of a depthwise convolution on a CPU: an LLVM kernel for one kernel size and one dtype.
 
     dw[i, j, c] = sum over b, h, w of g[b, h, w, c] x[b, h + i - K // 2, w + j - K // 2, c]
+    db[c] = sum over b, h, w of g[b, h, w, c]
 
 oneDNN 3.11 has such a kernel up to 3 x 3. Above it takes the one for dense groups, which computes 16 x 16 channels of
 which it keeps the diagonal, and so uses some 2 % of the processor (scripts/bench/depthwise.py).
@@ -33,8 +34,8 @@ FLOATS, HALVES, WORDS = (ir.VectorType(kind, LANES) for kind in (FLOAT, HALF, ir
 ZEROS = ir.Constant(FLOATS, [0.0] * LANES)
 
 
-def weight_gradient(x_BHWC: Tensor, g_BHWC: Tensor, kernel_size: int, threads: int = 1) -> Tensor:
-    """Gradient (C, 1, K, K), float32, of the weights of a convolution with stride 1, odd K and zeros beyond the border.
+def weight_gradient(x_BHWC: Tensor, g_BHWC: Tensor, kernel_size: int, threads: int = 1) -> tuple[Tensor, Tensor]:
+    """Gradients of weights (C, 1, K, K) and bias (C), in float32: stride 1, odd K, zeros beyond the border.
 
     Args:
         x_BHWC: what was convolved, contiguous, float32 or bfloat16, at least LANES channels.
@@ -46,7 +47,7 @@ def weight_gradient(x_BHWC: Tensor, g_BHWC: Tensor, kernel_size: int, threads: i
     assert x_BHWC.dtype == g_BHWC.dtype and kernel_size % 2 and chans >= LANES
     run = _compiled(kernel_size, x_BHWC.dtype == torch.bfloat16)
     blocks, taps = -(-chans // LANES), kernel_size**2
-    found = torch.zeros(blocks, taps, LANES)
+    found = torch.zeros(blocks, taps + 1, LANES)
 
     def share(first: int, last: int) -> None:
         pad = kernel_size - 1
@@ -60,10 +61,10 @@ def weight_gradient(x_BHWC: Tensor, g_BHWC: Tensor, kernel_size: int, threads: i
     else:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(share, bounds[:-1], bounds[1:]))
-    weight_CT = found.transpose(1, 2).flatten(0, 1)
+    sums_CT = found.transpose(1, 2).flatten(0, 1)
     if over := blocks * LANES - chans:  # the last block ends with the last channel, so it overlaps the one before
-        weight_CT = torch.cat([weight_CT[: chans - LANES + over], weight_CT[-(LANES - over) :]])
-    return weight_CT.reshape(chans, 1, kernel_size, kernel_size)
+        sums_CT = torch.cat([sums_CT[: chans - LANES + over], sums_CT[over - LANES :]])
+    return sums_CT[:, :taps].reshape(chans, 1, kernel_size, kernel_size), sums_CT[:, taps].clone()
 
 
 @functools.cache
@@ -87,7 +88,7 @@ def _compiled(kernel_size: int, bfloat16: bool) -> Callable[..., None]:
 
 def _source(kernel_size: int, bfloat16: bool) -> str:
     """kernel(x, g, x_scratch, g_scratch, found, batch, height, width, chans, first, last): blocks first to last of
-    `found` (blocks, K * K, LANES), to which it adds."""
+    `found` (blocks, K * K + 1, LANES), to which it adds."""
     module, numbers = ir.Module(), HALF if bfloat16 else FLOAT
     pointers = [numbers.as_pointer()] * 2 + [FLOAT.as_pointer()] * 3
     kernel = ir.Function(module, ir.FunctionType(ir.VoidType(), pointers + [INT] * 6), "kernel")
@@ -96,7 +97,7 @@ def _source(kernel_size: int, bfloat16: bool) -> str:
         pointer.add_attribute("noalias")
     b = ir.IRBuilder(kernel.append_basic_block())
     multiply_add = ir.Function(module, ir.FunctionType(FLOATS, [FLOATS] * 3), f"llvm.fma.v{LANES}f32")
-    sums = [b.alloca(FLOATS) for _ in range(kernel_size)]  # LLVM puts them into registers
+    *sums, whole = [b.alloca(FLOATS) for _ in range(kernel_size + 1)]  # LLVM puts them into registers
     lanes, pad = INT(LANES), INT(kernel_size // 2)
     g_row = b.mul(width, lanes)
     x_row = b.mul(b.add(width, INT(kernel_size - 1)), lanes)
@@ -105,12 +106,17 @@ def _source(kernel_size: int, bfloat16: bool) -> str:
 
     with _loop(b, INT(0), batch) as image, _loop(b, first, last) as block:
         channel = _min(b, b.mul(block, lanes), b.sub(chans, lanes))
+        own = b.mul(block, INT(kernel_size**2 + 1))
+        b.store(ZEROS, whole)
         with _loop(b, INT(0), height) as h, _loop(b, INT(0), width) as w:
             row = b.add(b.mul(image, height), h)
             source = b.add(b.mul(b.add(b.mul(row, width), w), chans), channel)
             inner = b.add(b.mul(b.add(h, pad), x_row), b.mul(b.add(w, pad), lanes))
             _store(b, _load(b, x, source, bfloat16), x_map, inner)
-            _store(b, _load(b, g, source, bfloat16), g_map, b.add(b.mul(h, g_row), b.mul(w, lanes)))
+            gradient = _load(b, g, source, bfloat16)
+            _store(b, gradient, g_map, b.add(b.mul(h, g_row), b.mul(w, lanes)))
+            b.store(b.fadd(b.load(whole), gradient), whole)
+        _increase(b, found, b.mul(b.add(own, INT(kernel_size**2)), lanes), whole)
         with _loop(b, INT(0), bands) as number, _loop(b, INT(0), INT(kernel_size)) as i:
             top = b.mul(number, band)
             for each in sums:
@@ -121,10 +127,9 @@ def _source(kernel_size: int, bfloat16: bool) -> str:
                 for j, each in enumerate(sums):
                     given = _load(b, x_map, b.add(start, INT(j * LANES)))
                     b.store(b.call(multiply_add, [gradient, given, b.load(each)]), each)
-            tap = b.mul(b.add(b.mul(block, INT(kernel_size)), i), INT(kernel_size))
+            tap = b.add(own, b.mul(i, INT(kernel_size)))
             for j, each in enumerate(sums):
-                at = b.mul(b.add(tap, INT(j)), lanes)
-                _store(b, b.fadd(_load(b, found, at), b.load(each)), found, at)
+                _increase(b, found, b.mul(b.add(tap, INT(j)), lanes), each)
     b.ret_void()
     return str(module)
 
@@ -156,6 +161,10 @@ def _load(b: ir.IRBuilder, array: ir.Value, index: ir.Value, bfloat16: bool = Fa
 
 def _store(b: ir.IRBuilder, vector: ir.Value, array: ir.Value, index: ir.Value) -> None:
     b.store(vector, b.bitcast(b.gep(array, [index]), FLOATS.as_pointer()), align=4)
+
+
+def _increase(b: ir.IRBuilder, array: ir.Value, index: ir.Value, by: ir.Value) -> None:
+    _store(b, b.fadd(_load(b, array, index), b.load(by)), array, index)
 
 
 def _min(b: ir.IRBuilder, left: ir.Value, right: ir.Value) -> ir.Value:

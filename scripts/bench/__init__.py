@@ -2,6 +2,7 @@
 
 training           the engine against a bare loop and timm's train.py
 families           our models against independent ones
+depthwise          our depthwise convolution against torch's
 sweeps             what sweeps add to training
 timm_suite         timm's own tests, on our models
 chaos              kills and damages a run, and compares the end bit for bit
