@@ -64,6 +64,7 @@ EXPECTED = {
 }
 
 Norm = partial(nn.LayerNorm, eps=1e-6)
+MixerName = str  # a file of archs/mixing/
 Frame = Literal["metaformer", "resmlp", "convmixer"]
 StemKind = Literal["shared", "unshared", "pixels"]
 Position = Literal["none", "learned"]
@@ -159,7 +160,7 @@ def build(
     dim: int,
     depth: int,
     in_chans: int = 3,
-    mixer: str = "dense",
+    mixer: MixerName = "dense",
     frame: Frame = "metaformer",
     stem: StemKind = "shared",
     position: Position = "none",

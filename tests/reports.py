@@ -9,7 +9,7 @@ from engine.folder.store import csv_text, folder_of, make_folder, write_bytes, w
 
 ROOT = Path(__file__).parent.parent
 LEVELS = {"mlp_nano": 90.0, "mixer_nano": 93.0, "convmixer_nano": 98.0, "timm/resnet18": 96.0}
-MODELS = (*LEVELS, "gmlp_nano", "deit_nano", "bmlp_nano")  # by size
+MODELS = (*LEVELS, "gmlp_nano", "deit_nano", "bmlp_nano", "lattice_nano")  # by size
 
 
 def write_run(results, run, acc1, state="done", **status):

@@ -50,8 +50,11 @@ def table(rungs: pd.DataFrame) -> pd.DataFrame:
 
 def _words(model: str) -> dict[str, str]:
     """The claims as words; a run that names no family of ours (its args.yaml may be unreadable) has none."""
-    if not model.startswith("timm/") and model.partition("_")[0] not in archs.families():
+    family = model.partition("_")[0]
+    if not model.startswith("timm/") and family not in archs.families():
         return dict.fromkeys(CLAIMS, MISSING)
+    if not model.startswith("timm/") and "MIXER" in read(family).tables:
+        return dict.fromkeys(CLAIMS, MISSING)  # its arguments decide; `archs.difference` looks at them
     if (bias := bias_of(model)) is None:
         return dict.fromkeys(CLAIMS, REFERENCE)
     return {claim: {True: "yes", False: "no"}.get(value, value) for claim, value in vars(bias).items()}

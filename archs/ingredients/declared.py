@@ -66,13 +66,13 @@ def names(folder: Path | None = None) -> list[str]:
 
 def read(name: str, folder: Path | None = None) -> Declared:
     """The mixer of this name. Raises ValueError for an unknown one, FamilyError for a mistake in its file."""
-    return _read(name, folder or MIXING)
+    return _read(str(name), folder or MIXING)
 
 
 @functools.cache
 def _read(name: str, folder: Path) -> Declared:
-    if name not in names(folder):
-        close = difflib.get_close_matches(str(name), names(folder), n=3, cutoff=0.4) or names(folder)
+    if name not in (known := names(folder)):
+        close = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
         raise ValueError(f"mixer '{name}' is unknown; close: {', '.join(close)}; each is a file of archs/mixing/")
     tree = ast.parse((folder / f"{name}.py").read_text(encoding="utf-8"))
     there = {node.targets[0].id: node.value for node in tree.body if isinstance(node, ast.Assign)}
@@ -102,9 +102,10 @@ def _fail(name: str, mistake: str, remedy: str) -> NoReturn:
     raise FamilyError(f"archs/mixing/{name}.py {mistake}; {remedy}")
 
 
-def of_mixers() -> set[str]:
-    """Arguments of `lattice.build` that only some mixers have."""
-    return {argument for name in names() for argument in read(name).takes}
+@functools.cache
+def of_mixers() -> frozenset[str]:
+    """Arguments of `lattice.build` that only some mixers have. Remembered, as a sweep asks for each of its runs."""
+    return frozenset(argument for name in names() for argument in read(name).takes)
 
 
 def refuse(mixer: str, overrides: Mapping[str, Any]) -> None:

@@ -282,3 +282,19 @@ def test_a_family_has_one_colour_on_the_page_whatever_a_figure_leaves_out(tmp_pa
     for figure in ("ladder", "gaps", "probe-shift", "macs", "curves"):
         used = re.findall(r"var\(--family-(\d+)", (tmp_path / f"ladder/figures/{figure}.svg").read_text())
         assert set(used) == {"1"}, figure
+
+
+def test_a_mixers_symmetry_is_measured_and_not_its_familys(tmp_path):
+    """Arguments that are sizes do not count; those that name a mixer or bend it do."""
+    given = {"dense": {"mixer": "two", "dim": 12}, "flip": {"mixer": "kernel", "wrap": True}}
+    runs = [make_run({"model": "lattice_nano", "model_kwargs": own, "epochs": 2}) for own in given.values()]
+    text = page_of([write_run(tmp_path, run, 90.0) for run in runs], tmp_path)
+    rows = {row["model"]: row for row in csv.DictReader((tmp_path / "ladder/symmetry.csv").open())}
+    assert rows.keys() == {"lattice_nano mixer=two", "lattice_nano mixer=kernel wrap=True"}
+    passing = {
+        name: {group for group in symmetry.GROUPS if symmetry.verdict(float(row[group])) == "pass"}
+        for name, row in rows.items()
+    }
+    assert passing["lattice_nano mixer=kernel wrap=True"] == {"within", "shift", "flip"}
+    assert passing["lattice_nano mixer=two"] == symmetry.expected("lattice_nano", "sgd", mixer="two")
+    assert "lattice_nano mixer=two" in text

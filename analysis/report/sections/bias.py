@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from analysis.figures import bias_figures
 from analysis.probes import permutation_gap
 from analysis.report.tables import Shown, limited, shown
 from analysis.typeset import MISSING, Sheet, count_text, estimate, number, plus_minus, probability
+from archs.parts.family import read
 from engine.cli import tables
 from engine.errors import DATA, Refusal
 from engine.folder import store
@@ -51,20 +52,33 @@ def stand_in(model: str) -> str | None:
     return next((name for name in wanted if name in known and symmetry.declared(name) == claimed), None)
 
 
+def kinds(model: str, given: Any) -> dict[str, Any]:
+    """The arguments of a run's model that its stand-in must have, too: where a mixer is one, all that are no sizes."""
+    family = model.partition("_")[0]
+    if not isinstance(given, Mapping) or family not in archs.families() or "MIXER" not in read(family).tables:
+        return {}
+    return {key: given[key] for key in sorted(given) if isinstance(given[key], str | bool)}
+
+
 def symmetries(frame: pd.DataFrame, results: Path, name: str) -> tuple[list[dict[str, Any]], str]:
     """One row per rung and optimizer, in order, and where the numbers are from.
 
     A row has rung, family, opt, stand_in, gaps (group -> gap; {} for a reference), passing and log10_size. What
     results/symmetry.csv does not hold, another optimizer say, is measured and kept in RESULTS/NAME/symmetry.csv.
     """
-    pairs = frame[["name", "model", "family", "opt"]].drop_duplicates(["name", "opt"]).dropna(subset="opt")
-    nano = {model: stand_in(model) for model in dict.fromkeys(pairs["model"])}
-    needed = [(nano[row.model], row.opt) for row in pairs.itertuples()]
+    columns = ["name", "model", "family", "opt", "model_kwargs"]
+    pairs = frame[columns].drop_duplicates(["name", "opt"]).dropna(subset="opt")
+    nano, needed = {}, []
+    for row in pairs.itertuples():
+        small, own_kinds = stand_in(row.model), kinds(row.model, row.model_kwargs)
+        text = small and " ".join([small, *(f"{key}={value}" for key, value in own_kinds.items())])
+        nano[text] = (small, own_kinds)
+        needed.append((text, row.opt))
     shipped, own = kept(results, "symmetry.csv"), results / name / "symmetry.csv"
     found = {**_read(own), **(_read(shipped) if shipped else {})}
     fresh = [pair for pair in dict.fromkeys(needed) if pair[0] and pair not in found]
     if fresh:
-        found |= _measure(fresh, own)
+        found |= _measure([(*pair, *nano[pair[0]]) for pair in fresh], own)
     rows = []
     for row, (model, opt) in zip(pairs.itertuples(), needed, strict=True):
         record = found.get((model, opt), {}) if model else {}
@@ -94,12 +108,18 @@ def _read(path: Path) -> dict[tuple[str | None, str], dict[str, str]]:
     return {(row["model"], row["opt"]): row for row in rows}
 
 
-def _measure(pairs: Sequence[tuple[str | None, str]], path: Path) -> dict[tuple[str | None, str], dict[str, str]]:
-    """Measure these models under these optimizers, and add them to the file; what diverges has no row."""
+def _measure(
+    pairs: Sequence[tuple[str, str, str, Mapping[str, Any]]], path: Path
+) -> dict[tuple[str | None, str], dict[str, str]]:
+    """Measure these models under these optimizers, and add them to the file; what diverges has no row.
+
+    Args:
+        pairs: what the file calls the model, the optimizer, the model's name and its arguments.
+    """
     rows: list[dict[str, Any]] = list(_read(path).values())
-    for model, opt in pairs:
+    for text, opt, model, given in pairs:
         try:
-            rows += symmetry.table([model], [opt]) if model else []
+            rows += [{**row, "model": text} for row in symmetry.table([model], [opt], **given)]
         except Refusal:
             continue
     if rows:
