@@ -11,7 +11,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from analysis import stats
@@ -84,13 +83,17 @@ def _shares(cells: pd.DataFrame, family: Family) -> list[str]:
 
 
 def _costs(contrast: Contrast, cells: pd.DataFrame) -> dict[str, float]:
-    """Mean parameters and MACs of the rungs on the - and on the + side; NaN where one is not known."""
+    """Mean parameters and MACs of the rungs on the - and on the + side; NaN where one is not known.
+
+    An interaction has no side that is dearer.
+    """
     known = cells.groupby("rung", sort=False)[list(COSTS)].first()
     found = {}
     for cost in COSTS:
         for side, word in ((-1, "before"), (1, "after")):
             rungs = [rung for rung, weight in contrast.weights.items() if weight * side > 0]
-            found[f"{cost}_{word}"] = float(np.mean(known.loc[rungs, cost]))
+            is_known = len(contrast.of) < 2 and known.loc[rungs, cost].notna().all()
+            found[f"{cost}_{word}"] = float(known.loc[rungs, cost].mean()) if is_known else math.nan
     return found
 
 

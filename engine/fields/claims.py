@@ -82,24 +82,33 @@ def check(contrast: Contrast, runs: Mapping[str, Fields]) -> None:
         raise Refusal(f"it claims {' x '.join(contrast.of)}, but its pairs go in both directions and partly cancel")
 
 
-def sides(contrast: Contrast, runs: Mapping[str, Fields]) -> dict[str, set[tuple[str, str]]]:
-    """What differs between its two sides: by name, the pairs of values from - to + that there are."""
-    if len(contrast.of) == 1:
-        pairs = _pairs(contrast.of[0], contrast, runs)
-    else:
-        plus, minus = ([rung for rung, w in contrast.weights.items() if w * side > 0] for side in (1, -1))
-        pairs = [(one, other) for one in plus for other in minus]
-    found: dict[str, set[tuple[str, str]]] = {}
-    for one, other in pairs:
+def sides(contrast: Contrast, runs: Mapping[str, Fields]) -> dict[str, list[tuple[str, str]]]:
+    """What differs between its two sides: by name, the values from - to + of each pair of rungs that differs in it.
+
+    Pairs are those of the ingredients that it claims; of one that claims none, all of a rung of + and a rung of -.
+    """
+    found: dict[str, list[tuple[str, str]]] = {axis: [] for axis in contrast.of if "+" not in axis}  # in this order
+    for one, other in _compared(contrast, runs):
         for what, now, before in difference(runs[one], runs[other]):
-            found.setdefault(what, set()).add((before, now))
+            found.setdefault(what, []).append((before, now))
     return found
 
 
 def told(contrast: Contrast, runs: Mapping[str, Fields]) -> str:
-    """`sides` in words: `reach all to window, lr 0.01 to 0.03`; the name alone where pairs differ in several ways."""
-    found = sides(contrast, runs)
-    return ", ".join(f"{what} {' to '.join(*ways)}" if len(ways) == 1 else what for what, ways in found.items())
+    """`sides` in words: `reach all to window, lr 0.01 to 0.03 in 1 of 4 pairs`; of several ways the name alone."""
+    count, words = len(_compared(contrast, runs)), []
+    for what, ways in sides(contrast, runs).items():
+        way = f" {' to '.join(ways[0])}" if len(set(ways)) == 1 else ""
+        share = f" in {len(ways)} of {count} pairs" if what in FREE and len(ways) < count else ""
+        words.append(f"{what}{way}{share}")
+    return ", ".join(words)
+
+
+def _compared(contrast: Contrast, runs: Mapping[str, Fields]) -> list[tuple[str, str]]:
+    if contrast.of:
+        return [pair for axis in contrast.of for pair in _pairs(axis, contrast, runs)]
+    plus, minus = ([rung for rung, weight in contrast.weights.items() if weight * side > 0] for side in (1, -1))
+    return [(one, other) for one in plus for other in minus]
 
 
 def _levels(axis: str, contrast: Contrast, runs: Mapping[str, Fields]) -> dict[str, tuple[str, ...]]:

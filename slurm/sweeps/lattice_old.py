@@ -1,9 +1,9 @@
 """Of the 9.6 points from banded Toeplitz to ConvMixer on the ladder, how many are the kernel, the frame, the width?
 
-Written down before the first run. That step (`ladder`: a kernel per channel) changed frame and width with the kernel.
-Here it is taken apart at its own budget: patches of 8, so 16 tokens, 10,000 images, and the recipe of the ladder to the
-last field, clipping at 1 included. One kernel or one per channel, in the frame of ResMLP at 96 channels, of ConvMixer
-at 96, and of ConvMixer at 248 (5 MMAC, as on the ladder).
+Written down before the first run. That step (results/ladder/: a kernel per channel) changed frame and width with the
+kernel. Here it is taken apart at its own budget: patches of 8, so 16 tokens, 10,000 images, and the recipe of the
+ladder to the last field, clipping at 1 included. One kernel or one per channel, in the frame of ResMLP at 96 channels,
+of ConvMixer at 96, and of ConvMixer at 248 (5 MMAC, as on the ladder).
 
     python scripts/sweep.py launch lattice_old_lr
     python scripts/sweep.py collect lattice_old_lr
@@ -23,7 +23,7 @@ from engine.run import Run
 from slurm.sweeps import lattice
 from slurm.sweeps.lattice import MODEL, rate
 
-BASE = lattice.BASE | {"train_samples": 10_000, "clip_grad": 1.0}
+BASE = lattice.BASE | {"train_samples": 10_000, "clip_grad": 1.0}  # that of results/ladder/
 FRAMES = {
     "resmlp 96": {"frame": "resmlp", "dim": 96},
     "convmixer 96": {"frame": "convmixer", "dim": 96},

@@ -116,10 +116,12 @@ def test_the_fit_is_least_squares_of_the_parabola_itself():
     def rest(p):
         return p[place] - p[8] * (x - p[4 + place]) ** 2 - rows["acc1"].to_numpy()
 
-    theirs = least_squares(rest, [70] * 4 + [-2] * 4 + [3], xtol=1e-14, ftol=1e-14).x
+    theirs = least_squares(rest, [70] * 4 + [-2] * 4 + [3], xtol=1e-14, ftol=1e-14, jac="3-point")
     peaks, c = rates.fit(rows)
-    assert c == pytest.approx(theirs[8], rel=1e-5)
-    assert [own.peak for own in peaks] == pytest.approx(list(theirs[4:8]), abs=1e-5)
+    assert c == pytest.approx(theirs.x[8], rel=1e-5)
+    assert [own.peak for own in peaks] == pytest.approx(list(theirs.x[4:8]), abs=1e-5)
+    covariance = np.linalg.inv(theirs.jac.T @ theirs.jac) * (theirs.fun**2).sum() / (len(rows) - 9)
+    assert [own.error for own in peaks] == pytest.approx(list(np.sqrt(np.diag(covariance)[4:8])), rel=1e-4)
 
 
 def test_a_peak_outside_the_grid_is_no_rate_yet():

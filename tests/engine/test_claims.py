@@ -86,4 +86,8 @@ def test_the_rate_may_differ_and_is_shown_and_no_other_field_may():
 def test_what_differs_is_told_from_the_minus_to_the_plus_side():
     assert claims.told(Contrast({"10": 0.5, "11": 0.5, "00": -0.5, "01": -0.5}, ("A",)), SQUARE) == "A 0 to 1"
     assert claims.told(Contrast({"11": 1, "00": -1}), SQUARE) == "A 0 to 1, B 0 to 1"
-    assert claims.told(Contrast({"11": 1, "10": -1, "01": -1, "00": 1}, ("A", "B")), SQUARE) == "B, A"
+    assert claims.told(Contrast({"11": 1, "10": -1, "01": -1, "00": 1}, ("A", "B")), SQUARE) == "A, B"
+    rates = SQUARE | {"11": cell("1", "1", lr=0.01)}
+    main = Contrast({"10": 0.5, "11": 0.5, "00": -0.5, "01": -0.5}, ("A",))
+    assert claims.told(main, rates) == "A 0 to 1, lr 0.001 to 0.01 in 1 of 2 pairs"
+    assert list(claims.sides(Contrast({"11": 1, "00": -1}), rates)) == ["A", "B", "lr"]
