@@ -141,7 +141,7 @@ class Metrics:
         if lease and self.path.exists():
             lines = self.path.read_text().splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("}\n") and _is_behind(json.loads(line), step, epochs)]
-            store.write_bytes(self.path, "".join(kept).encode())
+            store.write_bytes(self.path, "".join(kept).encode(), named=False)
 
     def append(self, **fields: Any) -> None:
         if not self.lease:
