@@ -27,7 +27,7 @@ from engine.folder.environment import environment
 from engine.folder.lease import Lease, node, own
 from engine.folder.status import Metrics, Status, best_of, log_to
 from engine.folder.trackers import Trackers
-from engine.run import How, Run
+from engine.run import LAST, How, Run
 from engine.step import State, Step, precision
 
 # At the end of an epoch a checkpoint is skipped if the last one is younger than this: so much is lost at most.
@@ -109,7 +109,7 @@ def _train(
     _compare_environment(before, env)
     if lease and not before:
         lease.check()
-        store.write_json(folder / "env.json", env)
+        store.write_json(folder / "env.json", env, named=False)
 
     # --- model, optimizer, schedule ----------------------------------------------------------------------------------
     rng.seed_everything(run.seed, "init")
@@ -119,7 +119,7 @@ def _train(
         transfer.load(run, model, num_classes, in_chans)
     if lease and "flops" not in store.read_json(folder / "profile.json"):
         shape = {"img_size": run.img_size, "in_chans": in_chans, "num_classes": num_classes}
-        store.write_json(folder / "profile.json", profile(run.model, **shape, **run.model_kwargs))
+        store.write_json(folder / "profile.json", profile(run.model, **shape, **run.model_kwargs), named=False)
     if run.mode == "linear":
         optim.freeze_body(model)
     if how.channels_last:
@@ -188,9 +188,9 @@ def _train(
         if lease:
             lease.check()
             trackers.write(row)
-            store.write_bytes(folder / "summary.csv", store.csv_text(state.history).encode())
+            _tell(folder, state, durable=False)
             if best_of(state.history) is row:
-                _export(folder / "model_best.pth.tar", run, state.judged, row, facts)
+                _export(folder / checkpoint.BEST, run, state.judged, row, facts, durable=False)
             if len(state.history) in kept:
                 _export(epochs.path_of(folder, len(state.history)), run, state.judged, row, facts)
         # Before the checkpoint: a run that resumes after its last evaluation does not evaluate again.
@@ -203,7 +203,9 @@ def _train(
     # --- the end: the weights first, then the word that they are there, then away with what only resuming needs -------
     if lease:
         lease.check()
-        _export(folder / "last.pth.tar", run, state.judged, state.history[-1], facts)
+        checkpoint.settle_history(folder)
+        _tell(folder, state, durable=True)
+        _export(folder / LAST, run, state.judged, state.history[-1], facts)
         status.final(state.step, state.history)
         checkpoint.clear(folder)
 
@@ -244,11 +246,20 @@ def _told(result: dict[str, float] | None, loader: Loader | None) -> str:
     return f"  eval_loss {result['loss']:.4f}  acc1 {result['top1']:.2f}{part}"
 
 
-def _export(path: Path, run: Run, model: nn.Module, row: dict[str, Any], facts: dict[str, Any]) -> None:
+def _tell(folder: Path, state: State, durable: bool) -> None:
+    """summary.csv, all of it anew."""
+    store.write_bytes(folder / "summary.csv", store.csv_text(state.history).encode(), durable, named=False)
+
+
+def _export(
+    path: Path, run: Run, model: nn.Module, row: dict[str, Any], facts: dict[str, Any], durable: bool = True
+) -> None:
     """Weights as timm's validate.py and ours load them, with what is needed to rebuild the model."""
     weights: dict[str, Tensor] = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
     record = {"arch": run.model, "args": run.record(), "num_classes": facts["num_classes"]}
-    checkpoint.write(path, {**record, "epoch": row["epoch"], "metric": row["eval_top1"], "state_dict": weights})
+    checkpoint.write(
+        path, {**record, "epoch": row["epoch"], "metric": row["eval_top1"], "state_dict": weights}, durable
+    )
 
 
 def _predicted(

@@ -14,23 +14,38 @@ from typing import Any
 import torch
 
 from engine.errors import CHECKPOINT, Refusal, line_of
-from engine.folder.files import replacing
+from engine.folder.files import replacing, settle
 
 KEEP = 2
+BEST = "model_best.pth.tar"
+HISTORY = ("metrics.jsonl", BEST)
 _NAME = re.compile(r"checkpoint-(\d+)\.pth\.tar")
 log = logging.getLogger("softmlp")
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
-    """Publish the state of a run after `state["step"]` steps, then drop all but the two newest."""
+    """Publish the state of a run after `state["step"]` steps, then drop all but the two newest.
+
+    What a run that goes on from there does not write again is made durable first.
+    """
+    settle_history(folder)
     write(folder / f"checkpoint-{state['step']:09d}.pth.tar", state)
     for path in _newest_first(folder)[KEEP:]:
         path.unlink(missing_ok=True)
 
 
-def write(path: Path, state: dict[str, Any]) -> None:
-    """torch.save, atomic and durable. Raises Refusal (OUTPUT) where it cannot be written; the old file is intact."""
-    with replacing(path) as file:
+def settle_history(folder: Path) -> None:
+    """Make durable what a run has told and kept so far; it is written without waiting for the disk."""
+    for name in HISTORY:
+        settle(folder / name)
+
+
+def write(path: Path, state: dict[str, Any], durable: bool = True) -> None:
+    """torch.save, atomic and, by default, durable.
+
+    Raises Refusal (OUTPUT) where it cannot be written; the old file is intact.
+    """
+    with replacing(path, durable) as file:
         try:
             torch.save(state, file)
         except Exception as error:

@@ -27,11 +27,12 @@ _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d+)")
 
 
 @contextlib.contextmanager
-def replacing(path: Path, durable: bool = True) -> Iterator[IO[bytes]]:
+def replacing(path: Path, durable: bool = True, named: bool = True) -> Iterator[IO[bytes]]:
     """A file to write to that takes the place of another at the end of the block, or not at all.
 
-    A reader sees the old bytes or the new ones; if `durable`, also after a power cut. What is no regular file gets the
-    bytes at the end of the block. Raises Refusal (OUTPUT) where that cannot be; the old file is then intact.
+    A reader sees the old bytes or the new ones; if `durable`, also after a power cut: the new ones if `named`, which
+    waits for the folder, too, otherwise once a later durable write into the same folder has. What is no regular file
+    gets the bytes at the end of the block. Raises Refusal (OUTPUT) where that cannot be; the old file is then intact.
     """
     check_target(path)
     if is_stream(path):
@@ -50,12 +51,8 @@ def replacing(path: Path, durable: bool = True) -> Iterator[IO[bytes]]:
                 file.flush()
                 os.fsync(file.fileno())
         partial.replace(target)
-        if durable:
-            descriptor = os.open(target.parent, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        if durable and named:
+            _settle(target.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -65,10 +62,20 @@ def replacing(path: Path, durable: bool = True) -> Iterator[IO[bytes]]:
         raise
 
 
-def write_bytes(path: Path, data: bytes, durable: bool = True) -> None:
+def write_bytes(path: Path, data: bytes, durable: bool = True, named: bool = True) -> None:
     """Replace a file as `replacing` does."""
-    with replacing(path, durable) as file:
+    with replacing(path, durable, named) as file:
         file.write(data)
+
+
+def settle(path: Path) -> None:
+    """Make durable what was written into a file without that; one that is not there is left out."""
+    try:
+        _settle(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _refusal(path, error) from None
 
 
 def is_stream(path: Path) -> bool:
@@ -158,6 +165,14 @@ def _holder(lock: Path) -> str:
         return lock.read_text(errors="replace") or "a process that does not say its name"
     except OSError:
         return "a process that has just left"
+
+
+def _settle(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _real(path: Path) -> Path:

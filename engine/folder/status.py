@@ -142,7 +142,7 @@ class Metrics:
             lines = self.path.read_text().splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("}\n") and _is_behind(json.loads(line), step, epochs)]
             lease.check()  # an attempt that is slow to start finds no checkpoint where another has finished the run
-            store.write_bytes(self.path, "".join(kept).encode())
+            store.write_bytes(self.path, "".join(kept).encode(), named=False)
 
     def append(self, **fields: Any) -> None:
         if not self.lease:

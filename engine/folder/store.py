@@ -13,6 +13,9 @@ A run's folder, `RESULTS/runs/SIGNATURE-MODEL-sSEED/`, is the only truth about i
     weights-epoch-N.pth.tar  on request, the weights after N epochs (engine/folder/epochs.py)
     predictions.npz what its last evaluation predicted (engine/folder/predictions.py)
     checkpoint-STEP.pth.tar, model_best.pth.tar, last.pth.tar
+
+A process may die at any instant and nothing is lost. What a power cut may take is what came after the last checkpoint:
+a checkpoint, and the word that a run is done, come after the files that belong to it have been made durable.
 """
 
 import contextlib
@@ -76,8 +79,8 @@ def folder_of(run: Run, results: Path | None = None) -> Path:
     return (results or results_dir()) / "runs" / run.name
 
 
-def write_json(path: Path, value: Any, durable: bool = True) -> None:
-    write_bytes(path, (json.dumps(value, indent=1) + "\n").encode(), durable)
+def write_json(path: Path, value: Any, durable: bool = True, named: bool = True) -> None:
+    write_bytes(path, (json.dumps(value, indent=1) + "\n").encode(), durable, named)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -140,7 +143,7 @@ def make_folder(run: Run, folder: Path) -> None:
         raise Refusal(f"cannot write in {folder}; choose another --output", OUTPUT)
     path = folder / "args.yaml"
     if not path.exists():
-        write_bytes(path, yaml.safe_dump(run.record(), sort_keys=False).encode())
+        write_bytes(path, yaml.safe_dump(run.record(), sort_keys=False).encode(), named=False)
         return
     there = read_run(folder)
     if there != run:

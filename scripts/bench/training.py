@@ -5,10 +5,13 @@ epoch    images/s of the engine with its data, over timm's train.py on the same 
 loader   images/s of the loader with the standard augmentation, over timm's loader with the same workers
 mfu      matrix-product share of the engine's training: FLOP/s of the model over those of a matrix product
 start    seconds from process start to the first step, over those with an empty cache of compiled kernels
-memory   peak memory of an engine process, over that of a bare loop
+begin    seconds from process start to the first step with kernels compiled, over those of timm's train.py
+memory   peak memory of an engine process without mapped files (data, libraries), over that of a bare loop
 """
 
 import argparse
+import contextlib
+import importlib.metadata
 import os
 import re
 import statistics
@@ -16,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +58,7 @@ def main() -> None:
         if what == "bare":
             _bare(given, given.models[0])
             return
-        defaults = (WIDE,) if what == "mfu" else ("",) if what in ("loader", "start") else MODELS
+        defaults = (WIDE,) if what == "mfu" else ("",) if what in ("loader", "start", "begin") else MODELS
         for model in given.models or defaults:
             ratios, note = MEASURES[what](given, model)
             low, middle, high = _quartiles(ratios)
@@ -102,7 +106,8 @@ def epoch(given: argparse.Namespace, model: str) -> tuple[list[float], str]:
         ours, timms = _engine_rate(given, run), _timm_rate(given, run)
         ratios.append(ours / timms)
         notes.append(timms)
-    return ratios, f"timm {statistics.median(notes):,.0f} images/s, batch {run.batch_size}, bfloat16, pad-crop and flip"
+    note = f"timm {statistics.median(notes):,.0f} images/s, batch {run.batch_size}, bfloat16, pad-crop and flip"
+    return ratios, f"{note}; {_versions(given)}"
 
 
 def loader(given: argparse.Namespace, model: str) -> tuple[list[float], str]:
@@ -165,6 +170,21 @@ def start(given: argparse.Namespace, model: str) -> tuple[list[float], str]:
     return ratios, f"first {statistics.median(firsts):.1f} s; the first run compiles the kernels into an empty cache"
 
 
+def begin(given: argparse.Namespace, model: str) -> tuple[list[float], str]:
+    if given.timm_source is None or given.raw_dir is None:
+        raise Refusal("bench begin needs --timm-source and --raw-dir")
+    run, ratios, ours = _run(given, "mixer_nano").but(model_kwargs={"patch_size": 4}, batch_size=256), [], []
+    with tempfile.TemporaryDirectory() as cache:
+        _first_step(given, cache)
+        for _ in range(given.repeats):
+            ours.append(_first_step(given, cache))
+            began = time.time()
+            with contextlib.closing(_timm_steps(given, run)) as steps:
+                next(steps)
+                ratios.append(ours[-1] / (time.time() - began))
+    return ratios, f"ours {statistics.median(ours):.1f} s, mixer_nano; {_versions(given)}"
+
+
 def memory(given: argparse.Namespace, model: str) -> tuple[list[float], str]:
     resident, own = [], []
     for _ in range(given.repeats):
@@ -177,10 +197,11 @@ def memory(given: argparse.Namespace, model: str) -> tuple[list[float], str]:
         bare = _peak([sys.executable, "-m", "scripts.bench.training", "bare", *words])
         resident.append(ours[0] / bare[0])
         own.append(ours[1] / bare[1])
-    return resident, f"resident; without mapped files (data, libraries) {statistics.median(own):.3f}"
+    return own, f"without mapped files (data, libraries); all that is resident {statistics.median(resident):.3f}"
 
 
-MEASURES = {"steady": steady, "epoch": epoch, "loader": loader, "mfu": mfu, "start": start, "memory": memory}
+MEASURES = {"steady": steady, "epoch": epoch, "loader": loader, "mfu": mfu, "start": start, "begin": begin}
+MEASURES["memory"] = memory
 
 
 class _BareLoop:
@@ -244,10 +265,26 @@ def _engine_rate(given: argparse.Namespace, run: Run) -> float:
 
 def _timm_rate(given: argparse.Namespace, run: Run) -> float:
     """images/s of timm's train.py over as many steps, from its own log, without its first batch."""
+    with contextlib.closing(_timm_steps(given, run)) as steps:
+        times = [seconds for _, seconds in zip(range(given.steps + 1), steps, strict=False)]
+    if len(times) < 2:
+        raise Refusal("timm's train.py gave no rate; run it by hand to see why", 1)
+    return run.batch_size * (len(times) - 1) / sum(times[1:])
+
+
+def _versions(given: argparse.Namespace) -> str:
+    """Which train.py was run with which timm: the wheel has no train.py, and the checkout's library is not imported."""
+    found = re.search(r"__version__ = '(.+)'", (given.timm_source / "timm/version.py").read_text())
+    return f"train.py of timm {found[1] if found else '?'} with timm {importlib.metadata.version('timm')}"
+
+
+def _timm_steps(given: argparse.Namespace, run: Run) -> Iterator[float]:
+    """Start timm's train.py; the seconds of each of its steps, as it logs them. Closing this ends it."""
     code = (
         "import runpy, sys, timm.models._registry as registry, archs\n"
         "def softmlp(pretrained=False, num_classes=10, in_chans=3, **kwargs):\n"
-        f"    model = archs.create({run.model!r}, img_size=32, num_classes=num_classes)\n"
+        f"    model = archs.create({run.model!r}, img_size=32, num_classes=num_classes, in_chans=3, "
+        f"**{run.model_kwargs!r})\n"
         "    model.num_classes = num_classes\n"
         "    model.pretrained_cfg = model.default_cfg = {'input_size': (3, 32, 32), 'crop_pct': 1.0}\n"
         "    return model\n"
@@ -264,17 +301,13 @@ def _timm_rate(given: argparse.Namespace, run: Run) -> float:
         process = subprocess.Popen(
             [sys.executable, "-c", code, *flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
-        times: list[float] = []
-        for line in process.stdout:
-            if match := re.search(r"Train: 0 \[ *(\d+)/.*Time: ([\d.]+)s", line):
-                times.append(float(match[2]))
-                if len(times) > given.steps:
-                    break
-        process.terminate()
-        process.wait()
-    if len(times) < 2:
-        raise Refusal("timm's train.py gave no rate; run it by hand to see why", 1)
-    return run.batch_size * (len(times) - 1) / sum(times[1:])
+        try:
+            for line in process.stdout:
+                if match := re.search(r"Train: 0 \[ *(\d+)/.*Time: ([\d.]+)s", line):
+                    yield float(match[2])
+        finally:
+            process.terminate()
+            process.wait()
 
 
 def _first_step(given: argparse.Namespace, cache: str) -> float:
