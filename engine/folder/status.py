@@ -36,6 +36,7 @@ class Status:
         previous = store.read_json(folder / "status.json")
         self.folder, self.lease, self._tell = folder, lease, tell
         self.first_step = self.steps = self.epochs = 0  # where the attempt began, and what there is to do
+        self.best_from = 0  # the first epoch that may be the best one
         self.train_flops_per_image = 0.0
         self.peak_flops = 0.0
         self.done = previous.get("state") == store.DONE
@@ -78,7 +79,7 @@ class Status:
             return
         rate = self._images / self._training if self._training else None
         done = step - self.first_step
-        best = max(history, key=lambda row: row["eval_top1"], default=None)
+        best = max(history[self.best_from :], key=lambda row: row["eval_top1"], default=None)
         self.fields |= {
             "epoch": len(history),
             "epochs": self.epochs,
