@@ -335,6 +335,14 @@ def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:
     return said
 
 
+def leftover(state_dict: State, own: Mapping[str, Any]) -> tuple[set[str], str]:
+    """Attention in layers that have none: files of the removal keep it, trained away, and so inert."""
+    gone = tuple(f"stages.0.{i}.0." for i in own["mlp_layers"])
+    layers = sorted({int(key.split(".")[2]) for key in state_dict if key.startswith(gone)})
+    words = f"attention of layers {layers}, where the model has none; a file that used it there computes something else"
+    return {key for key in state_dict if key.startswith(gone)}, words
+
+
 def resize(state_dict: State, grid_from: Grid, grid_to: Grid) -> State:
     """Positions interpolated bicubically, the class token's kept, as in the authors' fine-tuning."""
     if "pos_embed" not in state_dict:
