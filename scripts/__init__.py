@@ -9,5 +9,6 @@ minimal                      the same numbers in plain PyTorch, to be read
 sweep tune                   many runs
 report compare               what they show
 probe symmetry selftest      which bias
+choose_layers                which attention a model can do without
 bench/                       measures the project itself
 """
