@@ -2,6 +2,7 @@
 
 training           the engine against a bare loop and timm's train.py
 families           our models against independent ones
+merging            merged tokens against whole ones: from where on they pay
 sweeps             what sweeps add to training
 timm_suite         timm's own tests, on our models
 chaos              kills and damages a run, and compares the end bit for bit
