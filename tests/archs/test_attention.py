@@ -231,6 +231,23 @@ def test_merged_macs_are_counted():
     assert profile("deit_nano", **shape, **given)["macs"] == macs + 5 * c
 
 
+@pytest.mark.parametrize(
+    ("variant", "r", "start", "giga"),
+    [
+        ("b16_mlp01346", 24, 1, 11.4339),
+        ("b16_mlp01346", 28, 1, 10.8581),
+        ("b16_mlp013469", 14, 0, 11.8983),
+        ("s16_mlp024", 22, 1, 2.7063),
+        ("s16_mlp0246", 19, 1, 2.9916),
+    ],
+)
+def test_macs_of_the_published_merged_models(variant, r, start, giga):
+    """As torch's FlopCounterMode counts the authors' own patched models, sihaoevery/lambda_vit at 4092b17."""
+    shape = {"img_size": 224, "in_chans": 3, "num_classes": 1000}
+    macs = profile(f"deit_{variant}", **shape, merge_r=r, merge_start=start)["macs"]
+    assert round(macs / 1e9, 4) == giga
+
+
 # --- published files
 
 
