@@ -34,12 +34,12 @@ def create(run: Run, num_classes: int, in_chans: int) -> nn.Module:
     given = {**run.model_kwargs, **({"drop_path": run.drop_path} if run.drop_path else {})}
     try:
         model = archs.create(run.model, img_size=run.img_size, num_classes=num_classes, in_chans=in_chans, **given)
+        if run.dilute_layers is not None:
+            model.dilute(dilution.layers(run.dilute_layers))
+        return model
     except (ValueError, TypeError, RuntimeError) as error:
         line = str(error).splitlines()[0]
         raise Refusal(line if run.model in line else f"{run.rung}: {line}", USAGE) from None
-    if run.dilute_layers is not None:
-        model.dilute(dilution.layers(run.dilute_layers))
-    return model
 
 
 def final_state(model: nn.Module) -> dict[str, Tensor]:

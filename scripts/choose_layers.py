@@ -31,6 +31,7 @@ def main() -> None:
     check_target(given.results_file)
     figure = given.figure or store.results_dir() / "choice.svg"
     check_target(figure, (".svg",), "--figure")
+    given.skip = list(dict.fromkeys(given.skip))
     how = make_how({key: value for key, value in vars(given).items() if key in How.model_fields})
     named = {key: vars(given)[key] for key in FOREIGN if key in vars(given)}
 
@@ -77,7 +78,8 @@ def parse() -> argparse.Namespace:
     default = ["token_entropy", *(name for name in names if name != "token_entropy")]
     parser.add_argument("--criterion", nargs="+", default=default, metavar="NAME", help="of analysis/choosing/NAME.py")
     parser.add_argument("--estimate", choices=("greedy", "once", "both"), default="both", help="again after each pick?")
-    parser.add_argument("--skip", choices=("x", "2x"), default="x", help="what an attention that is skipped leaves")
+    words = "what a skipped attention leaves; both give rankings of their own"
+    parser.add_argument("--skip", nargs="+", choices=("x", "2x"), default=["x"], help=words)
     parser.add_argument("--split", choices=("train", "val"), default="train", help="images to look at, as they are")
     parser.add_argument("--images", type=whole(2), default=IMAGES, help="at most so many, of a fixed shuffle")
     parser.add_argument("--resamples", type=whole(0), default=100, help="bootstraps of the images")

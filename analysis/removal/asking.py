@@ -3,6 +3,7 @@
 import importlib
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,15 +20,21 @@ WAYS = {"both": (True, False), "greedy": (True,), "once": (False,)}  # greedy?
 
 
 def rankings(
-    subject: Subject, names: Sequence[str], k: int, *, estimate: str = "both", skip: str = "x", resamples: int = 100
+    subject: Subject,
+    names: Sequence[str],
+    k: int,
+    *,
+    estimate: str = "both",
+    skip: Sequence[str] = ("x",),
+    resamples: int = 100,
 ) -> list[Ranking]:
     """By every criterion, greedy first.
 
     Args:
         estimate: greedy, once or both, for criteria that judge sets.
-        skip: x or 2x, for criteria that leave it open.
+        skip: of x and 2x, for criteria that leave it open; each gives rankings of its own.
     """
-    passes = Passes(subject, _looking(names), skip, resamples)
+    passes = [Passes(subject, asked, each, resamples) for each, asked in _asked(names, skip).items()]
     found = []
     for name in names:
         form = choosing.read(name)["form"]
@@ -35,17 +42,27 @@ def rankings(
             order = importlib.import_module(f"analysis.choosing.{name}").order
             found.append(ranks.by_rule(name, subject.layers, order(np.array(subject.layers), ranks.DRAWS)))
             continue
-        for greedy in WAYS[estimate] if form == "sets" else (False,):
-            found.append(ranks.rank(passes, name, k, greedy=greedy))
+        for each in passes:
+            for greedy in WAYS[estimate] if form == "sets" else (False,):
+                if name in each.modules:
+                    ranking = ranks.rank(each, name, k, greedy=greedy)
+                    told = len(passes) > 1 and choosing.read(name).get("SKIP") == "given"
+                    found.append(replace(ranking, way=f"{ranking.way}, {each.skip}") if told else ranking)
     return found
 
 
 def takes(
-    subject: Subject, names: Sequence[str], k: int, *, estimate: str = "both", skip: str = "x", resamples: int = 100
+    subject: Subject,
+    names: Sequence[str],
+    k: int,
+    *,
+    estimate: str = "both",
+    skip: Sequence[str] = ("x",),
+    resamples: int = 100,
 ) -> str:
     """Passes, time and memory that `rankings` of the same arguments will take, in words, from one batch."""
-    looking = _looking(names)
-    if not looking:
+    asked = _asked(names, skip)
+    if not any(asked.values()):
         return "no images are looked at"
     batches = subject.images()
     x_BCHW, _ = next(batches)
@@ -56,18 +73,23 @@ def takes(
     _forward(subject, x_BCHW)
     seconds = (time.perf_counter() - began) * subject.num_images / len(x_BCHW)
     greedy = True in WAYS[estimate]
-    least, most = ranks.num_passes(looking, len(subject.layers), k, greedy)
+    counted = [ranks.num_passes(each, len(subject.layers), k, greedy) for each in asked.values()]
+    least, most = (sum(numbers) for numbers in zip(*counted, strict=True))
     words = f"{subject.num_images} images, {least} passes of {_duration(seconds)}, {_duration(least * seconds)} in all"
     if most > least and resamples:
         words += f", at most {most} ({_duration(most * seconds)}) where bootstraps choose other layers"
     # The counts of a batch are float64 for a moment.
-    counts = (1 + resamples) * (subject.num_images + 8 * len(x_BCHW))
+    counts = len(asked) * (1 + resamples) * (subject.num_images + 8 * len(x_BCHW))
     return f"{words}; memory {(peak + counts) / 1e9:.2g} GB and what Python and PyTorch take"
 
 
-def _looking(names: Sequence[str]) -> list[str]:
-    """The criteria that ask the model."""
-    return [name for name in names if choosing.read(name)["form"] != "orders"]
+def _asked(names: Sequence[str], skip: Sequence[str]) -> dict[str, list[str]]:
+    """The criteria that ask the model, by how an attention is skipped; those that do not leave it open only once."""
+    looking = [name for name in names if choosing.read(name)["form"] != "orders"]
+    return {
+        each: [name for name in looking if i == 0 or choosing.read(name).get("SKIP") == "given"]
+        for i, each in enumerate(skip)
+    }
 
 
 @torch.inference_mode()

@@ -110,13 +110,14 @@ def train_line(checkpoint: Path, run: Run, layers: Sequence[int], epochs: int | 
     return shlex.join([*words, "--epochs", str(max(epochs, 2))])
 
 
-def meanings(names: Sequence[str], skip: str) -> list[str]:
+def meanings(names: Sequence[str], skip: Sequence[str]) -> list[str]:
     """A line per criterion: what its number is, and how it skips."""
     lines = []
     for name in names:
         own = choosing.read(name)
         way = own.get("SKIP", "")
-        skipped = f"; skipped: {choosing.SKIPS[skip if way == 'given' else way]}" if way else ""
+        ways = skip if way == "given" else [way] if way else []
+        skipped = f"; skipped: {' or '.join(choosing.SKIPS[each] for each in ways)}" if ways else ""
         lines.append(f"{name}: {own['COST']}{skipped}")
     return lines
 

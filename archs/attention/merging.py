@@ -119,8 +119,13 @@ class MergingStream(Stream):
         self.place()
 
     def place(self) -> None:
-        """Say to each layer how many tokens it merges; again after attention was put on its way out."""
+        """Say to each layer how many tokens it merges; again after attention was put on its way out.
+
+        Raises ValueError where none is left to merge.
+        """
         attending = [block for block in self if block.attends]
+        if self.merge_start >= len(attending):
+            raise ValueError(f"merge_start {self.merge_start}: {len(attending)} layers keep their attention, from 0 on")
         for block in self:
             block.merge_r = self.merge_r if block in attending[self.merge_start :] else 0
 

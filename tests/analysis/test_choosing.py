@@ -154,6 +154,17 @@ def test_the_model_is_left_as_it_was():
         assert made.halves == halves and not any(half._forward_hooks for half in halves)
 
 
+@torch.no_grad()
+def test_both_ways_to_skip_give_rankings_of_their_own():
+    made, x, _ = subject()
+    found = asking.rankings(made, ["token_entropy", "cosine"], 2, estimate="once", skip=["x", "2x"], resamples=0)
+    assert [ranking.label for ranking in found] == ["token_entropy, once, x", "token_entropy, once, 2x", "cosine"]
+    for ranking, factor in zip(found, (1, 2), strict=False):
+        without = entropies(made.model, x, (1,), lambda i, z, factor=factor: factor * z)[0]
+        assert ranking.costs[1] == pytest.approx(entropies(made.model, x)[0] - without, abs=1e-9)
+    assert "10 passes" in asking.takes(made, ["token_entropy", "cosine"], 2, estimate="once", skip=["x", "2x"])
+
+
 def test_controls_ask_no_model():
     made, _, _ = subject(mlp_layers=[1])
     assert made.layers == [0, 2, 3]
@@ -202,7 +213,7 @@ def test_what_cannot_be_asked_is_refused():
 def test_a_criterion_says_what_it_is(name):
     own = choosing.read(name)
     assert own["COST"] and own["form"] in ("sets", "layers", "orders")
-    assert sheets.meanings([name], "2x")[0].startswith(f"{name}: {own['COST']}")
+    assert sheets.meanings([name], ["2x"])[0].startswith(f"{name}: {own['COST']}")
 
 
 # --- the command

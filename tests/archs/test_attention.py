@@ -214,6 +214,8 @@ def test_a_model_that_merges_has_no_maps():
         model.set_grad_checkpointing()
     with pytest.raises(ValueError, match="say how tokens are merged; give merge_r, too"):
         archs.create("deit_nano", merge_start=1)
+    with pytest.raises(ValueError, match="merge_start 2: 2 layers keep their attention, from 0 on"):
+        archs.create("deit_nano", merge_r=1, merge_start=2)
 
 
 def test_merged_macs_are_counted():

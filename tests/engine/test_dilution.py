@@ -228,6 +228,12 @@ def test_a_run_declares_from_when_weights_may_be_the_best(how, tmp_path):
     assert checkpoint.read(tmp_path / "model_best.pth.tar")["epoch"] == 2
 
 
+def test_merging_counts_the_layers_that_are_left():
+    kwargs = {"depth": 3, "dim": 16, "merge_r": 2, "merge_start": 1}
+    with pytest.raises(Refusal, match=r"deit_nano.*: merge_start 1: 1 layers keep their attention"):
+        models.preflight(make_run({**SMALL, "model_kwargs": kwargs}))
+
+
 def test_a_second_dilution_starts_from_the_first(how, tmp_path):
     first = make_run({**SMALL, "dilute_layers": "0"})
     train(first, tmp_path / "a", how)
