@@ -4,6 +4,8 @@ compare/    accuracies, contrasts, fairness at equal cost, scaling
 factorial/  cells: effects, claims, rates, seeds and images
 bias/       symmetry signature, probes over runs, the laboratory's self-test
 probes/     one file a probe
+removal/    which layers can lose their attention
+choosing/   one file a criterion for that
 figures/    inline SVG
 report/     the page, and its sections
 stats       intervals, tests, corrections

@@ -6,14 +6,16 @@ With "avg" there is no class token and the head reads the mean of the patches, a
 
 `mlp_layers` are the blocks whose attention is removed as in "MLP can be a good Transformer learner", in the form left
 when training has replaced attention by the identity of the block's input: x <- 2x, then x <- x + MLP(LN(x)). Such a
-block has neither its first norm nor attention.
+block has neither its first norm nor attention. `dilute` puts attention on the way there (archs/attention/diluted.py).
+
+`merge_r` tokens are merged in each block that keeps its attention, from number `merge_start` of those on
+(archs/attention/merging.py); no weight depends on it, so a model may be trained with it or given it afterwards.
 
 Without `pos_embed` and with "avg" the image is a set of patches (`*_set`, ours): what is left is attention's choice by
 content, the control for what the positions are worth.
 
 Deviations: no distillation token and no dropout; drop-path is a linear ramp everywhere (the authors of the removal
-keep it constant for their base model); the gradual removal during training is not here, only its end. `nano`, `1m`
-and `5m` are ours.
+keep it constant for their base model). `nano`, `1m` and `5m` are ours.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,6 +27,8 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from archs.attention.diluted import Diluted, Double
+from archs.attention.merging import MergingBlock, MergingStream
 from archs.parts.backbone import Backbone, Grid, grid_of, ramp
 from archs.parts.bias import Bias
 from archs.parts.init import normal_linears
@@ -47,6 +51,7 @@ VARIANT_BIAS = {
 SYMMETRY = ("patches",)
 DROP_PATH = "ramp"
 RATIO = "mlp_ratio"
+WEIGHTLESS = ("merge_r", "merge_start", "merge_proportional")
 VARIANTS = {
     "nano": {"img_size": 8, "num_classes": 10, "in_chans": 1, "patch_size": 2, "dim": 32, "depth": 2, "num_heads": 4},
     "1m": {"img_size": 32, "num_classes": 10, "patch_size": 4, "dim": 120, "depth": 6, "num_heads": 4},
@@ -171,17 +176,19 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.attend(x)[0]
+
+    def attend(self, x: Tensor, size_BN: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What `forward` gives, and the keys averaged over the heads, (B, N, C / num_heads).
+
+        Args:
+            size_BN: how often each token counts; None: once.
+        """
         qkv = self.qkv(x.flatten(1, -2)).unflatten(-1, (3, self.num_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        mixed = scaled_dot_product_attention(q, k, v)
-        return self.proj(mixed.transpose(1, 2).reshape(x.shape))
-
-
-class Double(nn.Module):
-    """2x: a residual attention that has become the identity of its input."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return 2 * x
+        bias = None if size_BN is None else size_BN.log().to(q.dtype)[:, None, None]
+        mixed = scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return self.proj(mixed.transpose(1, 2).reshape(x.shape)), k.mean(1)
 
 
 class Deit(Backbone):
@@ -214,7 +221,42 @@ class Deit(Backbone):
             x_BNC = torch.cat([self.cls_token.expand(x_BNC.shape[0], 1, -1), x_BNC], dim=1)
         return x_BNC if self.pos_embed is None else x_BNC + self.pos_embed
 
+    @property
+    def merging(self) -> bool:
+        """Whether its layers merge tokens."""
+        return isinstance(self.stages[0], MergingStream)
+
+    def dilute(self, layers: Sequence[int]) -> list[Diluted]:
+        """Put the attention of these layers on its way out, at a share of 1 at first; the halves that know the share.
+
+        Raises ValueError for a layer that has no attention.
+        """
+        stage, halves = self.stages[0], []
+        for i in layers:
+            if i not in range(len(stage)) or not isinstance(stage[i][0], Residual):
+                raise ValueError(f"layer {i} has no attention to dilute")
+            stage[i][0] = Diluted(stage[i][0])
+            halves.append(stage[i][0])
+        if self.merging:
+            stage.place()
+        return halves
+
+    def forward_intermediates(self, *given: Any, **named: Any) -> Any:
+        """As every family's. Raises ValueError where tokens are merged: then there are no maps."""
+        self._refuse_merging("maps of its blocks")
+        return super().forward_intermediates(*given, **named)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        if enable:
+            self._refuse_merging("gradient checkpointing")
+        super().set_grad_checkpointing(enable)
+
+    def _refuse_merging(self, what: str) -> None:
+        if self.merging:
+            raise ValueError(f"a model that merges tokens has no {what}; leave out merge_r")
+
     def to_map(self, x_BNC: Tensor, grid: Grid) -> Tensor:
+        self._refuse_merging("maps of its blocks")
         return x_BNC[:, self.cls_token is not None :].unflatten(1, grid)
 
     def pool(self, x_BNC: Tensor) -> Tensor:
@@ -243,6 +285,9 @@ def build(
     global_pool: Literal["token", "avg"] = "token",
     pos_embed: bool = True,
     drop_path: float = 0.0,
+    merge_r: int = 0,
+    merge_start: int = 0,
+    merge_proportional: bool = True,
 ) -> Deit:
     if dim % num_heads:
         raise ValueError(f"dim {dim} is not a multiple of num_heads {num_heads}")
@@ -255,8 +300,14 @@ def build(
     blocks = [make(rate, attention=i not in mlp_layers) for i, rate in enumerate(ramp(drop_path, depth))]
     stem, head = Patchify(patch_size, dim, in_chans), nn.Linear(dim, num_classes)
     class_token = global_pool == "token"
+    stage = nn.Sequential(*blocks)
+    if merge_r:
+        merging = partial(MergingBlock, class_token=class_token, proportional=merge_proportional)
+        stage = MergingStream(*(merging(*halves) for halves in blocks), merge_r=merge_r, merge_start=merge_start)
+    elif merge_start or not merge_proportional:
+        raise ValueError("merge_start and merge_proportional say how tokens are merged; give merge_r, too")
     positions = (grid[0] * grid[1] + class_token) * pos_embed
-    return init(Deit(stem, nn.Sequential(*blocks), Norm(dim), head, class_token, positions))
+    return init(Deit(stem, stage, Norm(dim), head, class_token, positions))
 
 
 def width_step(given: Mapping[str, Any]) -> int:
@@ -282,6 +333,14 @@ def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:
         halves = {tuple(key.split(".")[2:4]) for key in state_dict if key.startswith("stages.0.")}
         said["mlp_layers"] = sorted(int(i) for i, half in halves if half == "1" and (i, "0") not in halves)
     return said
+
+
+def leftover(state_dict: State, own: Mapping[str, Any]) -> tuple[set[str], str]:
+    """Attention in layers that have none: files of the removal keep it, trained away, and so inert."""
+    gone = tuple(f"stages.0.{i}.0." for i in own["mlp_layers"])
+    layers = sorted({int(key.split(".")[2]) for key in state_dict if key.startswith(gone)})
+    words = f"attention of layers {layers}, where the model has none; a file that used it there computes something else"
+    return {key for key in state_dict if key.startswith(gone)}, words
 
 
 def resize(state_dict: State, grid_from: Grid, grid_to: Grid) -> State:

@@ -4,12 +4,14 @@ import os
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import archs
+from archs.attention.diluted import Diluted
 from engine import distributed, optim, transfer
 from engine.data.sets import lookup
 from engine.errors import MACHINE, USAGE, Refusal
+from engine.fields import dilution
 from engine.folder import store
 from engine.folder.lease import node
 from engine.run import How, Run
@@ -37,10 +39,19 @@ def create(run: Run, num_classes: int, in_chans: int) -> nn.Module:
     """The run's model for its data. Raises Refusal for what only building it can find out."""
     given = {**run.model_kwargs, **({"drop_path": run.drop_path} if run.drop_path else {})}
     try:
-        return archs.create(run.model, img_size=run.img_size, num_classes=num_classes, in_chans=in_chans, **given)
+        model = archs.create(run.model, img_size=run.img_size, num_classes=num_classes, in_chans=in_chans, **given)
+        if run.dilute_layers is not None:
+            model.dilute(dilution.layers(run.dilute_layers))
+        return model
     except (ValueError, TypeError, RuntimeError) as error:
         line = str(error).splitlines()[0]
         raise Refusal(line if run.model in line else f"{run.rung}: {line}", USAGE) from None
+
+
+def final_state(model: nn.Module) -> dict[str, Tensor]:
+    """The weights that the model which a run ends with has: without the attention that was diluted."""
+    gone = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, Diluted))
+    return {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(gone)}
 
 
 def preflight(run: Run, folder: Path | None = None) -> None:

@@ -13,13 +13,13 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 import archs
 from engine.data.augment.policy import FORMS, canonical
 from engine.data.sets import DATASETS, SPLITS, lookup
 from engine.errors import CHECKPOINT, Refusal
-from engine.fields import values
+from engine.fields import dilution, values
 from engine.fields.effects import OPTIMIZERS, fault
 from engine.fields.limits import startable
 
@@ -108,6 +108,15 @@ class Run(BaseModel):
     model_ema: bool = Field(False, description="evaluate an exponential moving average of the weights")
     model_ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(0.999, description="its decay per step")
     model_ema_warmup: bool = Field(False, description="raise the decay from 0, as timm does")
+    dilute_layers: Annotated[str | None, BeforeValidator(dilution.canonical)] = Field(
+        None, description="train the attention of these layers of a deit away: 0,2,4, or in groups one by one: 0,2/4,6"
+    )
+    dilute_epochs: Positive | None = Field(None, description="epochs over which a group goes (published: 299 of 400)")
+    dilute_sched: Literal["linear", "cosine"] = Field("linear", description="how its share falls from 1 to 0")
+    dilute_by: Literal["epoch", "step"] = Field("epoch", description="how often its share changes")
+    best_from: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="first epoch, from 0, that may be the best one (default: 0, or where dilution has ended)"
+    )
     mode: Literal["full", "linear"] = Field("full", description="train all of the model, or its head alone")
     body_lr_scale: Fraction = Field(1.0, description="learning rate of all but the head, as a share of lr")
     initial_checkpoint: str | None = Field(
@@ -167,6 +176,10 @@ class Run(BaseModel):
             raise ValueError(line)
         if self.drop_path and not self.model.startswith("timm/"):
             archs.arguments(self.model, drop_path=self.drop_path)  # a flag that the model cannot use is an error
+        if line := dilution.conflict(self, {} if self.dilute_layers is None else self._arguments):
+            raise ValueError(line)
+        if self.best_from == dilution.gone_from(self):
+            self.__dict__["best_from"] = None
         if self.crop_pad >= self.img_size:
             raise ValueError(
                 f"crop_pad {self.crop_pad} at {self.img_size} pixels: crops beside the image are black; give less"
@@ -206,14 +219,31 @@ class Run(BaseModel):
 
     @property
     def rung(self) -> str:
-        """What is compared: the model and its arguments, without the seed and the recipe."""
-        return " ".join([self.model, *(f"{key}={value}" for key, value in self.model_kwargs.items())])
+        """What is compared: the model that it ends with and its arguments, without the seed and the recipe."""
+        return " ".join([self.model, *(f"{key}={value}" for key, value in self.final_kwargs.items())])
+
+    @property
+    def final_kwargs(self) -> dict[str, Any]:
+        """Arguments of the model that it ends with: without attention that it dilutes. They decide what that costs."""
+        return self.model_kwargs if self.dilute_layers is None else dilution.final_kwargs(self, self._arguments)
+
+    @property
+    def ended(self) -> "Run":
+        """The same run with the model that it leaves, as weights of a finished run want it."""
+        if self.dilute_layers is None:
+            return self
+        usual = {key: type(self).model_fields[key].default for key in (*dilution.FIELDS, "best_from")}
+        return self.but(model_kwargs=self.final_kwargs, **usual)
+
+    @property
+    def _arguments(self) -> dict[str, Any]:
+        """All that the model's `build` takes, with their values; {} for a model of timm."""
+        return {} if self.model.startswith("timm/") else {**archs.defaults(self.model), **self.model_kwargs}
 
     @property
     def patch_size(self) -> int | None:
         """Side of the model's patches in pixels; None where it has none, or is not square, or is timm's."""
-        own = {} if self.model.startswith("timm/") else {**archs.defaults(self.model), **self.model_kwargs}
-        size = own.get("patch_size")
+        size = self._arguments.get("patch_size")
         return size if isinstance(size, int) else None
 
     @property

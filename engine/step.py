@@ -144,7 +144,10 @@ class Step:
         self.device, self.world = state.loss_sum.device, distributed.world()
         self.loss_of, self.mix = optim.make_loss(run), optim.make_mix(run, num_classes)
         self.autocast = make_autocast(run, self.device)
-        self.forward = nn.parallel.DistributedDataParallel(state.model) if self.world > 1 else state.model
+        self.forward = state.model
+        if self.world > 1:  # attention that is gone gets no gradient
+            diluted = run.dilute_layers is not None
+            self.forward = nn.parallel.DistributedDataParallel(state.model, find_unused_parameters=diluted)
         if compiled:
             self.forward = torch.compile(self.forward)
 

@@ -22,6 +22,7 @@ from engine.data.loaders import Loader, make_loaders
 from engine.data.normalize import channel_statistics, make_prepare
 from engine.errors import CLASSES, MACHINE, OUTSIDE, STOPPED, Refusal, of_machine
 from engine.evaluate import evaluate
+from engine.fields import dilution
 from engine.folder import checkpoint, epochs, predictions, store
 from engine.folder.environment import environment
 from engine.folder.lease import Lease, node, own
@@ -119,7 +120,7 @@ def _train(
         transfer.load(run, model, num_classes, in_chans)
     if lease and "flops" not in store.read_json(folder / "profile.json"):
         shape = {"img_size": run.img_size, "in_chans": in_chans, "num_classes": num_classes}
-        store.write_json(folder / "profile.json", profile(run.model, **shape, **run.model_kwargs), named=False)
+        store.write_json(folder / "profile.json", profile(run.model, **shape, **run.final_kwargs), named=False)
     if run.mode == "linear":
         optim.freeze_body(model)
     if how.channels_last:
@@ -127,6 +128,7 @@ def _train(
     model = distributed.share_statistics(model, run.rung, device)
     state = State(run, model, device)
     schedule = optim.make_schedule(run, state.optimizer, steps_per_epoch)
+    schedule = dilution.with_dilution(run, schedule, steps_per_epoch, model, state.ema and state.ema.module)
 
     # --- resume ------------------------------------------------------------------------------------------------------
     if saved is not None:
@@ -140,10 +142,12 @@ def _train(
     if lease:
         trackers.open(len(state.history))
         status.train_flops_per_image = 3 * store.read_json(folder / "profile.json")["flops"]
-        status.peak_flops = matmul_flops(device.type, precision(run), threads) * world
+        if run.dilute_layers is None:  # else the FLOPs of a step change
+            status.peak_flops = matmul_flops(device.type, precision(run), threads) * world
     if device.type == "cuda":  # the peak is the run's, not that of the one before it here or of matmul_flops
         torch.cuda.reset_peak_memory_stats()
     status.first_step, status.steps, status.epochs = state.step, run.epochs * steps_per_epoch, run.epochs
+    status.best_from = dilution.best_from(run)
     log.info(
         "%s: %s parameters, %s at %d px, %d training and %d validation images, %d epochs of %d steps, %s, %s%s",
         run.name, f"{count_params(model):,}", run.dataset, run.img_size, train_loader.num_samples * world,
@@ -189,7 +193,7 @@ def _train(
             lease.check()
             trackers.write(row)
             _tell(folder, state, durable=False)
-            if best_of(state.history) is row:
+            if best_of(state.history, status.best_from) is row:
                 _export(folder / checkpoint.BEST, run, state.judged, row, facts, durable=False)
             if len(state.history) in kept:
                 _export(epochs.path_of(folder, len(state.history)), run, state.judged, row, facts)
@@ -255,8 +259,8 @@ def _export(
     path: Path, run: Run, model: nn.Module, row: dict[str, Any], facts: dict[str, Any], durable: bool = True
 ) -> None:
     """Weights as timm's validate.py and ours load them, with what is needed to rebuild the model."""
-    weights: dict[str, Tensor] = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
-    record = {"arch": run.model, "args": run.record(), "num_classes": facts["num_classes"]}
+    weights: dict[str, Tensor] = {name: tensor.cpu() for name, tensor in models.final_state(model).items()}
+    record = {"arch": run.model, "args": run.ended.record(), "num_classes": facts["num_classes"]}
     checkpoint.write(
         path, {**record, "epoch": row["epoch"], "metric": row["eval_top1"], "state_dict": weights}, durable
     )

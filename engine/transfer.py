@@ -72,7 +72,8 @@ def load_weights(
         line = str(error).splitlines()[0]
         raise Refusal(f"{path}: {line}", CHECKPOINT) from None
     model.load_state_dict(state)
-    log.info("weights of %s%s", path, "".join(f"; {note}" for note in notes))
+    level = logging.WARNING if notes else logging.INFO  # what was changed is seen where no log is kept, too
+    log.log(level, "weights of %s%s", path, "".join(f"; {note}" for note in notes))
 
 
 def file_of(path: str | Path) -> Path:

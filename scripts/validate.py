@@ -1,7 +1,8 @@
 """Evaluate weights on the validation split of a data set: those a run left behind, or a public checkpoint.
 
 A file of ours says what it is; for any other give --model, --model-kwargs, --dataset and --img-size. Its pixels are
-standardised as the data set's entry says, whatever its authors did.
+standardised as the data set's entry says, whatever its authors did. Tokens of a deit are merged with --model-kwargs
+merge_r=8 merge_start=1, for any file; the row then says whether it was trained so.
 
 Printed are loss (mean negative log-likelihood), top1, top5 and ece (expected calibration error of 15 bins), the last
 three in percent. With --tta N these are of the mean probability of N augmented views, as in Scaling MLPs (N = 100); the
@@ -15,7 +16,7 @@ from pathlib import Path
 from engine.cli import tables
 from engine.cli.flags import Parser, add_fields, run_main
 from engine.cli.numbers import temperature, whole
-from engine.cli.validate import FOREIGN, described, file_names, predict
+from engine.cli.validate import FOREIGN, described, file_names, merging, predict
 from engine.errors import Refusal
 from engine.fields.effects import AUGMENTED
 from engine.folder import files
@@ -43,7 +44,7 @@ def main() -> None:
     path, run = described(given.checkpoint, named, changes, given.split)
     logp, labels = predict(path, run, how, given.tta)
     sets = metrics.read_real(given.real, file_names(run, given.raw_dir), labels) if given.real else None
-    row = {"model": run.rung, "dataset": run.dataset, "samples": len(labels)}
+    row = {"model": run.rung, **merging(path, run), "dataset": run.dataset, "samples": len(labels)}
     row |= {**({"tta": given.tta} if given.tta else {}), **metrics.judge(logp, labels, given.temperature, sets)}
     print(
         *(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()),

@@ -62,7 +62,7 @@ def open_run(folder: Path, how: How) -> Subject:
 
     Raises Refusal: the run has no weights that can be used (CHECKPOINT), or its data are missing (DATA).
     """
-    run = store.read_run(folder).but(holdout=0.0)
+    run = store.read_run(folder).but(holdout=0.0).ended
     device = models.pick_device(how)
     if how.threads:
         torch.set_num_threads(how.threads)

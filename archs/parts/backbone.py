@@ -56,7 +56,9 @@ class Backbone(nn.Module):
     def __init__(self, stem: nn.Module, stages: Sequence[nn.Module], norm: nn.Module, head: nn.Linear) -> None:
         super().__init__()
         self.stem = stem
-        self.stages = Stream(*(Stream(*run) if isinstance(run, nn.Sequential) else run for run in stages))
+        self.stages = Stream(
+            *(run if isinstance(run, Stream) or not isinstance(run, nn.Sequential) else Stream(*run) for run in stages)
+        )
         self.norm = norm
         self.head = head
         self.num_classes, self.global_pool = head.out_features, self.own_pool

@@ -1,11 +1,12 @@
 """Public checkpoints under this zoo's names: unwrap, rename, read what the file implies, compare strictly, adapt.
 
 What differs per family: `convert` of archs/formats/FAMILY.py renames each public layout (and reshapes; it drops
-nothing); in the family's own file `implied` reads from converted weights the arguments of `create` that they decide
-(and takes out what is no weight), and `resize`, where there is one, carries them to another token grid. Weights of
-this zoo's own layout, and the files that a run exports, pass through.
+nothing), and `said`, where there is one, reads what a file keeps beside its weights; in the family's own file `implied`
+reads from converted weights the arguments of `create` that they decide (and takes out what is no weight), `leftover`
+names what a file may hold without use for the model, and `resize`, where there is one, carries them to another token
+grid. Weights of this zoo's own layout, and the files that a run exports, pass through.
 
-A key that no rule knows keeps its name and is reported; nothing is ever loaded in part.
+A key that no rule knows keeps its name and is reported; what is left over is said; nothing is ever loaded in part.
 """
 
 import importlib
@@ -34,10 +35,14 @@ ADAPTED = ("img_size", "num_classes", "in_chans")
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """Weights under this zoo's names, and the arguments of `create` that they imply, such as `num_classes`."""
+    """Weights under this zoo's names, and the arguments of `create` that they imply, such as `num_classes`.
+
+    `notes` says what of the file was left out, a line each.
+    """
 
     state_dict: State
     implied: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 def convert_checkpoint(name: str, file: Mapping[str, Any], **overrides: Any) -> Checkpoint:
@@ -64,7 +69,7 @@ def adapt(
     """
     given = {key: value for key, value in arguments.items() if key not in ADAPTED}
     found, wanted = _read(name, file, given), _with_defaults(name, arguments)
-    state, notes = dict(found.state_dict), []
+    state, notes = dict(found.state_dict), [*found.notes]
     fresh = model.state_dict()
 
     def differs(key: str) -> bool:
@@ -116,28 +121,49 @@ def _read(name: str, file: Mapping[str, Any], overrides: Mapping[str, Any]) -> C
     if not any(key.startswith(("stages.", "stem.0.proj.")) for key in state):
         state = _converted(name, state)
     implied = {**said, **_implied(name, state, _with_defaults(name, {**overrides, **said}))}
+    state, notes = _without_leftover(name, state, {**overrides, **implied})
     with torch.device("meta"):
         expected = zoo.create(name, **{**overrides, **implied}).state_dict()
     _compare(name, state, {key: tuple(value.shape) for key, value in expected.items()})
-    return Checkpoint(state_dict=state, implied=implied)
+    return Checkpoint(state_dict=state, implied=implied, notes=notes)
+
+
+def _formats(name: str) -> ModuleType | None:
+    """How public files spell the family's weights, where there are any."""
+    formats = f"archs.formats.{name.partition('_')[0]}"
+    if name.startswith("timm/") or importlib.util.find_spec(formats) is None:
+        return None
+    return importlib.import_module(formats)
 
 
 def _converted(name: str, state: State) -> State:
     """Under the family's own names, where it has public layouts."""
-    formats = f"archs.formats.{name.partition('_')[0]}"
-    if name.startswith("timm/") or importlib.util.find_spec(formats) is None:
-        return state
-    return importlib.import_module(formats).convert(state)
+    return formats.convert(state) if (formats := _formats(name)) else state
 
 
 def _said(name: str, file: Mapping[str, Any]) -> dict[str, Any]:
-    """What a file exported by a run of ours says of its model; {} for any other file."""
+    """What a file says of its model beside its weights: one exported by a run of ours, or as its authors do."""
     args = file.get("args")
     if not isinstance(args, Mapping) or "model" not in args:
-        return {}
+        formats = _formats(name)
+        return formats.said(file) if hasattr(formats, "said") else {}
     if args["model"] != name:
         raise ValueError(f"the file holds the weights of {args['model']}, not of {name}")
-    return {"img_size": args["img_size"], **args.get("model_kwargs", {})}
+    weightless = getattr(_family(name), "WEIGHTLESS", ())
+    kwargs = {key: value for key, value in args.get("model_kwargs", {}).items() if key not in weightless}
+    return {"img_size": args["img_size"], **kwargs}
+
+
+def _without_leftover(name: str, state: State, given: Mapping[str, Any]) -> tuple[State, tuple[str, ...]]:
+    """The weights without what the model has no use for, and a note that says so."""
+    family = _family(name)
+    if not hasattr(family, "leftover"):
+        return state, ()
+    keys, why = family.leftover(state, _with_defaults(name, given))
+    if not keys:
+        return state, ()
+    kept = {key: value for key, value in state.items() if key not in keys}
+    return kept, (f"left out {len(keys)} tensors of the file ({_few(sorted(keys), 2)}): {why}",)
 
 
 def _implied(name: str, state: State, own: Mapping[str, Any]) -> dict[str, Any]:

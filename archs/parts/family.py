@@ -31,6 +31,7 @@ MAY = {
     "VARIANT_BIAS": "variant -> fields of Bias that differ from BIAS",
     "VARIANT_SYMMETRY": "variant -> groups, in place of SYMMETRY",
     "MIXER": "argument of `build` that names a file of archs/mixing/; it decides SYMMETRY, `relabel` takes `given`",
+    "WEIGHTLESS": "arguments of `build` on which no weight depends, so that weights may be used with others",
     "INERT": "patterns of parameters that get no gradient, with the reason in a comment",
     "DROP_PATH": "'ramp' or 'constant': rates of stochastic depth over the blocks, where `build` takes drop_path",
     "RATIO": "argument of `build` that widens hidden layers, to meet a budget that whole widths miss",
@@ -40,6 +41,7 @@ MAY = {
     "width_step": "(given) -> what widths must be multiples of, from the other arguments of `build`; without it, 1",
     "nominal_macs": "(counted, given) -> MACs without the products with weights that are always zero",
     "implied": "(state_dict, own) -> arguments of `build` that the shapes of weights tell; without it, `weights.frame`",
+    "leftover": "(state_dict, own) -> keys of a file that the model has no use for, and why they may be there",
     "resize": "(state_dict, grid_from, grid_to) -> weights bound to places, carried to another grid",
 }
 LITERAL = {"BIAS": False} | {key: True for key in (*MUST, *MAY) if key.isupper() and key != "BIAS"}

@@ -1,6 +1,6 @@
 """What the arguments of every family's `build` may be, by its annotations, read from the source without importing it.
 
-    int                  a count: a whole number from 1; num_classes from 0, no classifier
+    int                  a count: a whole number from 1; num_classes from 0, no classifier, and merge_r, merge_start
     int | Grid           a count, or two, for height and width
     Sequence[int]        counts, one or more; where the default is empty, places counted from 0
     float                a number above 0; drop_path from 0 to below 1, those of _FROM_ZERO from 0
@@ -19,6 +19,8 @@ _FROM_ZERO = (
     "drop_path",
     "init_values",
     "num_classes",
+    "merge_r",
+    "merge_start",
     "storage_exponent",
     "correlation_floor",
     "correlation_length",

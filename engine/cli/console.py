@@ -86,7 +86,8 @@ def describe(fields: dict[str, Any]) -> str:
     """The fields of status.json that one wants to see, in one line; what is not known yet is left out."""
     parts = [
         ("epoch {epoch}/{epochs}", "epochs"),
-        ("acc1 {acc1:.2f} (best {best_acc1:.2f})", "acc1"),
+        ("acc1 {acc1:.2f}", "acc1"),
+        ("(best {best_acc1:.2f})", "best_acc1"),
         ("{images_per_s:,.0f} images/s", "images_per_s"),
         ("waiting for data {data_wait:.0%}", "data_wait"),
         ("MFU {mfu:.0%}", "mfu"),

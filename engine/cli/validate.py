@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from archs.parts.family import read
 from engine.errors import CHECKPOINT, Refusal
 from engine.fields.effects import AUGMENTED
 from engine.fields.values import pairs
@@ -39,13 +40,38 @@ def described(checkpoint: Path, named: dict[str, Any], changes: dict[str, Any], 
 
 def _described(path: Path, args: Any, named: dict[str, Any]) -> Run:
     if isinstance(args, dict) and "model" in args:
-        if named:
-            raise Refusal(f"{path} says what it is; leave out --{next(iter(named)).replace('_', '-')}")
+        changed = _weightless(path, args["model"], named)
         # Weights of another scheme, or that began from a file which is gone, can be judged all the same.
-        return make_run({key: args[key] for key in JUDGED if key in args}, where=str(path))
+        own = {key: args[key] for key in JUDGED if key in args}
+        return make_run({**own, "model_kwargs": {**own.get("model_kwargs", {}), **changed}}, where=str(path))
     if {"model", "dataset"} <= named.keys():
         return make_run({**named, "model_kwargs": pairs(named.get("model_kwargs", []), "--model-kwargs")})
     raise Refusal(f"{path} is not the weights of a run of ours: say --model NAME --dataset NAME", CHECKPOINT)
+
+
+def _weightless(path: Path, model: str, named: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of the model that may differ from a file that says what it is: those on which no weight depends."""
+    given = pairs(named.get("model_kwargs", []), "--model-kwargs")
+    free = () if model.startswith("timm/") else read(model.partition("_")[0]).tables.get("WEIGHTLESS", ())
+    others = [key for key in named if key != "model_kwargs" or not given.keys() <= {*free}]
+    if others:
+        but = f", or keep to {', '.join(free)}" if free and others[0] == "model_kwargs" else ""
+        raise Refusal(f"{path} says what it is; leave out --{others[0].replace('_', '-')}{but}")
+    return given
+
+
+def merging(path: Path, run: Run) -> dict[str, str]:
+    """Whether weights that are judged with tokens merged were trained so, as a cell of the row; {} without merging."""
+    if not run.model_kwargs.get("merge_r"):
+        return {}
+    from engine import transfer
+
+    args = transfer.read(path).get("args")
+    trained = args.get("model_kwargs", {}) if isinstance(args, dict) else {}
+    ours = {key: value for key, value in run.model_kwargs.items() if key.startswith("merge_")}
+    same = {key: value for key, value in trained.items() if key.startswith("merge_")} == ours
+    before = f"merge_r={trained['merge_r']}" if trained.get("merge_r") else "whole tokens"
+    return {"merging": "trained with it" if same else f"after training with {before}"}
 
 
 def predict(path: Path, run: Run, how: How, views: int | None = None) -> tuple["np.ndarray", "np.ndarray"]:

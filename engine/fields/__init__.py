@@ -1,8 +1,9 @@
 """Fields of a run: what they may hold, and what they say together.
 
-values   what users write in flags, grids and YAML, read in one way
-effects  when a field changes the result, and which exclude each other
-limits   how much one command may start
-rungs    which runs may be pooled, and what tables call them
-claims   contrasts of rungs, and which may bear an ingredient's name
+values    what users write in flags, grids and YAML, read in one way
+effects   when a field changes the result, and which exclude each other
+dilution  layers whose attention is trained away: when, and what is left
+limits    how much one command may start
+rungs     which runs may be pooled, and what tables call them
+claims    contrasts of rungs, and which may bear an ingredient's name
 """

@@ -47,6 +47,7 @@ def _opt(word: str) -> Effect:
 _DECAYING = Effect(f"sched {' or '.join(DECAYING)}", lambda run: run.sched in DECAYING)
 _STEP = Effect("sched step", lambda run: run.sched == "step")
 _FULL = Effect("mode full", lambda run: run.mode == "full")
+_DILUTED = Effect("dilute_layers", lambda run: run.dilute_layers is not None)
 _EMA = Effect("model_ema", lambda run: run.model_ema)
 
 # A field that is not here has an effect in every run.
@@ -65,6 +66,9 @@ EFFECTS = {
     "warmup_lr": Effect("warmup_epochs", lambda run: run.warmup_epochs > 0),
     "ratio": Effect("scale", lambda run: run.scale is not None),
     "remode": Effect("reprob", lambda run: run.reprob > 0),
+    "dilute_epochs": _DILUTED,
+    "dilute_sched": _DILUTED,
+    "dilute_by": _DILUTED,
     "model_ema_decay": _EMA,
     "model_ema_warmup": _EMA,
     "amp_dtype": Effect("amp", lambda run: run.amp),

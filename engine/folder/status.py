@@ -36,6 +36,7 @@ class Status:
         previous = store.read_json(folder / "status.json")
         self.folder, self.lease, self._tell = folder, lease, tell
         self.first_step = self.steps = self.epochs = 0  # where the attempt began, and what there is to do
+        self.best_from = 0  # the first epoch that may be the best one
         self.train_flops_per_image = 0.0
         self.peak_flops = 0.0
         self.done = previous.get("state") == store.DONE
@@ -79,7 +80,7 @@ class Status:
         rate = self._images / self._training if self._training else None
         done = step - self.first_step
         evaluated = [row for row in history if row["eval_top1"] is not None]
-        best = best_of(history)
+        best = best_of(history, self.best_from)
         self.fields |= {
             "epoch": len(history),
             "epochs": self.epochs,
@@ -117,9 +118,13 @@ class Status:
         store.write_json(self.folder / "status.json", self.fields, durable=durable)
 
 
-def best_of(history: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The first row of the highest accuracy on all validation images; None where no epoch was evaluated on them yet."""
-    evaluated = [row for row in history if row["eval_top1"] is not None]
+def best_of(history: list[dict[str, Any]], first: int = 0) -> dict[str, Any] | None:
+    """The first row of the highest accuracy on all validation images; None where no epoch was evaluated on them yet.
+
+    Args:
+        first: epoch from which on one may be the best, counted from 0.
+    """
+    evaluated = [row for row in history[first:] if row["eval_top1"] is not None]
     return max(evaluated, key=lambda row: row["eval_top1"], default=None)
 
 

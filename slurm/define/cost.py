@@ -90,7 +90,7 @@ def rungs(sweep: Sweep) -> list[tuple[str, str, dict[str, int], dict[str, Any]]]
             words = f"the data of {sweep.name} are not written yet, so their classes are not known; make_beton.py does"
             raise Refusal(words)
         shape = {"img_size": img_size, "in_chans": in_chans, "num_classes": num_classes}
-        found.setdefault(run.rung, (run.rung, run.model, shape, run.model_kwargs))
+        found.setdefault(run.rung, (run.rung, run.model, shape, run.final_kwargs))
     return list(found.values())
 
 
@@ -179,7 +179,7 @@ def _newest(folder: Path) -> list[Path]:
 
 def _expected(run: Run, shape: Shape) -> dict[str, int] | None:
     """The family's own numbers, where the run has the variant as it is, at its own size."""
-    if run.model_kwargs or run.model.startswith("timm/"):
+    if run.final_kwargs or run.model.startswith("timm/"):
         return None
     own = {"in_chans": 3, **archs.arguments(run.model)}
     if shape[1:] != (own["img_size"], own["in_chans"], own["num_classes"]):
@@ -207,7 +207,7 @@ def _count(run: Run, shape: Shape) -> dict[str, int] | None:
 
     _, img_size, in_chans, num_classes = shape
     try:
-        found = profile(run.model, img_size=img_size, in_chans=in_chans, num_classes=num_classes, **run.model_kwargs)
+        found = profile(run.model, img_size=img_size, in_chans=in_chans, num_classes=num_classes, **run.final_kwargs)
     except ValueError as error:
         raise Refusal(str(error)) from None
     return {"params": found["params"], "macs": found["macs"]}

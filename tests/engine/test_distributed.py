@@ -171,3 +171,18 @@ def test_torchrun_trains_and_prints_once(digits, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("done: acc1") == 1 and done.stderr.count("epoch 1/1") == 1
     assert len(store.read_summary(next((tmp_path / "runs").iterdir()))) == 1
+
+
+def test_two_processes_train_attention_away_as_one_does(how, digits, tmp_path):
+    """The attention that is gone gets no gradient, which DistributedDataParallel must expect."""
+    fields = {**RUN, "model": "deit_nano", "dilute_layers": "0", "dilute_epochs": 1, "epochs": 3}
+    run = make_run(fields)
+    train(run, tmp_path / "alone", how)
+    store.make_folder(run, tmp_path / "both")
+    assert [code for _, code in finish(start(tmp_path / "both", digits))] == [0, 0]
+    alone, both = (
+        torch.load(tmp_path / f / "last.pth.tar", weights_only=True)["state_dict"] for f in ("alone", "both")
+    )
+    assert alone.keys() == both.keys()
+    for name, weight in alone.items():
+        assert torch.allclose(weight, both[name], atol=1e-5), (name, (weight - both[name]).abs().max())

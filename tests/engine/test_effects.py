@@ -18,6 +18,9 @@ BASE = {"model_kwargs": {"depth": 2, "dim": 8}, "train_samples": 96, "batch_size
 OPTS = [{"opt": opt} for opt in OPTIMIZERS]
 SCHEDS = [{"sched": sched} for sched in ("cosine", "constant", "linear", "step", "triangular")]
 LINEAR = [{"mode": "linear", "initial_checkpoint": "WEIGHTS"}]
+DEIT = {"model": "deit_nano"}
+DILUTED = {**DEIT, "dilute_layers": "0", "dilute_epochs": 2}
+LATER = {**DILUTED, "epochs": 4, "dilute_epochs": 3}  # of three epochs cosine and linear differ
 # Field -> another value, and the runs in which it is changed.
 WALK = {
     "model": ("bmlp_nano", [{"model_kwargs": {}}]),
@@ -64,6 +67,11 @@ WALK = {
     "model_ema": (True, [{}]),
     "model_ema_decay": (0.9, [{}, {"model_ema": True, "model_ema_decay": 0.5}]),
     "model_ema_warmup": (True, [{}, {"model_ema": True}]),
+    "dilute_layers": ("1", [DILUTED]),
+    "dilute_epochs": (1.0, [{}, DILUTED]),
+    "dilute_sched": ("cosine", [{}, DILUTED, LATER]),
+    "dilute_by": ("step", [{}, DILUTED]),
+    "best_from": (2, [{"lr": 0.3}]),
     "mode": ("linear", [{}]),
     "body_lr_scale": (0.1, [{}, *LINEAR]),
     "initial_checkpoint": ("WEIGHTS", [{}]),
@@ -92,8 +100,9 @@ def results(tmp_path_factory, digits):
         if run.signature not in known:
             folder = tmp_path_factory.mktemp("run")
             train(run, folder, how)
-            state = torch.load(folder / "last.pth.tar", weights_only=True)["state_dict"]
-            known[run.signature] = state, (folder / "summary.csv").read_text()
+            last, best = (torch.load(folder / f"{n}.pth.tar", weights_only=True) for n in ("last", "model_best"))
+            figures = (folder / "summary.csv").read_text() + f"best {best['epoch']}"
+            known[run.signature] = last["state_dict"], figures
         return known[run.signature]
 
     return result

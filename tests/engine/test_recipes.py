@@ -102,6 +102,7 @@ PUBLISHED = {
     "convmixer_cifar10_25": (CIFAR, lambda step, steps: triangle((step + 1) / steps, 0.05)),
     "convmixer_cifar10_100": (CIFAR, lambda step, steps: triangle((step + 1) / steps, 0.05)),
     "deit_imagenet": (IMAGENET, lambda step, steps: deit(step)),
+    "deit_dilution_imagenet": (IMAGENET, lambda step, steps: deit(step, epochs=400, peak=2e-3, per_epoch=625)),
     "rank_pruning_two": (48_000, lambda step, steps: 5e-3),
     "rank_pruning_three": (48_000, lambda step, steps: 5e-3 * 0.1 ** (step // (93 * 30))),
     "rank_pruning_six": (40_000, lambda step, steps: 1e-4 * 0.1 ** (step // (78 * 30))),
