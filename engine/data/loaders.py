@@ -106,7 +106,7 @@ class FfcvLoader(Loader):
     """FFCV's reader, memory manager, batch slots and thread, with our order and our kernels."""
 
     def _open(self, path: Path) -> int:
-        from engine.data.ffcv import reader  # not at the top: FFCV takes 3 s to import
+        from engine.data.ffcv import reader  # not at the top: numba and FFCV take a second to import
 
         self._decoder = reader.ImageDecoder(path, self.augmentation, self.workers)
         self._loader = reader.open_loader(path, self.batch_size, self._decoder)

@@ -123,7 +123,7 @@ def write(
             return path
         for line in getattr(samples, "words", ()):
             say(line)
-        from engine.data.ffcv.writer import Writer  # not at the top: FFCV takes 3 s to import
+        from engine.data.ffcv.writer import Writer  # not at the top: FFCV and numba take a second
 
         partial = _partial(path)
         with ThreadPoolExecutor(workers) as pool:

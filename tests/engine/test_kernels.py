@@ -72,3 +72,19 @@ def test_a_cache_that_cannot_be_read_or_written_costs_a_compilation_only(copy):
         index.mkdir()
     _, hits, said = run(copy, NUMBA_CACHE_DIR=str(cache))
     assert hits == 0 and "WARNING compiled kernels are not kept" in said and "resample.resize" in said
+
+
+def test_importing_ffcv_compiles_nothing_and_leaves_numba_as_it_was():
+    """A dictionary of numba's for two names of modes would cost each process three seconds of compiling."""
+    code = (
+        "import numba, numba.typed, torch\n"
+        "from numba.core import event\n"
+        "before, threads, compiled = numba.typed.Dict, torch.get_num_threads(), event.RecordingListener()\n"
+        "with event.install_listener('numba:compile', compiled):\n"
+        "    from engine.data.ffcv import package\n"
+        "from ffcv.fields.rgb_image import IMAGE_MODES\n"
+        "assert not compiled.buffer, len(compiled.buffer)\n"
+        "assert IMAGE_MODES == {'jpg': 0, 'raw': 1} and type(IMAGE_MODES) is dict\n"
+        "assert numba.typed.Dict is before and torch.get_num_threads() == threads\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,6 +1,7 @@
 """What we take of FFCV 1.0.2, imported without what its import does to the threads of torch and numba, and to CUDA."""
 
 import numba
+import numba.typed
 import torch
 
 __all__ = [
@@ -24,6 +25,9 @@ _threads = torch.get_num_threads()
 # FFCV starts numba's thread pool at import. We have no use for it, and a process on one core that had forked while the
 # pool (TBB's) was there has been seen to wait for it for ever at its exit.
 _set_num_threads, numba.set_num_threads = numba.set_num_threads, lambda count: None
+# FFCV keeps two names of modes in a dictionary of numba's, which every process compiles anew: half of its start. Only
+# Python reads them.
+_typed_dict, numba.typed.Dict = numba.typed.Dict, dict
 from ffcv.fields import IntField, RGBImageField  # noqa: E402 - the number of threads is read before FFCV changes it
 from ffcv.fields.basics import IntDecoder  # noqa: E402
 from ffcv.fields.rgb_image import SimpleRGBImageDecoder  # noqa: E402
@@ -39,7 +43,7 @@ from ffcv.types import ALLOC_TABLE_TYPE  # noqa: E402
 from ffcv.writer import DatasetWriter  # noqa: E402
 
 torch.set_num_threads(_threads)
-numba.set_num_threads = _set_num_threads
+numba.set_num_threads, numba.typed.Dict = _set_num_threads, _typed_dict
 Compiler.num_threads = 1
 Compiler.set_num_threads = classmethod(lambda cls, count: None)
 # It would start CUDA wherever there is a GPU, --device cpu or not. The batches' memory and events are ours: slots.py.
