@@ -104,8 +104,9 @@ def _peak(own: pd.DataFrame, rung: str, at: float, error: float, c: float) -> Pe
     done = own[own["state"] == DONE]
     tried = tuple(sorted(set(done["lr"])))
     rate = float(f"{10**at:.1e}")
-    further = tried[-1] * HALF_DECADE if 10**at > tried[-1] else tried[0] / HALF_DECADE
-    is_inside = tried[0] <= 10**at <= tried[-1]
+    low, high = min(own["lr"]), max(own["lr"])  # a rate that diverged ends the grid, too: nothing lies beyond
+    further = high * HALF_DECADE if 10**at > high else low / HALF_DECADE
+    is_inside = low <= 10**at <= high
     wider = math.nan if is_inside else float(f"{10 ** (round(2 * math.log10(further)) / 2):.0e}")  # 1, 3, 10, 30
     best = float(done.groupby("lr")["acc1"].mean().idxmax())
     diverged = tuple(sorted(set(own.loc[own["state"] != DONE, "lr"])))

@@ -138,6 +138,7 @@ def test_a_rate_that_diverged_is_left_out_and_named():
     rows.loc[fell, ["state", "error_class"]], rows.loc[fell, "acc1"] = ["failed", "diverged"], math.nan
     peaks, c = rates.fit(rows)
     assert peaks[2].peak == pytest.approx(-1.8) and peaks[2].diverged == (3e-2,)
+    assert math.isnan(peaks[2].wider)  # between the last rate with a result and the one that diverged
     assert "diverged at 0.03" in rates.sheet(peaks, c).markdown()
 
 
