@@ -6,11 +6,12 @@ import logging
 import pytest
 import torch
 
+import archs
 from engine.cli.flags import Parser, add_fields, collect
 from engine.cli.repro import command
 from engine.errors import STOPPED, USAGE, Refusal
 from engine.folder import checkpoint, store
-from engine.run import How, Run, make_how
+from engine.run import How, Run, make_how, make_run
 from engine.train import train
 from tests.engine.test_train import stop_after
 
@@ -68,6 +69,18 @@ def test_what_is_beyond_the_end_is_said_to_be(tiny, how, tmp_path, caplog):
         train(tiny.but(epochs=1, warmup_epochs=0.0), tmp_path, keeping(how, 1, 4))
     assert "ends after 1 epochs: --keep-epochs 4 is never reached" in caplog.text
     assert list(weights(tmp_path)) == ["weights-epoch-1.pth.tar"]
+
+
+def test_weights_with_attention_that_is_on_its_way_out_are_refused(how, tmp_path):
+    diluting = {"dilute_layers": "0", "dilute_epochs": 1, "epochs": 3, "train_samples": 200, "batch_size": 100}
+    run = make_run({"model": "deit_nano", **diluting})
+    with pytest.raises(Refusal, match="keep_epochs 0: there is attention left .* give 1 or more"):
+        train(run, tmp_path, keeping(how, 0, 2))
+    train(run, tmp_path, keeping(how, 1, 3))
+    after = checkpoint.read(tmp_path / "weights-epoch-1.pth.tar")
+    assert after["args"]["model_kwargs"] == {"mlp_layers": [0]}
+    model = archs.create("deit_nano", img_size=8, in_chans=1, num_classes=10, mlp_layers=[0])
+    model.load_state_dict(after["state_dict"])
 
 
 def test_it_is_a_flag_that_a_command_repeats():
