@@ -74,7 +74,7 @@ def test_what_is_beyond_the_end_is_said_to_be(tiny, how, tmp_path, caplog):
 def test_weights_with_attention_that_is_on_its_way_out_are_refused(how, tmp_path):
     diluting = {"dilute_layers": "0", "dilute_epochs": 1, "epochs": 3, "train_samples": 200, "batch_size": 100}
     run = make_run({"model": "deit_nano", **diluting})
-    with pytest.raises(Refusal, match="keep_epochs 0: there is attention left .* give 1 or more"):
+    with pytest.raises(Refusal, match=r"keep_epochs 0: there is attention left .* give 1 or more"):
         train(run, tmp_path, keeping(how, 0, 2))
     train(run, tmp_path, keeping(how, 1, 3))
     after = checkpoint.read(tmp_path / "weights-epoch-1.pth.tar")
