@@ -37,7 +37,14 @@ CELLS = {
 RUNGS = {cell: Run(model=MODEL, model_kwargs=kwargs).rung for cell, kwargs in CELLS.items()}
 SEEDS = (0, 1, 2, 3, 4)
 # Peaks of lattice_old_lr by rung, two digits; scripts/rates.py prints the table.
-LR: dict[str, float] = {}
+LR: dict[str, float] = {
+    "lattice_s dim=96 frame=resmlp mixer=kernel patch_size=8": 2.3e-2,
+    "lattice_s dim=96 frame=resmlp mixer=depthwise patch_size=8": 2.1e-2,
+    "lattice_s dim=96 frame=convmixer mixer=kernel patch_size=8": 1.5e-2,
+    "lattice_s dim=96 frame=convmixer mixer=depthwise patch_size=8": 1.7e-2,
+    "lattice_s dim=248 frame=convmixer mixer=kernel patch_size=8": 7.1e-3,
+    "lattice_s dim=248 frame=convmixer mixer=depthwise patch_size=8": 1.3e-2,
+}
 
 
 def _step(by_cell: dict[str, float], of: tuple[str, ...]) -> Contrast:
