@@ -98,7 +98,7 @@ def _source(kernel_size: int, bfloat16: bool) -> str:
     b = ir.IRBuilder(kernel.append_basic_block())
     multiply_add = ir.Function(module, ir.FunctionType(FLOATS, [FLOATS] * 3), f"llvm.fma.v{LANES}f32")
     *sums, whole = [b.alloca(FLOATS) for _ in range(kernel_size + 1)]  # LLVM puts them into registers
-    lanes, pad = INT(LANES), INT(kernel_size // 2 - 1)
+    lanes, pad = INT(LANES), INT(kernel_size // 2)
     g_row = b.mul(width, lanes)
     x_row = b.mul(b.add(width, INT(kernel_size - 1)), lanes)
     band = _max(b, b.sdiv(INT(BAND), width), INT(1))
