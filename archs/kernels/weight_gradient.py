@@ -7,9 +7,9 @@ oneDNN 3.11 has such a kernel up to 3 x 3. Above it takes the one for dense grou
 which it keeps the diagonal, and so uses some 2 % of the processor (scripts/bench/depthwise.py).
 
 LANES channels are one vector. Per image and vector of channels, x and g are widened to float32 in a padded scratch map;
-then, row of taps by row of taps, K vectors of sums stay in registers while a band of rows passes: K multiply-adds for
-K + 1 loads from the first-level cache. Bands are short, so that sums are added in three steps (band, image, batch), and
-float32 keeps six digits.
+then, row of taps by row of taps, K vectors of sums stay in registers while a band of rows passes, K multiply-adds a
+place. Bands are short, so that x and g stay in the first-level cache, and that sums are added in two steps: float32
+keeps six digits.
 
 llvmlite is what numba compiles with. A kernel is written in its vectors and not in numba, because LLVM does not
 vectorise the loop there (a tenth of the speed), and because there is nothing to be kept on disk: a tenth of a second
@@ -28,7 +28,7 @@ from llvmlite import ir
 from torch import Tensor
 
 LANES = 16
-BAND = 64  # places whose sums stay in registers, at least a row: as many as keep x and g in the first-level cache
+BAND = 64  # places of a band, in rows, at least one
 INT, FLOAT, HALF = ir.IntType(64), ir.FloatType(), ir.IntType(16)
 FLOATS, HALVES, WORDS = (ir.VectorType(kind, LANES) for kind in (FLOAT, HALF, ir.IntType(32)))
 ZEROS = ir.Constant(FLOATS, [0.0] * LANES)

@@ -13,8 +13,8 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import TYPE_CHECKING, Any
 
-from engine.cli.flags import Parser, run_main, show
-from engine.cli.tables import check_target, table, write
+from engine.cli.flags import Parser, run_main
+from engine.cli.tables import check_target, write
 from engine.errors import Refusal
 
 if TYPE_CHECKING:
@@ -43,8 +43,7 @@ def main() -> None:
     rows = []
     for side, chans, kernel_size in cases:
         rows.append(_row(given.batch_size, side, chans, kernel_size, given.rounds))
-        print(*(f"{v:.3g}" if isinstance(v, float) else v for v in rows[-1].values()), flush=True)
-    show(table(rows))
+        print(_say(rows[-1]), flush=True)
     if given.results_file:
         write(given.results_file, rows)
 
@@ -88,6 +87,15 @@ def _row(batch: int, side: int, chans: int, kernel_size: int, rounds: int) -> di
     row["gflops"] = 6 * batch * side**2 * chans * kernel_size**2 / median(found[0]) / 1e9
     row["matmul_gflops"] = matmul_flops("cpu", torch.bfloat16, torch.get_num_threads()) / 1e9
     return row
+
+
+def _say(row: dict[str, Any]) -> str:
+    case = f"{row['side']} x {row['side']} x {row['chans']}, {row['kernel_size']} x {row['kernel_size']}"
+    parts = [f"{case}: {row['ours_ms']:.3g} ms, {row['gflops']:.0f} GFLOP/s; torch takes"]
+    for name, what in (("before", "bfloat16 channels_last"), ("best", row["best"])):
+        middle, low, high = (row[f"ratio_{name}{end}"] for end in ("", "_q1", "_q3"))
+        parts.append(f"{middle:.2f} ({low:.2f} to {high:.2f}) times as long in {what},")
+    return " ".join(parts).rstrip(",")
 
 
 def _both_passes(layer: "nn.Module", shape: tuple[int, ...], dtype: str, layout: str) -> Callable[[], Any]:
