@@ -46,10 +46,10 @@ def test_there_is_one_evaluation_an_epoch_and_none_for_them(tiny, how, tmp_path,
 
 
 def test_a_run_that_was_stopped_after_its_last_evaluation_has_them(tiny, how, tmp_path, monkeypatch):
-    def killed(path, *_):
+    def killed(path, *given, **options):
         if path.name == "last.pth.tar":
             raise Refusal("as if killed", STOPPED)
-        return export(path, *_)
+        return export(path, *given, **options)
 
     train.train(tiny, tmp_path / "whole", how)
     export = train._export
