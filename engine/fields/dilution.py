@@ -10,7 +10,7 @@ counted in whole epochs (`dilute_by` epoch) or to the step. The published rule i
 is 1 in epoch 0, then max(0, 1 - epoch/299) (arXiv 2404.05657; sihaoevery/lambda_vit, the same in its files for base,
 small and tiny). Its authors train 400 epochs, so that 101 are left without attention.
 
-Imports nothing but `math`, so that a plan and --help do not wait.
+Imports neither torch nor NumPy, so that a plan and --help do not wait.
 """
 
 import math

@@ -29,7 +29,7 @@ def subject(**given):
     torch.manual_seed(3)
     model = randomise(archs.create("deit_nano", depth=4, dim=16, num_classes=5, **given)).double().eval()
     x, y = torch.randn(NUM, 1, 8, 8, dtype=torch.float64), torch.arange(NUM) % 5
-    return Subject(model, lambda: iter(zip(x.split(BATCH), y.split(BATCH), strict=True)), NUM, BATCH), x, y
+    return Subject(model, lambda: (pair for pair in zip(x.split(BATCH), y.split(BATCH), strict=True)), NUM, BATCH), x, y
 
 
 def forward(model, x, skipped=(), left=lambda i, z: z):
