@@ -9,7 +9,7 @@ import pandas as pd
 from analysis import published
 from analysis.compare import contrasts, exponents, fairness, frames, samples
 from analysis.compare.sweeps import Sweep
-from analysis.factorial import families
+from analysis.factorial import families, predicted
 from analysis.typeset import Sheet
 from engine.errors import Refusal
 from engine.folder.published import places_of
@@ -65,12 +65,16 @@ def _differences(
     pairs = list(zip(tables, parts, strict=True))
     made = [contrasts.sheet(table, title, asked.margin) for table, (title, _) in pairs]
     for sweep in () if asked.fair else sweeps:
-        if sweep.contrasts:  # of its own runs: other sweeps beside it change neither names nor conditions
-            runs = frames.load(sweep.folders, sweep.runs, places_of([sweep]))
+        if not (sweep.contrasts or sweep.families):
+            continue
+        # Of its own runs: other sweeps beside it change neither names nor conditions.
+        runs = frames.load(sweep.folders, sweep.runs, places_of([sweep]))
+        if sweep.contrasts:
             own = contrasts.registered(runs, sweep.contrasts, asked.margin)
             title = PLANNED if len(sweeps) == 1 else f"What {sweep.name} was made to compare"
             made.append(contrasts.registered_sheet(own, title, asked.margin))
-        made += families.sheets(frames.load(sweep.folders, sweep.runs), sweep.families) if sweep.families else []
+        made += families.sheets(runs, sweep.families)
+        made += predicted.sheets(runs, sweep.families) if sweep.families else []
     made += filter(None, (missed, contrasts.unfinished(frame)))
     return made, [contrasts.power_note(part, table) for table, (_, part) in pairs]
 

@@ -120,7 +120,7 @@ def _by_example(frame: pd.DataFrame, rung: str, over: str, pairs: list[str]) -> 
     for name in (rung, over):
         done = (frame["rung"] == name) & frame["acc1"].notna()
         rows = frame.loc[done, ["pair", "folder", "signature", "acc1", "holdout", "table"]].set_index("pair").loc[pairs]
-        sides.append([_right(row) for row in rows.itertuples()])
+        sides.append([right_of(row) for row in rows.itertuples()])
     if any(right is None for side in sides for right in side):
         return found
     first, second = (np.array(side) for side in sides)
@@ -130,8 +130,11 @@ def _by_example(frame: pd.DataFrame, rung: str, over: str, pairs: list[str]) -> 
     return found | {"low": bounds.low, "high": bounds.high, "examples": first.shape[1]}
 
 
-def _right(row: Any) -> np.ndarray | None:
-    """`correct` for a row of `frames.load`; of a run from a published table by the predictions beside it."""
+def right_of(row: Any) -> np.ndarray | None:
+    """`correct` for a row of `frames.load`, of a run from a published table by the predictions beside it.
+
+    Reads its folder, signature, acc1, holdout and table.
+    """
     if not row.table:
         return correct(Path(row.folder), row.acc1, row.holdout)
     path = Path(row.table).with_name(predictions.FILE)

@@ -5,4 +5,5 @@ families   the claims of a sweep, family by family
 deviation  residual deviation alone: are there enough seeds?
 rates      the peak of each cell, from a tuning sweep
 images     seeds apart from test images, and which errors are shared
+predicted  the same as tables, from the predictions that runs leave
 """

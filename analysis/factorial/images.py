@@ -43,13 +43,6 @@ class Overlap(NamedTuple):
     """within - between: 0 where another cell is no more than another seed."""
 
 
-def correct(predictions_RN: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
-    """(R, N) bool. Raises ValueError for shapes that do not fit."""
-    if predictions_RN.ndim != 2 or labels_N.shape != predictions_RN.shape[1:]:
-        raise ValueError(f"predictions {predictions_RN.shape} must be runs x images, labels {labels_N.shape} per image")
-    return predictions_RN == labels_N
-
-
 def split(correct_SN: np.ndarray) -> Split:
     """The two parts of the variance over the seeds of one cell. Raises ValueError for fewer than two of either."""
     S, N = correct_SN.shape

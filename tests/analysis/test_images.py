@@ -54,13 +54,6 @@ def test_error_consistency_is_cohens_kappa_of_correctness():
     assert images.kappa(first, first) == 1 and np.isnan(images.kappa(np.ones(5, bool), np.ones(5, bool)))
 
 
-def test_predictions_become_correctness():
-    predictions, labels = np.array([[1, 2, 3], [1, 0, 0]], np.uint8), np.array([1, 2, 0], np.uint8)
-    assert images.correct(predictions, labels).tolist() == [[True, True, False], [True, False, True]]
-    with pytest.raises(ValueError, match="runs x images"):
-        images.correct(predictions, labels[:2])
-
-
 def test_overlap_of_one_cell_with_itself_lacks_nothing_and_of_others_does():
     rng = np.random.default_rng(4)
     hard, other = rng.normal(0, 1.5, (2, 2000))
