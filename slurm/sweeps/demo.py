@@ -8,9 +8,9 @@ seeds, each probed with moved images and shuffled patches. Small enough to run o
     python scripts/sweep.py launch demo
 
 Cost: 39 runs of 800 steps, and a second per run for the probes; a few minutes on two cores, no network, no GPU.
-Answer: three seeds decide two of the four claims. Weights that all places share lose 1.8 points here (95 % interval 0.9
-to 2.7), a kernel per channel gains 2.7 (1.5 to 4.0); locality is neither shown to matter (+0.1, -0.8 to 1.0) nor not to.
-Without any mixing of tokens the same frame has 71 %. Convolution has 2.5 points more than Mixer, and no single cause.
+Answer: three seeds decide two of the four claims. Weights that all places share lose 1.8 points here (95 % interval
+0.9 to 2.7), a kernel per channel gains 2.7 (1.5 to 4.0); locality is neither shown to matter (+0.1, -0.8 to 1.0) nor
+not to. Without any mixing of tokens the frame has 71 %. Convolution has 2.5 points more than Mixer, and no one cause.
 """
 
 from collections.abc import Iterator
