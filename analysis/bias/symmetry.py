@@ -77,18 +77,23 @@ def signature(name: str, opt: str = "adamw", *, seed: int = 0, **overrides: Any)
             return randomise(archs.create(name, **own), seed).double()
 
     generator = torch.Generator().manual_seed(seed)
-    batches = []
+    batches, threads = [], torch.get_num_threads()
     for _ in range(STEPS + 1):
         x_BCHW = torch.randn(BATCH, *shape, dtype=torch.float64, generator=generator)
         batches.append((x_BCHW, torch.randint(own["num_classes"], (BATCH,), generator=generator)))
-    straight, gaps = _losses(fresh(), batches, opt), {}
-    for group in GROUPS:
-        relabeling, model = draw(group, shape, patch_size, seed), fresh()
-        model.load_state_dict(_best_map(name, model.state_dict(), relabeling, own))
-        moved = _losses(model, [(relabeling(x_BCHW), y_B) for x_BCHW, y_B in batches], opt)
-        gaps[group] = max(abs(a - b) for a, b in zip(straight, moved, strict=True))
-        if not math.isfinite(sum(straight) + sum(moved)):
-            raise Refusal(f"{name} diverges under {opt} at lr {LR:g}: its losses cannot be compared", DIVERGED)
+    try:
+        # So small that threads would wait for one another, on a busy machine a hundred times as long as they compute.
+        torch.set_num_threads(1)
+        straight, gaps = _losses(fresh(), batches, opt), {}
+        for group in GROUPS:
+            relabeling, model = draw(group, shape, patch_size, seed), fresh()
+            model.load_state_dict(_best_map(name, model.state_dict(), relabeling, own))
+            moved = _losses(model, [(relabeling(x_BCHW), y_B) for x_BCHW, y_B in batches], opt)
+            gaps[group] = max(abs(a - b) for a, b in zip(straight, moved, strict=True))
+            if not math.isfinite(sum(straight) + sum(moved)):
+                raise Refusal(f"{name} diverges under {opt} at lr {LR:g}: its losses cannot be compared", DIVERGED)
+    finally:
+        torch.set_num_threads(threads)
     return gaps
 
 
