@@ -137,15 +137,18 @@ def seconds(todo: Mapping[Path, Sequence[str]], how: How) -> float:
     """
     if not (todo := {folder: names for folder, names in todo.items() if names}):
         return 0.0
+    first_run = next(iter(todo))
+    open_run(first_run, how)  # what only the first one waits for is not counted, nor is the first batch
     began, count = time.monotonic(), 0
-    subject = open_run(next(iter(todo)), how)
-    opening, began = time.monotonic() - began, time.monotonic()
+    subject = open_run(first_run, how)
+    opening = time.monotonic() - began
     with torch.inference_mode():
         for x_BCHW, _ in subject.images:
             subject.model(x_BCHW).sum().item()
-            count += len(x_BCHW)
-            if time.monotonic() - began > 1:
+            began, count = (time.monotonic(), 0) if not count else (began, count + len(x_BCHW))
+            if count and time.monotonic() - began > 1:
                 break
+            count = count or 1
     a_pass = (time.monotonic() - began) * len(subject.images) / count
     macs = {folder: store.read_or_warn(folder / "profile.json").get("macs") or 0 for folder in todo}
     first, total = next(iter(macs.values())), 0.0

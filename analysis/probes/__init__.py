@@ -4,9 +4,8 @@ A probe that runs on a trained run is a file with a docstring and what `MUST` li
 and analysis/bias/probe.py does the rest. It may also have `draw(subject)`, which gives the bytes of a PNG, kept beside
 the numbers, or None. The docstring says the question, the formula, the source, what to expect and what it costs. A
 probe is a pure function of the model and the images: on random weights it measures what the architecture is forced to
-be; on a model that it cannot speak of, `measure` gives {}. `permutation_gap` compares finished runs; `equivariance`
-and `receptive_field` want random weights in float64: they have neither PROTOCOL nor HEADLINE, which is how they are
-told apart.
+be; on a model that it cannot speak of, `measure` gives {}. `permutation_gap` compares finished runs, `equivariance`
+wants random weights in float64: they have neither PROTOCOL nor HEADLINE, which is how they are told apart.
 """
 
 import ast
