@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-PAPER, GAP, LEAST = 255, 1, 48  # grey between maps, in pixels; a map is at least about so wide
+PAPER, GAP, LEAST = 255, 3, 48  # grey between maps, in pixels; a map is at least about so wide
 
 
 def sheet(rows: Sequence[np.ndarray]) -> bytes:

@@ -30,7 +30,7 @@ def show_all(folders: Sequence[Path], wanted: Sequence[str]) -> None:
             print(f"{name}: nothing to measure in these models", file=sys.stderr)
             continue
         headline = [key for key in probes.read(name)["HEADLINE"] if key in set(rows["key"])]
-        table = Table("rung", "n", *headline, title=name, caption=NOTE, box=None)
+        table = Table("rung", "n", *headline, title=name, caption=escape(NOTE), box=None)
         for rung, group in rows.groupby("rung", sort=False):
             cells = {row.key: _text(row, probes.unit(name, row.key)) for row in group.itertuples()}
             table.add_row(escape(rung), f"{group['n'].max()}", *(cells.get(key, "–") for key in headline))

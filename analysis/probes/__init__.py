@@ -98,12 +98,13 @@ def read(name: str) -> dict[str, Any]:
 def about(name: str) -> tuple[str, str]:
     """The question that a probe asks, the first line of its docstring without its name, and what it costs, in words."""
     question = ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text())).splitlines()[0]
-    passes, more = read(name).get("COST", (None, 0))
-    words = "not said" if passes is None else f"{passes:g} passes" if passes else ""
-    words += f"{' and ' * bool(words)}{more:g} s" if more else ""
-    return question.partition(": ")[2] or question, words + " at each epoch kept" * read(name).get(
-        "OVER_TRAINING", False
-    )
+    found = read(name)
+    if "COST" not in found:
+        return question.partition(": ")[2] or question, "not said"
+    passes, more = found["COST"]
+    words = [f"{passes:g} passes"] * bool(passes) + [f"{more:g} s"] * bool(more)
+    again = ", and at each epoch kept" * found.get("OVER_TRAINING", False)
+    return question.partition(": ")[2] or question, (" and ".join(words) or "nothing") + again
 
 
 def unit(name: str, key: str) -> str:

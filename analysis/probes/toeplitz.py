@@ -174,7 +174,7 @@ def estimates(mixing: Mixing) -> dict[str, Estimate]:
     T_R, distance_R, commutator_R = np.array(drawn).T
     nulls = {"toeplitz": found["toeplitz_null"], "geometry": 0.0, "local": found["local_null"]}
     nulls |= {"distance": distance_R.mean(), "commutator": commutator_R.mean()}
-    result = {key: _around(found[key], errors[key], null) for key, null in nulls.items()}
+    result = {key: _around(key, found[key], errors[key], null) for key, null in nulls.items()}
     # Matrices that no relabeling changes have a deviation of rounding only.
     scale = (1 - found["toeplitz_null"]) / T_R.std() if T_R.std() > 1e-9 else math.nan
     return result | {"z": Estimate(*(scale * number for number in result["geometry"]))}
@@ -204,9 +204,9 @@ def measure(subject: Subject) -> dict[str, Estimate]:
 
 def mean(parts: list[Estimate]) -> Estimate:
     """The mean, its interval as of independent parts."""
-    value, _, _, null = np.mean(parts, 0)
-    half = math.sqrt(sum(((part.high - part.low) / 2) ** 2 for part in parts)) / len(parts)
-    return Estimate(float(value), float(value - half), float(value + half), float(null))
+    value, _, _, null = map(float, np.mean(parts, 0))
+    below, above = (math.sqrt(sum((part[i] - part.value) ** 2 for part in parts)) / len(parts) for i in (1, 2))
+    return Estimate(value, value - below, value + above, null)
 
 
 def draw(subject: Subject) -> bytes | None:
@@ -228,8 +228,10 @@ def _by_chance(V_KNN: Tensor, places: Places) -> tuple[float, float, float]:
     return found["toeplitz"], found["distance"], found["commutator"]
 
 
-def _around(value: float, error: float, null: float) -> Estimate:
-    return Estimate(value, value - 1.96 * error, value + 1.96 * error, float(null))
+def _around(key: str, value: float, error: float, null: float) -> Estimate:
+    """All but geometry are within 0 and 1, and so are the ends of their intervals."""
+    low, high = (-math.inf, math.inf) if key == "geometry" else (0.0, 1.0)
+    return Estimate(value, max(low, value - 1.96 * error), min(high, value + 1.96 * error), float(null))
 
 
 def _some(V_KNN: Tensor) -> Tensor:

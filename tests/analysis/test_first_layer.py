@@ -138,6 +138,7 @@ def test_a_sheet_is_a_picture_of_its_maps():
     maps[0, 0, 0], maps[1, 1, 1] = 2.0, -1.0
     picture = np.array(Image.open(io.BytesIO(pictures.tiles(maps, 2))))
     side = 48
-    assert picture.shape == (2 * (side + 1), 2 * (side + 1), 3)
-    assert tuple(picture[0, 0]) == (255, 0, 0) and tuple(picture[side - 1, 2 * side]) == (0, 0, 255)
-    assert (picture[side + 1 :] == 255).all(), "a map of zeros is paper"
+    step = side + pictures.GAP
+    assert picture.shape == (2 * step, 2 * step, 3)
+    assert tuple(picture[0, 0]) == (255, 0, 0) and tuple(picture[side - 1, step + side - 1]) == (0, 0, 255)
+    assert (picture[step:] == 255).all(), "a map of zeros is paper"
