@@ -160,7 +160,10 @@ def test_the_null_is_that_of_the_start_and_places_are_the_images():
     torch.manual_seed(0)
     model, start = randomise(archs.create("convmixer_nano")), randomise(archs.create("convmixer_nano"), seed=1)
     straight = receptive_field.measure(subject_of(model, start))
-    assert straight["share_1"].null == receptive_field.measure(subject_of(start, None))["share_1"].value
+    before = receptive_field.measure(subject_of(start, None))
+    for key in ("share_3", "axes_1", "radius_3"):
+        assert straight[key].null == before[key].value
+    assert straight["axes_1"].null != straight["axes_1"].value
     moved = torch.randperm(64, generator=torch.Generator().manual_seed(1)).numpy()
     subject = subject_of(model, None)
     shuffled = Subject(Rearranged(model, moved), subject.images, 8, 10, 2)

@@ -153,6 +153,39 @@ def test_what_is_read_is_what_is_applied():
     assert torch.allclose(V, torch.stack(rows))
 
 
+@pytest.mark.parametrize("name", ["deit_nano", "deit_nano_set", "lattice_nano"])
+def test_the_attention_matrix_is_what_turns_values_into_outputs(name):
+    """With values that are one at one token, and an output map that changes nothing, attention puts out its matrix."""
+    torch.manual_seed(0)
+    given = {"mixer": "attention"} if name == "lattice_nano" else {}
+    model = randomise(archs.create(name, **given)).double().eval()
+    x, module, inputs = torch.randn(3, 1, 8, 8).double(), model.stages[0][0][0].branch, []
+    module.register_forward_pre_hook(lambda _, args: inputs.append(args[0].detach()))
+    (V_KNN, _) = matrices(model, x)["stages.0.0.0.branch"]
+    (given,), dim = inputs, 32
+    first = given.shape[1] - 16 if given.ndim == 3 else 0
+    marks = torch.eye(16, dtype=torch.float64)
+    with torch.no_grad():
+        module.proj.weight.copy_(torch.eye(dim))
+        if module.proj.bias is not None:
+            module.proj.bias.zero_()
+        for token in (0, 7, 15):
+            # The value map is replaced by a constant at one token: what comes out is that token's column.
+            hook = (module.v if name == "lattice_nano" else module.qkv).register_forward_hook(
+                lambda layer, args, out, token=token: _marked(out, marks[token], first, dim)
+            )
+            out = module(given).flatten(1, -2)
+            hook.remove()
+            heads = out[:, first:].unflatten(2, (4, -1)).mean(0)[..., 0].T
+            assert torch.allclose(heads, V_KNN[:, :, token]), name
+
+
+def _marked(out, mark_N, first, dim):
+    """The last `dim` channels as a mark over the tokens."""
+    mark = torch.cat([mark_N.new_zeros(first), mark_N])
+    return torch.cat([out[..., :-dim], mark[:, None].expand(*out.shape[:-1], dim)], -1)
+
+
 @pytest.mark.parametrize("mixer", sorted({"dense", "dense_c", "banded", "toeplitz", "toeplitz_c", "kernel", "depthwise",
     "axial", "monarch", "two", "token_mlp", "gate", "shift", "average", "pooling", "circulant_c", "toeplitz_projected",
     "distance", "attention", "attention_window", "set_attention", "none", "banded_c"}))  # fmt: skip
