@@ -48,7 +48,7 @@ UNITS = {
 HEADLINE = ("effective_stem", "effective_tokens", "effective_channels", "effective_stem_change",
             "effective_tokens_change", "effective_channels_change", "effective_features")  # fmt: skip
 TITLE = "Ranks: effective rank of weights and of what training changed, of that of random matrices"
-COST = (1, 3)
+COST = (1, 1)
 OVER_TRAINING = True
 
 

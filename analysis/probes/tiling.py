@@ -14,7 +14,7 @@ keeps its power spectrum: smooth weights look alike somewhere whatever they show
 drawn evenly. The interval is over units.
 Expect: both far above their nulls in a net that has become convolutional; coverage far below where units are not local,
 as their centroids are all in the middle. Nothing for models with patches.
-Cost: no pass; the products of 96 units.
+Cost: no pass; the products of 64 units.
 """
 
 import numpy as np
@@ -23,14 +23,14 @@ from analysis.bias import fields
 from analysis.bias.probe import Estimate, Subject, over_images
 from analysis.probes.first_layer import weights
 
-PROTOCOL = {"units": 96, "largest": 5, "cells": 4, "draws": 3, "seed": 0}
+PROTOCOL = {"units": 64, "largest": 5, "cells": 4, "draws": 2, "seed": 0}
 UNITS = {
     "tiling": "ratio", "coverage": "ratio", "tiling_start": "ratio", "coverage_start": "ratio",
     "tiling_change": "ratio", "coverage_change": "ratio",
 }  # fmt: skip
 HEADLINE = ("tiling", "tiling_change", "coverage_change")
 TITLE = "Tiling: hidden units of flat nets that repeat each other elsewhere"
-COST = (0, 1)
+COST = (0, 3)
 OVER_TRAINING = True
 
 

@@ -15,10 +15,10 @@ row and one column away.
 
 T itself is fooled by an average over all tokens, which is the convolution with a constant. `_change` is of V minus V at
 the start of training, `_start` of the latter; `_undone` with the patches of a run with --permute patches back in their
-places; a number is that of the mixer, without one it is their mean. Where there are many channels, T is that of the
-sums of both energies. A mixer that is made a convolution has 1 throughout, and a hard window raises `local` and lowers
-T a little, as most of its classes are empty: compare with `_start`. Of the Vision Permutator rows and columns are lines
-of tokens.
+places; a number is that of the mixer, without one it is their mean. Where channels have matrices of their own, T is
+that of the sums of both energies, over at most 32 of them. A mixer that is made a convolution has 1 throughout; a hard
+window raises `local` and lowers T a little, as most displacements are zero: compare with `_start`. Of the Vision
+Permutator rows and columns are lines of tokens.
 
 Source: the projector is standard; the relabeling null and the indices are ours. The interval is that of the jackknife
 over tokens (Snijders and Borgatti, Connections 22, 1999), of a mean as if mixers were independent. Means over
@@ -42,7 +42,7 @@ from analysis.bias.pictures import sheet
 from analysis.bias.probe import Estimate, Rearranged, Subject
 from archs.parts.backbone import Grid
 
-PROTOCOL = {"images": 256, "relabelings": 200, "tokens": 64, "channels": 32, "window": 1, "seed": 0}
+PROTOCOL = {"images": 256, "relabelings": 200, "tokens": 64, "channels": 32, "entries": 524288, "window": 1, "seed": 0}
 UNITS = {
     "toeplitz": "ratio", "geometry": "ratio", "local": "ratio", "distance": "ratio", "commutator": "ratio",
     "z": "deviations", "toeplitz_change": "ratio", "geometry_change": "ratio", "local_change": "ratio",
@@ -235,10 +235,9 @@ def _around(key: str, value: float, error: float, null: float) -> Estimate:
 
 
 def _some(V_KNN: Tensor) -> Tensor:
-    """At most so many of the matrices, evenly spaced."""
-    if len(V_KNN) <= PROTOCOL["channels"]:
-        return V_KNN
-    return V_KNN[torch.linspace(0, len(V_KNN) - 1, PROTOCOL["channels"]).long()]
+    """At most so many of the matrices, evenly spaced, and fewer where they are large."""
+    most = min(PROTOCOL["channels"], max(1, PROTOCOL["entries"] // V_KNN.shape[-1] ** 2))
+    return V_KNN if len(V_KNN) <= most else V_KNN[torch.linspace(0, len(V_KNN) - 1, most).long()]
 
 
 def _inner(model: Any) -> tuple[Any, np.ndarray | None]:
