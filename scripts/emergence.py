@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engine.cli.flags import Parser, add_debug, run_main, show
 from engine.errors import CHECKPOINT, Refusal
-from scripts.probe import folders_of
+from slurm.define.load import folders_of
 
 KEYS = ("moran_signed_change", "half_radius_change", "recovered_change", "geometry_change", "local_change")
 KEYS += ("tiling_change", "effective_stem_change", "effective_tokens_change")

@@ -19,6 +19,7 @@ from engine.cli.flags import Parser, add_debug, add_fields, run_main, show
 from engine.errors import CHECKPOINT, Refusal
 from engine.folder import store
 from engine.run import How
+from slurm.define.load import folders_of
 from slurm.flags import how_of
 from slurm.queue.progress import duration
 
@@ -109,17 +110,6 @@ def parse() -> argparse.Namespace:
 def _told(where: str, refusal: Refusal) -> Refusal:
     print(f"{where}: {refusal}", file=sys.stderr)
     return refusal
-
-
-def folders_of(word: str) -> list[Path]:
-    """The run folder of that path, or the folders of a sweep's runs."""
-    if (Path(word) / "args.yaml").is_file():
-        return [Path(word)]
-    if "/" in word and not word.endswith(".py"):
-        raise Refusal(f"{word} is not the folder of a run: it has no args.yaml")
-    from slurm.define.load import load
-
-    return load(word).folders
 
 
 if __name__ == "__main__":
