@@ -9,7 +9,8 @@ minimal                      the same numbers in plain PyTorch, to be read
 sweep tune                   many runs
 report compare               what they show
 rates seeds                  what a study asks before its effects: learning rates, enough seeds
-probe symmetry selftest      which bias
+probe emergence              which bias trained models have, and when it came
+symmetry selftest            which bias they are made with, and a task whose answer is known
 choose_layers                which attention a model can do without
 bench/                       measures the project itself
 """

@@ -1,71 +1,115 @@
 """Measure what bias trained models have: probe finished runs, or all runs of a sweep, on their test images.
 
 Each result is kept in RUN/probes/PROBE.json with a checksum of the weights; repeating the command measures only what is
-missing. The docstring of analysis/probes/PROBE.py says what a number means. `permutation_gap` needs no measuring: it is
-shown where there are runs with and without --permute of the same seed.
+missing. Some probes draw a picture beside it, PROBE.png, and measure also the weights that a run kept on its way. The
+docstring of analysis/probes/PROBE.py says what a number means. `permutation_gap` needs no measuring: it is shown where
+there are runs with and without --permute of the same seed. On a cluster probes are work of the queue: name them in
+PROBES of the sweep.
 """
 
 import argparse
+import math
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from analysis import probes
-from engine.cli.flags import Parser, add_debug, add_fields, run_main
+from engine.cli.flags import Parser, add_debug, add_fields, run_main, show
 from engine.errors import CHECKPOINT, Refusal
 from engine.folder import store
 from engine.run import How
+from slurm.define.load import folders_of
 from slurm.flags import how_of
+from slurm.queue.progress import duration
 
 
 def main() -> None:
     given = parse()
+    if given.list:
+        show_list()
+        return
     if not given.runs:
         raise Refusal("name the runs, or a sweep, and before --probe: python scripts/probe.py RUN... --probe shift")
-    probes.check(given.probe)
+    wanted = probes.names() if "all" in given.probe else list(dict.fromkeys(given.probe))
+    probes.check(wanted)
     folders = list(dict.fromkeys(folder for word in given.runs for folder in folders_of(word)))
     finished = [folder for folder in folders if store.is_done(folder)]
     if not finished:
         raise Refusal(f"none of these {len(folders)} runs is finished; train them to their end first", CHECKPOINT)
-    how = how_of(given)
-
-    from analysis.bias import probe_runs, probe_sheets
-
-    refused = []
-    for number, folder in enumerate(finished, 1):
-        try:
-            measured = probe_runs.probe(folder, given.probe, how)
-        except Refusal as refusal:
-            print(f"{number}/{len(finished)} {folder.name}: {refusal}", file=sys.stderr)
-            refused.append(refusal)
-            continue
-        print(f"{number}/{len(finished)} {folder.name}: {', '.join(measured) or 'already there'}", file=sys.stderr)
+    refused = measure(finished, wanted, how_of(given))
     if left := len(folders) - len(finished):
         print(f"{left} of {len(folders)} runs are not finished: left out", file=sys.stderr)
     if len(refused) < len(finished):
-        probe_sheets.show_all(folders, given.probe)
+        from analysis.bias import probe_sheets
+
+        probe_sheets.show_all(folders, wanted)
     if refused:
         count = f"{len(refused)} of {len(finished)} finished runs could not be probed"
         raise Refusal(f"{count}, the first: {refused[0]}", refused[0].code)
 
 
+def measure(folders: Sequence[Path], wanted: Sequence[str], how: How) -> list[Refusal]:
+    """What is missing of each run, with the time it will take said before and the time left on the way."""
+    from analysis.bias import probe_runs
+
+    refused, todo = [], {}
+    for number, folder in enumerate(folders, 1):
+        try:
+            todo[folder] = list(probe_runs.missing(folder, wanted))
+        except Refusal as refusal:
+            refused.append(_told(f"{number}/{len(folders)} {folder.name}", refusal))
+    total, done, began = sum(map(len, todo.values())), 0, time.monotonic()
+    expected = 0.0
+    if total:
+        try:
+            expected = probe_runs.seconds(todo, how)
+        except Refusal:  # of its first run, which says so below
+            expected = math.nan
+        words = "" if math.isnan(expected) else f", about {duration(expected)}"
+        print(f"to measure: {total} of {len(todo) * len(wanted)} results{words}", file=sys.stderr)
+    for number, (folder, names) in enumerate(todo.items(), 1):
+        where = f"{number}/{len(todo)} {folder.name}"
+
+        def tell(name: str, seconds: float, where: str = where) -> None:
+            nonlocal done
+            done += 1
+            left = (time.monotonic() - began) / done * (total - done)
+            print(f"{where}: {name} {seconds:.1f} s, {done}/{total}, about {duration(left)} left", file=sys.stderr)
+
+        try:
+            probe_runs.probe(folder, names, how, tell)
+        except Refusal as refusal:
+            refused.append(_told(where, refusal))
+        if not names:
+            print(f"{where}: already there", file=sys.stderr)
+    return refused
+
+
+def show_list() -> None:
+    """Every probe, what it asks and what it costs."""
+    from rich.table import Table
+
+    table = Table("probe", "question", "cost", box=None, caption="a pass is one of all test images through the model")
+    for name in probes.names():
+        table.add_row(name, *probes.about(name))
+    show(table)
+
+
 def parse() -> argparse.Namespace:
     parser = Parser(prog="scripts/probe.py", description=__doc__.partition("\n\n")[0])
     parser.add_argument("runs", nargs="*", metavar="RUN", help="a run's folder, or a sweep: its name, or a .py file")
-    parser.add_argument("--probe", nargs="+", default=probes.names(), metavar="NAME", help="of analysis/probes/NAME.py")
+    words = "of analysis/probes/NAME.py, or all"
+    parser.add_argument("--probe", "--probes", nargs="+", default=["all"], metavar="NAME", help=words)
+    parser.add_argument("--list", action="store_true", help="show every probe, what it asks and what it costs")
     add_debug(parser)
     add_fields(parser, How, only=("data_dir", "device", "workers", "threads"))
     return parser.parse()
 
 
-def folders_of(word: str) -> list[Path]:
-    """The run folder of that path, or the folders of a sweep's runs."""
-    if (Path(word) / "args.yaml").is_file():
-        return [Path(word)]
-    if "/" in word and not word.endswith(".py"):
-        raise Refusal(f"{word} is not the folder of a run: it has no args.yaml")
-    from slurm.define.load import load
-
-    return load(word).folders
+def _told(where: str, refusal: Refusal) -> Refusal:
+    print(f"{where}: {refusal}", file=sys.stderr)
+    return refusal
 
 
 if __name__ == "__main__":

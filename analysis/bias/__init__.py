@@ -5,5 +5,10 @@ probe         what probes share: images, views, intervals, nulls
 probe_runs    probes over finished runs
 probe_table   what they measured
 probe_sheets  the same on the screen
+emergence     the same over training, and against the permutation gap
+mixing        the matrix over the tokens that a mixer applies
+fields        maps over pixels: where their mass is
+gabor         the Gabor function nearest to an image
+pictures      contact sheets
 dsd           a task whose answer is known
 """

@@ -35,6 +35,7 @@ class Subject:
         model: images BCHW -> logits (B, num_classes), in evaluation mode.
         images: batches of images BCHW as the model takes them and labels (B,); can be iterated again, in equal order.
         patch_size: pixels; None for a model without patches.
+        start: the model as its training began, in evaluation mode; None where that cannot be had.
     """
 
     model: nn.Module
@@ -42,6 +43,7 @@ class Subject:
     img_size: int
     num_classes: int
     patch_size: int | None = None
+    start: nn.Module | None = None
 
     @torch.inference_mode()
     def classify(
@@ -61,6 +63,25 @@ class Subject:
             labels.append(y.cpu().numpy().copy())  # a loader may overwrite its batch
             count += len(y)
         return {key: np.concatenate(parts) for key, parts in predicted.items()}, np.concatenate(labels)
+
+
+class Rearranged(nn.Module):
+    """A model behind the fixed shuffle of pixels that its run had (`Run.permute`): it takes the original image.
+
+    So a probe moves what people see, and the shuffle belongs to the classifier.
+    """
+
+    def __init__(self, model: nn.Module, places: np.ndarray) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("places", torch.from_numpy(places))
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return self.model(self.arrange(x_BCHW))
+
+    def arrange(self, x_BCHW: Tensor) -> Tensor:
+        """The image as the model itself reads it."""
+        return x_BCHW.flatten(2)[..., self.places].view(x_BCHW.shape)
 
 
 def hits(predicted_VN: np.ndarray, target_N: np.ndarray) -> np.ndarray:

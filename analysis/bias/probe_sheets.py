@@ -1,5 +1,6 @@
 """What probes measured, on the screen."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,11 @@ def show_all(folders: Sequence[Path], wanted: Sequence[str]) -> None:
     summary = probe_table.summary(probe_table.load(folders))
     for name in wanted:
         rows = summary[summary["probe"] == name]
+        if rows.empty:
+            print(f"{name}: nothing to measure in these models", file=sys.stderr)
+            continue
         headline = [key for key in probes.read(name)["HEADLINE"] if key in set(rows["key"])]
-        table = Table("rung", "n", *headline, title=name, caption=NOTE, box=None)
+        table = Table("rung", "n", *headline, title=name, caption=escape(NOTE), box=None)
         for rung, group in rows.groupby("rung", sort=False):
             cells = {row.key: _text(row, probes.unit(name, row.key)) for row in group.itertuples()}
             table.add_row(escape(rung), f"{group['n'].max()}", *(cells.get(key, "–") for key in headline))

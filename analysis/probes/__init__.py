@@ -1,10 +1,11 @@
 """Probes: what bias a model has. The name is the address: probe `shift` is `shift.py` of this folder.
 
 A probe that runs on a trained run is a file with a docstring and what `MUST` lists; `MAY` says what else it can have,
-and analysis/bias/probe.py does the rest. The docstring says the question, the formula, the source, what to expect and
-what it costs. A probe is a pure function of the model and the images: on random weights it measures what the
-architecture is forced to be. `permutation_gap` compares finished runs; `equivariance` and `receptive_field` want random
-weights in float64: they have neither PROTOCOL nor HEADLINE, which is how they are told apart.
+and analysis/bias/probe.py does the rest. It may also have `draw(subject)`, which gives the bytes of a PNG, kept beside
+the numbers, or None. The docstring says the question, the formula, the source, what to expect and what it costs. A
+probe is a pure function of the model and the images: on random weights it measures what the architecture is forced to
+be; on a model that it cannot speak of, `measure` gives {}. `permutation_gap` compares finished runs, `equivariance`
+wants random weights in float64: they have neither PROTOCOL nor HEADLINE, which is how they are told apart.
 """
 
 import ast
@@ -27,8 +28,12 @@ MUST = {
 MAY = {
     "TITLE": "a string, the title of its figure in the report",
     "WORDS": "a dict of patterns of keys and what they are called in that figure",
+    "COST": "a tuple of two numbers: forward passes over the test images (a backward one counts two), further seconds",
+    "OVER_TRAINING": "a bool, whether it is also measured at each epoch whose weights the run kept",
 }
-FORMS = {"PROTOCOL": dict, "UNITS": dict, "HEADLINE": tuple, "TITLE": str, "WORDS": dict}
+FUNCTIONS = {"measure": "the subject", "draw": "the subject"}
+FORMS = {"PROTOCOL": dict, "UNITS": dict, "HEADLINE": tuple, "TITLE": str, "WORDS": dict, "COST": tuple}
+FORMS["OVER_TRAINING"] = bool
 FOLDER = Path(__file__).parent
 CLOSE = 0.7  # of 1, how alike a misspelt name is
 
@@ -82,8 +87,24 @@ def read(name: str) -> dict[str, Any]:
     for key in others:
         if close := difflib.get_close_matches(key, MAY.keys() - found.keys(), 1, CLOSE):
             raise _wrong(name, f"has '{key}'; is it {close[0]}, {MAY[close[0]]}?")
-    _check(name, ast.get_docstring(tree), functions["measure"], found)
+    for key in functions.keys() & FUNCTIONS:
+        given = functions[key].args
+        if len(given.posonlyargs + given.args) - len(given.defaults) != 1 or None in given.kw_defaults:
+            raise _wrong(name, f"has {key}({ast.unparse(given)}); it must take one argument, {FUNCTIONS[key]}")
+    _check(name, ast.get_docstring(tree), found)
     return found
+
+
+def about(name: str) -> tuple[str, str]:
+    """The question that a probe asks, the first line of its docstring without its name, and what it costs, in words."""
+    question = ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text())).splitlines()[0]
+    found = read(name)
+    if "COST" not in found:
+        return question.partition(": ")[2] or question, "not said"
+    passes, more = found["COST"]
+    words = [f"{passes:g} passes"] * bool(passes) + [f"{more:g} s"] * bool(more)
+    again = ", and at each epoch kept" * found.get("OVER_TRAINING", False)
+    return question.partition(": ")[2] or question, (" and ".join(words) or "nothing") + again
 
 
 def unit(name: str, key: str) -> str:
@@ -108,7 +129,7 @@ def _units(name: str) -> dict[str, str]:
     )
 
 
-def _check(name: str, words: str | None, measure: ast.FunctionDef, found: dict[str, Any]) -> None:
+def _check(name: str, words: str | None, found: dict[str, Any]) -> None:
     """Raises Refusal for a form that MUST and MAY do not describe."""
     if not words:
         raise _wrong(name, "has no docstring; say the question, the formula, the source, what to expect and the cost")
@@ -121,9 +142,9 @@ def _check(name: str, words: str | None, measure: ast.FunctionDef, found: dict[s
     for key in found["HEADLINE"]:
         if not isinstance(key, str) or not {key, re.sub(r"\d+", "#", key)} & found["UNITS"].keys():
             raise _wrong(name, f"has {key!r} in HEADLINE, which has no unit; UNITS has {', '.join(found['UNITS'])}")
-    given = measure.args
-    if len(given.posonlyargs + given.args) - len(given.defaults) != 1 or None in given.kw_defaults:
-        raise _wrong(name, f"has measure({ast.unparse(given)}); it must take one argument, the subject")
+    cost = found.get("COST", (0, 0))
+    if len(cost) != 2 or not all(isinstance(number, (int, float)) and number >= 0 for number in cost):
+        raise _wrong(name, f"has COST = {cost!r}; it must be {MAY['COST']}")
 
 
 def _literal(name: str, key: str, node: ast.expr) -> Any:

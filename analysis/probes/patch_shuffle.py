@@ -32,7 +32,7 @@ from engine.rng import derive
 PROTOCOL = {"blocks": [2, 4, 8], "draws": 2, "seed": 0}
 UNITS = {"acc": "%", "acc_#": "%", "consistency_#": "%", "R_#": "ratio", "area": "ratio"}
 UNITS |= {"acc_quadrant_#": "%", "consistency_quadrant_#": "%", "R_quadrant_#": "ratio"}
-
+COST = (11, 0)
 HEADLINE = ("acc", "R_2", "R_4", "R_8", "area")
 TITLE = "Patch shuffle: accuracy kept when k × k blocks of the image change places"
 WORDS = {"acc": "accuracy", r"R_(\d+)": r"kept, \1 × \1 blocks", "area": "kept, mean"}

@@ -1,25 +1,140 @@
-"""Receptive field: what the first layer reads, and how many tokens one token reads in one block.
+"""Receptive field: from which pixels does a token read, block by block?
 
-Pure functions of a module and an input, in the dtype of both: give them float64. On random weights they measure what
-the architecture is forced to be (`mass=1`: every token that is read at all), on a checkpoint what it has learned.
+The effective receptive field of block l is the mean over images of g(i) = sum over channels of |dE / dx_i|, where E is
+half the sum of squares of what the block puts out at the middle token, and x_i the pixel i of the original image:
+
+    share_l    smallest share of the pixels that carries 95 % of the mass of g
+    radius_l   pixels: R50 of g about its centroid
+    axes_l     share of the mass in the rows and columns of the token's own patch
+
+l counts blocks from 1. A flat net has one token, which reads everything: of it radius_l is the mean over 16 of the
+block's channels, each with its own gradient; share and axes are left out.
+
+Source: Luo et al., arXiv 1701.04128.
+Null: the same of the weights at the start of training, what the architecture does untrained; NaN without them. The
+interval is over images, of a flat net over channels.
+Expect: convolution grows with depth, token mixing reads everything at once, Permutators a cross.
+Cost: a forward and a backward pass of 64 images per block, twice.
+
+The other functions here want a module and an input in float64. On random weights they measure what the architecture is
+forced to be (`mass=1`: every token that is read at all), on a checkpoint what it has learned.
 """
 
 import copy
+import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from functools import partial
+from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from analysis.bias import fields
+from analysis.bias.pictures import sheet
+from analysis.bias.probe import Estimate, Rearranged, Subject, over_images
 from archs.parts.backbone import Backbone, Grid, pair
 
-UNITS = {"share": "share of tokens"}
+PROTOCOL = {"images": 64, "channels": 16, "mass": 0.95}
+UNITS = {"share_#": "ratio", "radius_#": "px", "axes_#": "ratio", "share": "ratio", "radius": "px", "axes": "ratio"}
+HEADLINE = ("share_1", "share", "radius_1", "radius", "axes_1")
+TITLE = "Receptive field: share of pixels that the middle token reads, in the first and the last block"
+WORDS = {"share_1": "share, block 1", "share": "share, last block", "radius": "R50, last block"}
+COST = (0.5, 2)
 
 # Relative to the largest gradient: float64 rounding stays below it, a weight of 1e-6 stays above.
 NOTHING = 1e-11
 
 
-def measure(model: Backbone, x_BCHW: Tensor, mass: float = 0.95) -> dict[str, float]:
+class Field(NamedTuple):
+    """The maps g of one block: (images, H, W) of its middle token, or (channels, H, W) where it has one token only."""
+
+    maps: np.ndarray
+    grid: Grid
+
+    def measured(self) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+        """What is measured of maps (..., H, W)."""
+        if self.grid == (1, 1):
+            return {"radius": fields.half_radius}
+        return {"share": partial(share, mass=PROTOCOL["mass"]), "radius": fields.half_radius, "axes": self.axes}
+
+    def axes(self, maps: np.ndarray) -> np.ndarray:
+        """Share of the mass in the rows and columns of the middle token's patch."""
+        middle = (
+            np.arange(side) * tokens // side == tokens // 2
+            for side, tokens in zip(maps.shape[-2:], self.grid, strict=True)
+        )
+        rows, columns = middle
+        return (maps * (rows[:, None] | columns)).sum((-2, -1)) / maps.sum((-2, -1))
+
+
+def measure(subject: Subject) -> dict[str, Estimate]:
+    """Of every block; a key without a number is the last block's. {} for a model that is none of ours."""
+    found = gradients(subject.model, subject)
+    before = gradients(subject.start, subject) if subject.start is not None else []
+    result: dict[str, Estimate] = {}
+    for i, (maps, grid) in enumerate(found):
+        for key, f in found[i].measured().items():
+            one_token = grid == (1, 1)
+            null = math.nan
+            if before:
+                null = float(f(before[i].maps).mean() if one_token else f(before[i].maps.mean(0)))
+            scores = f(maps)[:, None] if one_token else maps.reshape(len(maps), -1)
+            result[f"{key}_{i + 1}"] = over_images(scores, partial(_of_means, f, maps.shape[1:]), null)
+    return result | {key: result[f"{key}_{len(found)}"] for key in (found[-1].measured() if found else ())}
+
+
+def gradients(model: nn.Module, subject: Subject) -> list[Field]:
+    """Of each block; [] for a model that is none of ours."""
+    inner = model.model if isinstance(model, Rearranged) else model
+    if not isinstance(inner, Backbone):
+        return []
+    x_BCHW = _images(subject).requires_grad_()
+    read = model.arrange(x_BCHW) if isinstance(model, Rearranged) else x_BCHW
+    found = []
+    for y_BHWC in inner.forward_intermediates(read, output_fmt="NHWC", intermediates_only=True):
+        h, w, C = y_BHWC.shape[1:]
+        middle_BC = y_BHWC[:, h // 2, w // 2]
+        if (h, w) == (1, 1):
+            some = range(0, C, -(-C // PROTOCOL["channels"]))
+            parts = [torch.autograd.grad(middle_BC[:, c].sum(), x_BCHW, retain_graph=True)[0] for c in some]
+            g = torch.stack([part.abs().sum(1).mean(0) for part in parts])
+        else:
+            g = torch.autograd.grad(middle_BC.square().sum() / 2, x_BCHW, retain_graph=True)[0].abs().sum(1)
+        found.append(Field(g.double().cpu().numpy(), (h, w)))
+    return found
+
+
+def share(maps: np.ndarray, mass: float) -> np.ndarray:
+    """Smallest share of the pixels of maps (..., H, W) with so much of the mass."""
+    flat = np.sort(maps.reshape(*maps.shape[:-2], -1), -1)[..., ::-1].cumsum(-1)
+    return ((flat < mass * flat[..., -1:]).sum(-1) + 1) / flat.shape[-1]
+
+
+def draw(subject: Subject) -> bytes | None:
+    """The fields of all blocks side by side, of the trained weights and below of those at the start."""
+    models = [model for model in (subject.model, subject.start) if model is not None]
+    found = [gradients(model, subject) for model in models]
+    if not found[0]:
+        return None
+    return sheet([np.stack([maps[0] if grid == (1, 1) else maps.mean(0) for maps, grid in each]) for each in found])
+
+
+def _of_means(f: Callable[[np.ndarray], np.ndarray], shape: Grid, means: np.ndarray) -> np.ndarray:
+    """f of the mean map, given flat; a single number is one already."""
+    return means[..., 0] if means.shape[-1] == 1 else f(means.reshape(*means.shape[:-1], *shape))
+
+
+def _images(subject: Subject) -> Tensor:
+    found: list[Tensor] = []
+    for x_BCHW, _ in subject.images:
+        found.append(x_BCHW.clone())
+        if sum(map(len, found)) >= PROTOCOL["images"]:
+            break
+    return torch.cat(found)[: PROTOCOL["images"]]
+
+
+def token_shares(model: Backbone, x_BCHW: Tensor, mass: float = 0.95) -> dict[str, float]:
     """`token_share` of each block at its own input: {"share_block0": ...}. The model itself is left untouched."""
     model = copy.deepcopy(model).double().eval()
     inputs = {}

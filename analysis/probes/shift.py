@@ -31,6 +31,7 @@ from engine.rng import derive
 PROTOCOL = {"pixels": [1, 2, 4], "directions": 4, "padding": "reflect", "pair": "1/8", "seed": 0}
 UNITS = {"acc": "%", "acc_#": "%", "consistency_#": "%", "consistency_pair": "%", "alignment": "points"}
 UNITS |= {"peak": "points"}
+COST = (26, 0)
 HEADLINE = ("acc", "acc_1", "acc_2", "acc_4", "consistency_1", "peak")
 TITLE = "Shift: accuracy and agreement when images are moved by so many pixels"
 WORDS = {

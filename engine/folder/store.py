@@ -12,6 +12,7 @@ A run's folder, `RESULTS/runs/SIGNATURE-MODEL-sSEED/`, is the only truth about i
     .attempt-N.json who has, or had, the run (engine/folder/lease.py)
     weights-epoch-N.pth.tar  on request, the weights after N epochs (engine/folder/epochs.py)
     predictions.npz what its last evaluation predicted (engine/folder/predictions.py)
+    probes/         what probes measured, NAME.json, and some pictures, NAME.png (analysis/bias/probe_runs.py)
     checkpoint-STEP.pth.tar, model_best.pth.tar, last.pth.tar
 
 A process may die at any instant and nothing is lost. What a power cut may take is what came after the last checkpoint:

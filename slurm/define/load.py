@@ -75,6 +75,15 @@ def load(name: str) -> Sweep:
     return Sweep(path.stem, question, tuple(found.values()), dropped, needs, **told)
 
 
+def folders_of(word: str) -> list[Path]:
+    """The run folder of that path, or the folders of a sweep's runs."""
+    if (Path(word) / "args.yaml").is_file():
+        return [Path(word)]
+    if "/" in word and not word.endswith(".py"):
+        raise Refusal(f"{word} is not the folder of a run: it has no args.yaml")
+    return load(word).folders
+
+
 def _find(name: str) -> Path:
     if name.endswith(".py"):
         path = Path(name)

@@ -58,6 +58,14 @@ def test_the_file_of_a_probe_is_read_without_running_it(mine):
         ("PROTOCOL", "TITEL = 'x'\nPROTOCOL", "has 'TITEL'; is it TITLE, a string"),
         ("return {}", "return {", "is not Python: .*line 10"),
         ("PROTOCOL = ", "PROTO = ", "has no PROTOCOL"),
+        ("PROTOCOL", "COST = (1, -2)\nPROTOCOL", r"has COST = \(1, -2\); it must be a tuple of two numbers"),
+        ("PROTOCOL", "COST = 3\nPROTOCOL", "has COST = 3; it must be a tuple of two numbers"),
+        ("PROTOCOL", "OVER_TRAINING = 1\nPROTOCOL", "has OVER_TRAINING = 1; it must be a bool"),
+        (
+            "def measure",
+            "def draw():\n    pass\n\n\ndef measure",
+            r"has draw\(\); it must take one argument, the subject",
+        ),
     ],
 )
 def test_a_mistake_in_the_file_of_a_probe_is_one_line(mine, before, after, words):
@@ -65,6 +73,15 @@ def test_a_mistake_in_the_file_of_a_probe_is_one_line(mine, before, after, words
     with pytest.raises(Refusal, match=rf"^analysis/probes/mine\.py {words}") as refusal:
         mine(MINE.replace(before, after))
     assert "\n" not in str(refusal.value)
+
+
+def test_a_probe_says_its_question_and_its_cost(mine):
+    mine(MINE)
+    assert probes.about("mine") == ("is it mine?", "not said")
+    mine(MINE + "COST = (2.5, 3)\nOVER_TRAINING = True\n")
+    assert probes.about("mine") == ("is it mine?", "2.5 passes and 3 s, and at each epoch kept")
+    mine(MINE + "COST = (0, 1)\n")
+    assert probes.about("mine")[1] == "1 s"
 
 
 def test_what_has_no_unit_is_refused_by_its_key(mine):

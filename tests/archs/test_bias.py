@@ -210,13 +210,13 @@ def test_share_of_mass_is_between_token_and_global():
 
 @pytest.mark.parametrize("name", [f"{family}_nano" for family in archs.families()])
 def test_measure_leaves_the_checkpoint_alone(name):
-    """Where every block keeps its grid, which is what `measure` asks for: a pyramid is asked about one stage."""
+    """Where every block keeps its grid, which is what `token_shares` asks for: a pyramid is asked about one stage."""
     own = archs.arguments(name)
     given = {key: own[key][:1] for key in ("dim", "depth") if isinstance(own.get(key), list)}
     model = archs.create(name, **given).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     x = torch.randn(2, 1, own["img_size"], own["img_size"])
-    shares = receptive_field.measure(model, x)
+    shares = receptive_field.token_shares(model, x)
     errors = equivariance.measure(model, x, own.get("patch_size", 2))
     assert len(shares) == len(model.blocks()) and all(0 < share <= 1 for share in shares.values())
     assert set(errors) == set(equivariance.UNITS)
