@@ -3,7 +3,7 @@
 Pure functions of a model and its images, which need not come from a run.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -35,6 +35,8 @@ class Subject:
         model: images BCHW -> logits (B, num_classes), in evaluation mode.
         images: batches of images BCHW as the model takes them and labels (B,); can be iterated again, in equal order.
         patch_size: pixels; None for a model without patches.
+        mean, std: per channel on the 0..255 scale, by which the images are standardised; by default they are 0..1.
+        dataset: its name in Run; "" where it has none.
     """
 
     model: nn.Module
@@ -42,6 +44,9 @@ class Subject:
     img_size: int
     num_classes: int
     patch_size: int | None = None
+    mean: Sequence[float] = (0.0,)
+    std: Sequence[float] = (255.0,)
+    dataset: str = ""
 
     @torch.inference_mode()
     def classify(

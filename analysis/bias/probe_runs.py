@@ -73,7 +73,8 @@ def open_run(folder: Path, how: How) -> Subject:
     if (places := normalize.places(run)) is not None:
         model = Rearranged(model, places)
     images = Images(loader, normalize.Normalize(mean, std, device))
-    return Subject(model.to(device).eval(), images, run.img_size, facts["num_classes"], run.patch_size)
+    known = {"mean": mean, "std": std, "dataset": run.dataset}
+    return Subject(model.to(device).eval(), images, run.img_size, facts["num_classes"], run.patch_size, **known)
 
 
 def weights_of(folder: Path) -> Path:
