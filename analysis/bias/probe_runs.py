@@ -74,7 +74,14 @@ def open_run(folder: Path, how: How) -> Subject:
         model = Rearranged(model, places)
     images = Images(loader, normalize.Normalize(mean, std, device))
     known = {"mean": mean, "std": std, "dataset": run.dataset}
-    return Subject(model.to(device).eval(), images, run.img_size, facts["num_classes"], run.patch_size, **known)
+    return Subject(
+        model.to(device).eval().requires_grad_(False),
+        images,
+        run.img_size,
+        facts["num_classes"],
+        run.patch_size,
+        **known,
+    )
 
 
 def weights_of(folder: Path) -> Path:
