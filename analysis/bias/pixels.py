@@ -35,14 +35,15 @@ def to_pixels(subject: Subject, x_BCHW: Tensor) -> Tensor:
     return (x_BCHW * std + mean) / 255
 
 
+def to_model(subject: Subject, pixels_BCHW: Tensor) -> Tensor:
+    """Pixels from 0 to 1 -> what the model takes."""
+    mean, std = _statistics(subject, pixels_BCHW)
+    return (pixels_BCHW * 255 - mean) / std
+
+
 def on_pixels(subject: Subject) -> Callable[[Tensor], Tensor]:
     """The model as a function of pixels from 0 to 1, standardisation included: (B, C, H, W) -> logits (B, classes)."""
-
-    def model(pixels_BCHW: Tensor) -> Tensor:
-        mean, std = _statistics(subject, pixels_BCHW)
-        return subject.model((pixels_BCHW * 255 - mean) / std)
-
-    return model
+    return lambda pixels_BCHW: subject.model(to_model(subject, pixels_BCHW))
 
 
 @torch.no_grad()

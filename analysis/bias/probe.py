@@ -105,3 +105,16 @@ def over_images(scores_NK: np.ndarray, statistic: Callable[[np.ndarray], np.ndar
     influence_U = (N - 1) * (counts_U @ without_U / N - without_U)
     bounds = stats.bca(float(statistic(total_K / N)), statistic(drawn), [np.repeat(influence_U, counts_U)])
     return Estimate(bounds.value, bounds.low, bounds.high, null)
+
+
+def crossing(values: np.ndarray, places: Sequence[float], level: np.ndarray) -> np.ndarray:
+    """Where values (..., K) at these ascending places, linear between them, first reach a level (..., 1), (...).
+
+    The first place if they begin above it. The level must be reached at some place.
+    """
+    first = (values >= level).argmax(-1)[..., None]
+    before = np.maximum(first - 1, 0)
+    low, high = (np.take_along_axis(values, at, -1) for at in (before, first))
+    share = np.where(high > low, (level - low) / np.where(high > low, high - low, 1), 1)
+    places = np.asarray(places, float)
+    return (places[before] + share * (places[first] - places[before]))[..., 0]

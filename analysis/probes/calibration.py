@@ -12,8 +12,8 @@ would. ece and ace in percent.
 
 Source: Guo et al., arXiv 1706.04599; equal mass and classwise bins: Nixon et al., arXiv 1904.01685.
 Null: what a model that is right exactly as often as it says would have on as many images, from 100 draws of labels
-from its own p: no ece is zero on finite data. Intervals are of the bins as they are, and corrected for what chance adds
-to an ece, so that where there is little else they lie below the value.
+from its own p: no ece is zero on finite data. Intervals are the basic bootstrap's over images, of the bins as they are:
+what chance adds to an ece they take away, so that where there is little else they lie below the value.
 Expect: label smoothing and mixup decide the raw values (T below 1), so compare the scaled ones, whose differences are
 mostly those of accuracy; flat MLPs without augmentation are most confident.
 Cost: 1 pass.
@@ -24,11 +24,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from analysis.bias.probe import Estimate, Subject, over_images
+from analysis.bias.probe import Estimate, Subject
 from engine import metrics
 from engine.rng import derive
 
-PROTOCOL = {"bins": 15, "draws": 100, "seed": 0, "scaling": "cross-fitted halves"}
+PROTOCOL = {"bins": 15, "draws": 100, "resamples": 1000, "seed": 0, "scaling": "cross-fitted halves"}
 UNITS = {"ece": "%", "ece_width": "%", "ace": "%", "brier": "squares", "nll": "nats", "temperature": "ratio"}
 UNITS |= {"ece_scaled": "%", "ece_width_scaled": "%", "ace_scaled": "%", "brier_scaled": "squares"}
 UNITS |= {"nll_scaled": "nats"}
@@ -42,12 +42,15 @@ def measure(subject: Subject) -> dict[str, Estimate]:
     """All keys of UNITS."""
     logp_NC, labels = log_probabilities(subject)
     scaled_NC, temperature = metrics.cross_scale(logp_NC, labels)
-    result = {}
+    result, counts_RN = {}, resamples(len(labels))
     for end, each_NC in (("", logp_NC), ("_scaled", scaled_NC)):
         by_chance = draws(each_NC)
         for key, (score, statistic) in scores(each_NC).items():
             null = np.mean([statistic(score(drawn).mean(0)) for drawn in by_chance])
-            result[key + end] = over_images(score(labels), statistic, float(null))
+            scores_NK = score(labels)
+            value, drawn_R = statistic(scores_NK.mean(0)), statistic(counts_RN @ scores_NK / len(labels))
+            low, high = 2 * value - np.quantile(drawn_R, [0.975, 0.025])
+            result[key + end] = Estimate(float(value), float(low), float(high), float(null))
     low, high = sorted(metrics.fit_temperature(logp_NC[half], labels[half]) for half in _halves(len(labels)))
     result["temperature"] = Estimate(temperature, low, high, 1.0)
     return result
@@ -86,6 +89,14 @@ def equal_mass(values_N: np.ndarray, bins: int) -> np.ndarray:
     bin_of = np.empty(len(values_N), int)
     bin_of[values_N.argsort(kind="stable")] = np.arange(len(values_N)) * bins // len(values_N)
     return bin_of
+
+
+def resamples(count: int) -> np.ndarray:
+    """How often each image comes in each bootstrap sample, (resamples, N)."""
+    rng = np.random.Generator(np.random.Philox(derive(PROTOCOL["seed"], "calibration", 1)))
+    return np.stack(
+        [np.bincount(rng.integers(0, count, count), minlength=count) for _ in range(PROTOCOL["resamples"])], dtype=float
+    )
 
 
 def draws(logp_NC: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from analysis.bias import pixels
-from analysis.bias.probe import Estimate, Subject, View, agreement, hits, over_images
+from analysis.bias.probe import Estimate, Subject, View, agreement, crossing, hits, over_images
 
 PROTOCOL = {"cycles": [1, 2, 3, 4, 6, 8, 12, 16]}
 UNITS = {"acc": "%", "low_#": "%", "high_#": "%", "half": "cycles per image", "centroid": "cycles per image"}
@@ -62,14 +62,8 @@ def measure(subject: Subject) -> dict[str, Estimate]:
 def half_radius(acc: np.ndarray, radii: list[float], chance: float) -> np.ndarray:
     """Where accuracies (..., R) at these radii first have half of their last above chance, with chance at radius 0."""
     above = np.concatenate([np.zeros_like(acc[..., :1]), acc - chance], -1)
-    need = above[..., -1:] / 2
-    first = (above >= need)[..., 1:].argmax(-1)[..., None]
-    before, after = (np.take_along_axis(above, first + i, -1) for i in (0, 1))
-    places = np.array([0, *radii])
-    low, high = places[first], places[first + 1]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        found = low + (high - low) * (need - before) / (after - before)
-    return np.where(need > 0, found, np.nan)[..., 0]
+    end = above[..., -1]
+    return np.where(end > 0, crossing(above, [0, *radii], end[..., None] / 2), np.nan)
 
 
 def keep(x_BCHW: Tensor, low: float, high: float) -> Tensor:
