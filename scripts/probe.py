@@ -22,6 +22,8 @@ def main() -> None:
     if not given.runs:
         raise Refusal("name the runs, or a sweep, and before --probe: python scripts/probe.py RUN... --probe shift")
     probes.check(given.probe)
+    if given.against and not store.is_done(given.against):
+        raise Refusal(f"--against {given.against} is not the folder of a finished run")
     folders = list(dict.fromkeys(folder for word in given.runs for folder in folders_of(word)))
     finished = [folder for folder in folders if store.is_done(folder)]
     if not finished:
@@ -43,6 +45,10 @@ def main() -> None:
         print(f"{left} of {len(folders)} runs are not finished: left out", file=sys.stderr)
     if len(refused) < len(finished):
         probe_sheets.show_all(folders, given.probe)
+    if given.against:
+        from analysis.bias import pairs
+
+        probe_sheets.show_pairs(pairs.against(finished, given.against, how), given.against.name)
     if refused:
         count = f"{len(refused)} of {len(finished)} finished runs could not be probed"
         raise Refusal(f"{count}, the first: {refused[0]}", refused[0].code)
@@ -52,6 +58,8 @@ def parse() -> argparse.Namespace:
     parser = Parser(prog="scripts/probe.py", description=__doc__.partition("\n\n")[0])
     parser.add_argument("runs", nargs="*", metavar="RUN", help="a run's folder, or a sweep: its name, or a .py file")
     parser.add_argument("--probe", nargs="+", default=probes.names(), metavar="NAME", help="of analysis/probes/NAME.py")
+    words = "also compare each run with this one, block by block (CKA); name a seed of the same rung as the measure"
+    parser.add_argument("--against", type=Path, metavar="RUN", help=words)
     add_debug(parser)
     add_fields(parser, How, only=("data_dir", "device", "workers", "threads"))
     return parser.parse()
