@@ -67,6 +67,6 @@ def _show_gaps(gaps: pd.DataFrame) -> None:
 
 
 def _text(row: Any, unit: str) -> str:
-    """64.8 ± 1.2, null 10.1; a ratio has a digit more."""
-    digits = 2 if unit == "ratio" else 1
+    """64.8 ± 1.2, null 10.1; what is no percentage has a digit more."""
+    digits = 1 if unit in ("%", "points") else 2
     return f"{estimate(row.value, row.low, row.high, row.n, digits)}, null {number(row.null, digits)}"
