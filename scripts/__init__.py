@@ -1,6 +1,6 @@
 """What a person types: parse, call, print. Each answers --help at once.
 
-make_beton                   data
+make_beton make_shapes       data
 list_models profile_model    what there is, and what it costs
 check_family                 what the tests prove of a family of yours
 train finetune validate      one model

@@ -33,17 +33,24 @@ def main() -> None:
         raise Refusal("name the runs, or a sweep, and before --probe: python scripts/probe.py RUN... --probe shift")
     wanted = probes.names() if "all" in given.probe else list(dict.fromkeys(given.probe))
     probes.check(wanted)
+    if given.against and not store.is_done(given.against):
+        raise Refusal(f"--against {given.against} is not the folder of a finished run")
     folders = list(dict.fromkeys(folder for word in given.runs for folder in folders_of(word)))
     finished = [folder for folder in folders if store.is_done(folder)]
     if not finished:
         raise Refusal(f"none of these {len(folders)} runs is finished; train them to their end first", CHECKPOINT)
-    refused = measure(finished, wanted, how_of(given))
+    how = how_of(given)
+    refused = measure(finished, wanted, how)
     if left := len(folders) - len(finished):
         print(f"{left} of {len(folders)} runs are not finished: left out", file=sys.stderr)
     if len(refused) < len(finished):
         from analysis.bias import probe_sheets
 
         probe_sheets.show_all(folders, wanted)
+    if given.against:
+        from analysis.bias import pairs, probe_sheets
+
+        probe_sheets.show_pairs(pairs.against(finished, given.against, how), given.against.name)
     if refused:
         count = f"{len(refused)} of {len(finished)} finished runs could not be probed"
         raise Refusal(f"{count}, the first: {refused[0]}", refused[0].code)
@@ -102,6 +109,8 @@ def parse() -> argparse.Namespace:
     words = "of analysis/probes/NAME.py, or all"
     parser.add_argument("--probe", "--probes", nargs="+", default=["all"], metavar="NAME", help=words)
     parser.add_argument("--list", action="store_true", help="show every probe, what it asks and what it costs")
+    words = "also compare each run with this one, block by block (CKA); name a seed of the same rung as the measure"
+    parser.add_argument("--against", type=Path, metavar="RUN", help=words)
     add_debug(parser)
     add_fields(parser, How, only=("data_dir", "device", "workers", "threads"))
     return parser.parse()

@@ -2,6 +2,12 @@
 
 symmetry      relabelings that training cannot tell apart
 probe         what probes share: images, views, intervals, nulls
+pixels        test images as pixels from 0 to 1, and models that take them
+depth         what a model holds after each block
+shapes        pictures of a shape in a texture
+alike         how alike two sets of features are
+pairs         two runs against each other, block by block
+corruption    fifteen ways to spoil an image
 probe_runs    probes over finished runs
 probe_table   what they measured
 probe_sheets  the same on the screen

@@ -3,7 +3,7 @@
 Pure functions of a model and its images, which need not come from a run.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -36,6 +36,8 @@ class Subject:
         images: batches of images BCHW as the model takes them and labels (B,); can be iterated again, in equal order.
         patch_size: pixels; None for a model without patches.
         start: the model as its training began, in evaluation mode; None where that cannot be had.
+        mean, std: per channel on the 0..255 scale, by which the images are standardised; by default they are 0..1.
+        dataset: its name in Run; "" where it has none.
     """
 
     model: nn.Module
@@ -44,6 +46,9 @@ class Subject:
     num_classes: int
     patch_size: int | None = None
     start: nn.Module | None = None
+    mean: Sequence[float] = (0.0,)
+    std: Sequence[float] = (255.0,)
+    dataset: str = ""
 
     @torch.inference_mode()
     def classify(
@@ -121,3 +126,16 @@ def over_images(scores_NK: np.ndarray, statistic: Callable[[np.ndarray], np.ndar
     influence_U = (N - 1) * (counts_U @ without_U / N - without_U)
     bounds = stats.bca(float(statistic(total_K / N)), statistic(drawn), [np.repeat(influence_U, counts_U)])
     return Estimate(bounds.value, bounds.low, bounds.high, null)
+
+
+def crossing(values: np.ndarray, places: Sequence[float], level: np.ndarray) -> np.ndarray:
+    """Where values (..., K) at these ascending places, linear between them, first reach a level (..., 1), (...).
+
+    The first place if they begin above it. The level must be reached at some place.
+    """
+    first = (values >= level).argmax(-1)[..., None]
+    before = np.maximum(first - 1, 0)
+    low, high = (np.take_along_axis(values, at, -1) for at in (before, first))
+    share = np.where(high > low, (level - low) / np.where(high > low, high - low, 1), 1)
+    places = np.asarray(places, float)
+    return (places[before] + share * (places[first] - places[before]))[..., 0]

@@ -57,15 +57,16 @@ class Opened:
         if how.threads:
             torch.set_num_threads(how.threads)
         _, loader, self.facts = loaders.make_loaders(run, how)
-        self.mean, std = normalize.channel_statistics(run, self.facts)
-        self.images = Images(loader, normalize.Normalize(self.mean, std, self.device))
+        self.mean, self.std = normalize.channel_statistics(run, self.facts)
+        self.images = Images(loader, normalize.Normalize(self.mean, self.std, self.device))
         self.start = self._start()
 
     def subject(self, epoch: int | None = None) -> Subject:
         """At the end of the run, or after so many epochs."""
         path = weights_of(self.folder) if epoch is None else epochs.path_of(self.folder, epoch)
         size, classes = self.run.img_size, self.facts["num_classes"]
-        return Subject(self._model(path), self.images, size, classes, self.run.patch_size, self.start)
+        known = {"start": self.start, "mean": self.mean, "std": self.std, "dataset": self.run.dataset}
+        return Subject(self._model(path), self.images, size, classes, self.run.patch_size, **known)
 
     def _model(self, path: Path) -> nn.Module:
         model = self._fresh()
@@ -81,7 +82,7 @@ class Opened:
     def _placed(self, model: nn.Module) -> nn.Module:
         if (places := normalize.places(self.run)) is not None:
             model = Rearranged(model, places)
-        return model.to(self.device).eval()
+        return model.to(self.device).eval().requires_grad_(False)
 
     def _start(self) -> nn.Module | None:
         """The weights kept after 0 epochs, else rebuilt from the seed.

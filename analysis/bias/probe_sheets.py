@@ -17,6 +17,10 @@ from analysis.typeset import estimate, number, plus_minus, probability
 from engine.cli.flags import show
 
 NOTE = "value ± 95 % interval over seeds, or [its ends]; of two seeds (both), of one [over test images]; the null"
+PAIR_NOTE = (
+    "CKA of the last blocks and its mean over depths; % of the 10 nearest images shared; [95 % interval over test "
+)
+PAIR_NOTE += "images]; what two seeds of one rung have is the measure of these"
 GAP_NOTE = "± 95 % interval over seeds, of two both in brackets; p same: of a gap of half a point or more (TOST); "
 GAP_NOTE += "both after Holm over the rungs with the same shuffle"
 
@@ -39,6 +43,21 @@ def show_all(folders: Sequence[Path], wanted: Sequence[str]) -> None:
         _show_gaps(gaps)
 
 
+def show_pairs(pairs: pd.DataFrame, other: str) -> None:
+    """Print `pairs.against`, a row per run."""
+    keys = list(dict.fromkeys(pairs["key"]))
+    table = Table("run", "rung", "seed", *keys, title=f"against {other}", caption=PAIR_NOTE, box=None)
+    for (folder, rung, seed), group in pairs.groupby(["folder", "rung", "seed"], sort=False):
+        cells = [
+            f"{number(row.value, digits)} [{number(row.low, digits)}, {number(row.high, digits)}], null "
+            f"{number(row.null, digits)}"
+            for row in group.itertuples()
+            for digits in [1 if row.key == "neighbours" else 2]
+        ]
+        table.add_row(folder.name, escape(rung), f"{seed}", *cells)
+    show(table)
+
+
 def _show_gaps(gaps: pd.DataFrame) -> None:
     words = ("rung", "shuffled", "n", "accuracy", "of shuffled", "gap, points", "relative gap", "p no gap", "p same")
     table = Table(*words, title="permutation_gap", caption=GAP_NOTE, box=None)
@@ -52,6 +71,6 @@ def _show_gaps(gaps: pd.DataFrame) -> None:
 
 
 def _text(row: Any, unit: str) -> str:
-    """64.8 ± 1.2, null 10.1; a ratio has a digit more."""
-    digits = 2 if unit == "ratio" else 1
+    """64.8 ± 1.2, null 10.1; what is no percentage has a digit more."""
+    digits = 1 if unit in ("%", "points") else 2
     return f"{estimate(row.value, row.low, row.high, row.n, digits)}, null {number(row.null, digits)}"

@@ -196,7 +196,7 @@ def _probe_sheet(name: str, rows: pd.DataFrame, units: dict[str, str]) -> Sheet:
 def _estimate(row: Any, unit: str) -> str:
     if math.isnan(row.value):
         return MISSING
-    digits = 2 if unit == "ratio" else 1
+    digits = 1 if unit in ("%", "points") else 2
     return f"{estimate(row.value, row.low, row.high, row.n, digits)}, chance {number(row.null, digits)}"
 
 
