@@ -12,7 +12,7 @@ from analysis.compare.sweeps import Sweep
 from analysis.factorial import families
 from analysis.typeset import Sheet
 from engine.errors import Refusal
-from engine.folder.published import places_of
+from engine.folder.published import Study, places_of
 
 PLANNED = "What the sweep was made to compare"
 
@@ -66,13 +66,26 @@ def _differences(
     made = [contrasts.sheet(table, title, asked.margin) for table, (title, _) in pairs]
     for sweep in () if asked.fair else sweeps:
         if sweep.contrasts:  # of its own runs: other sweeps beside it change neither names nor conditions
-            runs = frames.load(sweep.folders, sweep.runs, places_of([sweep]))
+            runs = _own(sweep)
             own = contrasts.registered(runs, sweep.contrasts, asked.margin)
             title = PLANNED if len(sweeps) == 1 else f"What {sweep.name} was made to compare"
             made.append(contrasts.registered_sheet(own, title, asked.margin))
-        made += families.sheets(frames.load(sweep.folders, sweep.runs), sweep.families) if sweep.families else []
+        made += families.sheets(_own(sweep), sweep.families) if sweep.families else []
     made += filter(None, (missed, contrasts.unfinished(frame)))
     return made, [contrasts.power_note(part, table) for table, (_, part) in pairs]
+
+
+def _own(sweep: Sweep) -> pd.DataFrame:
+    """The runs of one sweep alone."""
+    alone = [sweep] if isinstance(sweep, Study) else []
+    return frames.load(sweep.folders, sweep.runs, places_of([sweep]), alone)
+
+
+def from_tables(frame: pd.DataFrame) -> str:
+    """How many runs are known from published tables and have no folder here, in a line; "" for none."""
+    count = int((frame["table"] != "").sum())
+    where = ", ".join(dict.fromkeys(frame.loc[frame["table"] != "", "table"]))
+    return f"{count:,} of {len(frame):,} runs are read from published tables: {where}" if count else ""
 
 
 def _parts(
@@ -81,7 +94,7 @@ def _parts(
     """The whole ladder; or with --fair one part per budget that rungs share, and who shares none."""
     if not asked.fair:
         return [("", frame)], None
-    speeds = fairness.speeds_file([sweep.folder for sweep in sweeps], asked.speeds) if asked.fair == "time" else None
+    speeds = fairness.speeds_file(places_of(sweeps), asked.speeds) if asked.fair == "time" else None
     name = sweeps[0].name if sweeps else "NAME"
     parts, missed = fairness.fair(frame, asked.fair, asked.tolerance / 100, speeds, name)
     if not parts:

@@ -19,7 +19,6 @@ from analysis.typeset import MISSING, Sheet, number, probability, quantity
 from engine.errors import CLASSES, DIVERGED
 from engine.fields import claims
 from engine.fields.claims import Contrast, Family
-from engine.folder.store import read_summary
 
 GAIN, LOSS, EQUAL = "gain", "loss", "equal within the margin"
 HEADER = ("contrast", "effect", "95 %", "95 %, all at once", "p", "p equal", "verdict", "train loss")
@@ -50,9 +49,7 @@ def table(frame: pd.DataFrame, family: Family) -> pd.DataFrame:
     used = done[done["data"].isin(set(cells["data"]))]
     shared = used[parts].agg(" ".join, axis=1) if len(used) else []
     model = effects.fit(used["acc1"], used["rung"], shared)
-    losses = effects.fit(
-        [read_summary(folder)[-1].get("train_loss", math.nan) for folder in used["folder"]], used["rung"], shared
-    )
+    losses = effects.fit(used["train_loss"], used["rung"], shared)
     known = dict(zip(fields.index, fields.to_dict("records"), strict=True))
     fell = cells[cells["error_class"] == CLASSES[DIVERGED]]
     rows = []

@@ -27,8 +27,9 @@ MUST = {
 MAY = {
     "TITLE": "a string, the title of its figure in the report",
     "WORDS": "a dict of patterns of keys and what they are called in that figure",
+    "COLUMN": "a string, the key beside the contrasts of a report; # stands for an eighth of the image's side",
 }
-FORMS = {"PROTOCOL": dict, "UNITS": dict, "HEADLINE": tuple, "TITLE": str, "WORDS": dict}
+FORMS = {"PROTOCOL": dict, "UNITS": dict, "HEADLINE": tuple, "TITLE": str, "WORDS": dict, "COLUMN": str}
 FOLDER = Path(__file__).parent
 CLOSE = 0.7  # of 1, how alike a misspelt name is
 
@@ -93,6 +94,12 @@ def unit(name: str, key: str) -> str:
     if known not in units:
         raise _wrong(name, f"measures '{key}', which has no unit; UNITS has {', '.join(units)}")
     return units[known]
+
+
+def words(name: str, key: str) -> str:
+    """What a key is called, of the WORDS in the probe's file."""
+    patterns = read(name).get("WORDS", {}).items()
+    return next((re.sub(pattern, text, key) for pattern, text in patterns if re.fullmatch(pattern, key)), key)
 
 
 @cache

@@ -14,7 +14,9 @@ from typing import Any
 from engine import errors
 from engine.cli import flags
 from engine.errors import CLASSES, Refusal
-from engine.folder import lease, store
+from engine.fields.rungs import conditions
+from engine.folder import lease, published, store
+from engine.folder.published import Study
 from engine.run import Run
 from slurm.cluster import scheduler, submit
 from slurm.define.sweep import Sweep
@@ -190,6 +192,28 @@ def find(sweep: Sweep, prefix: str) -> tuple[Run, Path]:
     if not found:
         raise Refusal(f"no run of {sweep.name} has a signature that begins with '{prefix}'; {look}")
     raise Refusal(f"{len(found)} runs of {sweep.name} begin with '{prefix}'; give more of the signature; {look}")
+
+
+def show_tables(study: Study, state: str | None = None, sort: str | None = None) -> None:
+    """Print how the runs of a study stand, of which there are tables alone."""
+    rows = [row for row in published.records(study.table) if state in (None, row["state"])]
+    rows.sort(key=lambda row: STATES.index(row["state"]) if row["state"] in STATES else -1)
+    if sort == "run":
+        rows.sort(key=lambda row: (row["rung"], row["seed"]))
+    elif sort:
+        rows.sort(key=lambda row: -(row.get(sort) if isinstance(row.get(sort), int | float) else float("-inf")))
+    ways = dict(zip([row["signature"] for row in rows], conditions(rows), strict=True))
+    title = f"{study.name}: {len(rows)} runs, by {study.table} alone; no sweep of this version has them"
+    cells = [
+        [
+            *(row["signature"], f"{row['rung']} {ways[row['signature']]}".strip() + f" s{row['seed']}", row["state"]),
+            *(f"{row['epoch'] or 0}/{row['epochs']}", number(row["acc1"]), number(row["best_acc1"])),
+            *(number(row["images_per_s"], 0), str(row["attempt"] or 0), str(row.get("error") or "")),
+        ]
+        for row in rows
+    ]
+    made = _plain(title, cells) if len(cells) > MANY else _rich(title, cells)
+    print(made) if isinstance(made, str) else flags.show(made)
 
 
 def show(sweep: Sweep, state: str | None = None, sort: str | None = None, every: float | None = None) -> list[Status]:
