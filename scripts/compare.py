@@ -47,6 +47,8 @@ def parse() -> argparse.Namespace:
         metavar="RUNG",
         help="what all others are compared with (default: BASELINE of the sweep; else the first, with --fair none)",
     )
+    words = "test a difference that no file asked for, and say what its rungs differ in; rungs may be added"
+    parser.add_argument("--contrast", action="append", default=[], metavar="'A - B'", help=words)
     parser.add_argument("--margin", type=percent, default=0.5, help="points within which rungs count as equal")
     parser.add_argument("--fair", choices=("macs", "params", "time"), help="a table for each budget that rungs share")
     parser.add_argument("--tolerance", type=percent, default=10.0, help="for --fair: percent off the budget")

@@ -14,6 +14,7 @@ from analysis.typeset import Sheet
 from engine.errors import Refusal
 from engine.folder.published import Study, places_of
 
+AFTERWARDS = "What was asked afterwards: no file named it before the runs"
 PLANNED = "What the sweep was made to compare"
 
 
@@ -29,6 +30,7 @@ class Asked:
     samples: Sequence[float] | None = None
     scaling: bool = False
     published: bool = False
+    contrast: Sequence[str] = ()
 
 
 def sheets(frame: pd.DataFrame, sweeps: Sequence[Sweep], asked: Asked) -> tuple[list[Sheet], list[str]]:
@@ -40,6 +42,11 @@ def sheets(frame: pd.DataFrame, sweeps: Sequence[Sweep], asked: Asked) -> tuple[
     here = {*frame["name"], *frame["rung"]}
     named = tuple(name for sweep in sweeps for name in sweep.baseline if name in here)
     made, notes = _differences(frame, sweeps, asked, asked.baseline or named or None)
+    if asked.contrast:
+        wanted = {words: contrasts.parsed(words) for words in asked.contrast}
+        made.append(
+            contrasts.registered_sheet(contrasts.registered(frame, wanted, asked.margin), AFTERWARDS, asked.margin)
+        )
     if asked.samples is not None:
         made += samples.sheets(frame, asked.baseline or next(iter(named), None), asked.samples)
     if asked.scaling:

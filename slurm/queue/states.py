@@ -14,14 +14,14 @@ from typing import Any
 from engine import errors
 from engine.cli import flags
 from engine.errors import CLASSES, Refusal
-from engine.fields.rungs import conditions
+from engine.fields.rungs import conditions, names
 from engine.folder import lease, published, store
 from engine.folder.published import Study
 from engine.run import Run
 from slurm.cluster import scheduler, submit
 from slurm.define.sweep import Sweep
 from slurm.queue import tables, worker
-from slurm.queue.progress import Status, duration, name, number
+from slurm.queue.progress import Status, duration, number
 
 QUEUED, STALLED = "queued", "stalled"
 PREEMPTED, TIMEOUT, CANCELLED = (CLASSES[code] for code in (errors.PREEMPTED, errors.TIMED_OUT, errors.CANCELLED))
@@ -139,20 +139,24 @@ def table(sweep: Sweep, statuses: list[Status], state: str | None = None, sort: 
 
     A rich table; a plain one, as text, where there are so many runs that rich would take long to draw it.
     """
+    called = names(sweep.runs)
     rows = [row for row in zip(sweep.runs, statuses, strict=True) if state in (None, row[1]["state"])]
     rows.sort(key=lambda row: STATES.index(row[1]["state"]))
     if sort == "run":
-        rows.sort(key=lambda row: name(row[0]))
+        rows.sort(key=lambda row: (called[row[0].signature], row[0].seed))
     elif sort:
         rows.sort(key=lambda row: -(row[1].get(sort) if row[1].get(sort) is not None else float("-inf")))
-    title, cells = f"{sweep.name}: {summary(statuses)}", [_cells(run, status) for run, status in rows]
+    title, cells = (
+        f"{sweep.name}: {summary(statuses)}",
+        [_cells(run, called[run.signature], status) for run, status in rows],
+    )
     return _plain(title, cells) if len(cells) > MANY else _rich(title, cells)
 
 
-def _cells(run: Run, status: Status) -> list[str]:
+def _cells(run: Run, name: str, status: Status) -> list[str]:
     epoch = f"{status.get('epoch', 0)}/{run.epochs}"
     numbers = [number(status.get("acc1")), number(status.get("best_acc1")), number(status.get("images_per_s"), 0)]
-    who = [run.signature, name(run), status["state"], epoch]
+    who = [run.signature, f"{name} s{run.seed}", status["state"], epoch]
     return [*who, *numbers, str(status.get("attempt", 0)), str(status["note"])]
 
 
