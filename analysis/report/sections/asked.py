@@ -41,7 +41,7 @@ def draw(page: Page) -> Section | None:
     return Section(
         figure=_cards(asked) + _legend(asked) + _forest(page, asked, beside),
         caption=_caption(page, asked, beside),
-        tables=[shown("asked", _sheet(page, asked, beside))],
+        tables=[shown("contrasts", _sheet(page, asked, beside))],
     )
 
 
