@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from analysis.bias import symmetry
 from analysis.report.assemble import write_report
 from engine.fields.claims import Contrast, Family
 from engine.folder import published
-from engine.folder.store import write_json
+from engine.folder.store import csv_text, write_json
 from engine.run import make_run
 from tests import browser
 from tests.reports import write_run
@@ -39,7 +40,7 @@ def chromium():
 def report(tmp_path_factory):
     """Twenty cells of the lattice, three seeds, probed, two of these shuffled, too; 19 contrasts in two families."""
     results = tmp_path_factory.mktemp("results")
-    folders, rungs = [], {}
+    folders, rungs, signed = [], {}, []
     for place, (cell, arguments) in enumerate(CELLS.items()):
         for seed in range(3):
             for permute in ("none", "pixels")[: 1 + (seed < 2)]:
@@ -53,6 +54,11 @@ def report(tmp_path_factory):
                     values = {key: {"value": v, "low": v - 2, "high": v + 2, "null": 10.0} for key, v in keys.items()}
                     (folders[-1] / "probes").mkdir()
                     write_json(folders[-1] / "probes" / "shift.json", {"probe": "shift", "values": values})
+        kinds = [f"{key}={run.model_kwargs[key]}" for key in sorted(run.model_kwargs)]
+        gaps = {group: 1e-16 if (place + i) % 3 else 1.0 for i, group in enumerate(symmetry.GROUPS)}
+        signed.append({"model": " ".join(["lattice_nano", *kinds]), "opt": run.opt, **gaps, "log10_size": 9.0})
+    (results / "tried").mkdir()
+    (results / "tried" / "symmetry.csv").write_text(csv_text(signed))  # measuring them takes a minute
     pairs = list(zip(CELLS, list(CELLS)[1:], strict=False))
     made = {f"{a} to {b}": Contrast({rungs[b]: 1, rungs[a]: -1}) for a, b in pairs}
     families = {"first": Family(dict(list(made.items())[:9]), 1.0), "second": Family(dict(list(made.items())[9:]), 0.5)}
@@ -148,7 +154,7 @@ def test_figures_say_what_a_point_is(page):
 def test_tables_are_folded_and_sort_by_number_and_back_by_place(page):
     assert page.run("document.querySelectorAll('details[open]').length") == 0
     assert page.run("[...document.querySelectorAll('table')].every(one => one.closest('details'))")
-    cells = "[...document.querySelectorAll('#rungs tbody tr')].map(row => row.cells[5].innerText.trim())"
+    cells = "[...document.querySelectorAll('#rungs tbody tr')].map(row => row.cells[5].textContent.trim())"
     numbers = [float(text.split()[0]) for text in page.run(cells)]
     button = "document.querySelector('#rungs thead th:nth-child({}) button').click()"
     page.run(button.format(6))

@@ -113,7 +113,8 @@ def test_gap_and_probes_stand_beside_the_contrasts(tmp_path):
     assert minis[0].startswith("a kernel, permutation gap: +5.00") and minis[1].startswith(
         "a kernel, moved by 1 px: +25.00"
     )
-    assert "permute" not in section(text, "accuracy").split("<details>")[0]
+    figure = section(text, "accuracy").split("<details>")[0]
+    assert "permute" not in plain(re.sub("<title>.*?</title>", "", figure)) and figure.count("<li tabindex") == 2
 
 
 def test_a_failed_self_test_is_said_first(folders, tmp_path):

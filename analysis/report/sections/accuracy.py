@@ -106,6 +106,8 @@ def _interval(row: pd.Series) -> tuple[float, float]:
 def _level(row: pd.Series, digits: int = 2) -> str:
     if row["n"] < 3 or digits == 2:
         return plus_minus(row["acc1"], row["acc1_half"], row["n"]) if row["n"] > 2 else number(row["acc1"], digits)
+    if row["acc1_half"] < 0.05:
+        return number(row["acc1"], digits)
     return f"{number(row['acc1'], digits)} ± {number(row['acc1_half'], digits)}"
 
 

@@ -20,6 +20,7 @@ PLACE, TITLE, SHORT = 0, "", "Answer"
 TWO_LINES, ROWS = 14, 29  # contrasts that the first screen holds with their rungs below them, and without
 HEIGHTS = (33, 21, 17)
 ROOM = 30  # characters of what else differs, in whole words
+NAMED = 7  # contrasts that a sentence names
 WORDS = {"gain": "gain", "loss": "lose", "equal": "equal", "undecided": "undecided"}
 
 
@@ -109,7 +110,7 @@ def _decided(rows: pd.DataFrame, told: bool = True) -> Markup:
     if rows.empty:
         return Markup("No contrast is shown to do so")
     one = Markup("{} <b>{}</b>")
-    said = [Markup(", ").join(one.format(row.contrast, _signed(row.diff)) for row in rows.itertuples())]
+    said = [_listed([one.format(row.contrast, _signed(row.diff)) for row in rows.itertuples()])]
     clean = [row.contrast for row in rows.itertuples() if row.of]
     if len(clean) == len(rows):
         said.append(Markup("Nothing else changes with " + ("it" if len(rows) == 1 else "them")))
@@ -132,7 +133,10 @@ def _plain(word: str) -> str:
 
 
 def _listed(words: Sequence[str]) -> Markup:
-    return Markup(", ").join(words)
+    """Of many the first ones, and how many more: the forest has all."""
+    shown = words[: NAMED if len(words) > NAMED + 1 else None]
+    more = [f"and {len(words) - len(shown)} more"] if len(words) > len(shown) else []
+    return Markup(", ").join([*shown, *more])
 
 
 def _and(words: Sequence[str]) -> str:
@@ -204,7 +208,7 @@ def _row(page: Page, row: Any, height: int, wide: Scale, beside: Sequence[tuple[
     if not math.isnan(row.diff):
         body += parts.bar(wide, row.low, row.high, middle) + _verdict_mark(wide(row.diff), middle, shape, hollow)
     text = Markup("{}<span> ± {}</span>").format(_signed(row.diff), number((row.high - row.low) / 2, 1))
-    value = text if not math.isnan(row.low) else Markup(_signed(row.diff))
+    value = text if row.high - row.low >= 0.1 else Markup(_signed(row.diff))
     cells = [_mini(row, column, at, own, height, shape, hollow) for column, at, own in beside]
     label = Markup('<div class="lab"><div><b>{}</b> {}</div><small>{}</small></div>')
     where = label.format(row.contrast, _chip(row), _route(page, row.weights))
@@ -274,7 +278,9 @@ def _caption(page: Page, asked: pd.DataFrame, beside: Sequence[Column]) -> str:
     counts = [f"{column.title} {page.seeds(column.n)}" for column in beside]
     told = f"Bars: 95 % intervals; colour and weight: verdicts after Holm over the {tested} of a column; "
     told += f"band: {margin} points. "
-    told += f"Accuracy: {page.seeds(asked['n'])}, paired" + (
+    ways = ", paired" * ("" in set(asked["family"])) + ", one model of all runs" * (set(asked["family"]) != {""})
+    told += "Of two seeds no interval is drawn. " * bool((asked["low"].isna() & (asked["n"] == 2)).any())
+    told += f"Accuracy: {page.seeds(asked['n'])}{ways}" + (
         "; " + ", ".join(counts) + ", seed variance pooled over rungs" if counts else ""
     )
     return f"{told}. {page.budget}"
