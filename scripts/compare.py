@@ -4,13 +4,14 @@ Each of WHAT is a sweep's name or file, a run's folder, or a folder that holds r
 """
 
 import argparse
+import sys
 from dataclasses import fields
 from pathlib import Path
 
 from engine.cli.flags import Parser, add_debug, run_main, show
 from engine.cli.numbers import percent
 from engine.errors import Refusal
-from engine.folder.published import places_of
+from engine.folder.published import Study, places_of
 from slurm.define.find import find
 
 FORMS = ("markdown", "latex", "csv")
@@ -23,7 +24,10 @@ def main() -> None:
     # Imported late: pandas and SciPy take most of a second, which --help and a misspelt name need not wait for.
     from analysis.compare import assemble, frames
 
-    frame = frames.load(folders, runs, places_of(sweeps))
+    alone = [sweep for sweep in sweeps if isinstance(sweep, Study)]
+    frame = frames.load(folders, runs, places_of(sweeps), alone)
+    if from_tables := assemble.from_tables(frame):
+        print(from_tables, file=sys.stderr)
     asked = assemble.Asked(**{field.name: vars(given)[field.name] for field in fields(assemble.Asked)})
     sheets, notes = assemble.sheets(frame, sweeps, asked)
     for sheet in sheets:
@@ -43,6 +47,8 @@ def parse() -> argparse.Namespace:
         metavar="RUNG",
         help="what all others are compared with (default: BASELINE of the sweep; else the first, with --fair none)",
     )
+    words = "test a difference that no file asked for, and say what its rungs differ in; rungs may be added"
+    parser.add_argument("--contrast", action="append", default=[], metavar="'A - B'", help=words)
     parser.add_argument("--margin", type=percent, default=0.5, help="points within which rungs count as equal")
     parser.add_argument("--fair", choices=("macs", "params", "time"), help="a table for each budget that rungs share")
     parser.add_argument("--tolerance", type=percent, default=10.0, help="for --fair: percent off the budget")

@@ -59,6 +59,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", dest="models", nargs="+", default=[], help="the same, as a flag")
     parser.add_argument("--compare", nargs="+", default=[], metavar="MODEL", help="the same, with ratios to the first")
     parser.add_argument("--sweep", metavar="NAME", help="each rung of a sweep, for RESULTS/NAME/speeds.csv")
+    words = "with --sweep: models beside its rungs, at the size of its images, to be drawn in the report"
+    parser.add_argument("--reference", nargs="+", default=[], metavar="MODEL", help=words)
     parser.add_argument(
         "--model-kwargs", nargs="*", action="extend", default=[], metavar="KEY=VALUE", help="for all of them"
     )
@@ -79,6 +81,8 @@ def parse() -> argparse.Namespace:
     given = parser.parse()
     given.names = [*given.model, *given.models, *given.compare] or (["*"] if given.budget else [])
     shaped = given.model_kwargs or given.img_size or given.in_chans or given.num_classes
+    if given.reference and not given.sweep:
+        raise Refusal("--reference goes with --sweep; name the models themselves otherwise")
     if given.sweep and (given.names or given.budget or shaped):
         raise Refusal("--sweep says which models, at which size; leave out the others")
     if not given.names and not given.sweep:
@@ -102,7 +106,15 @@ def subjects_of(given: argparse.Namespace, asked: dict[str, int | None]) -> list
     from slurm.define.load import load
 
     if given.sweep:
-        return [Subject(*rung) for rung in cost.rungs(load(given.sweep))]
+        rungs = [Subject(*rung) for rung in cost.rungs(load(given.sweep))]
+        shapes = {tuple(rung.shape.items()): rung.shape for rung in rungs}
+        if given.reference and len(shapes) > 1:
+            raise Refusal(
+                f"--reference: the rungs of {given.sweep} take images of {len(shapes)} shapes; name one by one"
+            )
+        known = {rung.label for rung in rungs}
+        others = [name for name in given.reference if name not in known]
+        return [*rungs, *(subjects(others, rungs[0].shape, {}) if others else [])]
     return subjects(given.names, asked, given.kwargs)
 
 

@@ -10,7 +10,9 @@ TABLES = ("text", "markdown", "latex", "csv")
 
 def main() -> None:
     parser = Parser(prog="scripts/report.py", description=__doc__.partition(":")[0] + ".")
-    parser.add_argument("name", help="the sweep: slurm/sweeps/NAME.py, or a path to such a file")
+    parser.add_argument(
+        "name", help="the sweep: slurm/sweeps/NAME.py, a path to such a file, or results/NAME/ with tables"
+    )
     parser.add_argument("--table", choices=TABLES, help="print the table of rungs, too")
     parser.add_argument(
         "--speeds", type=Path, metavar="CSV", help="latencies, of profile_model.py (default: RESULTS/NAME/speeds.csv)"
@@ -18,24 +20,28 @@ def main() -> None:
     parser.add_argument("--debug", action="store_true", help="show a traceback for a mistake of the user's, too")
     given = parser.parse()
 
-    from slurm.define.load import load
+    from slurm.define.find import named
 
-    found = load(given.name)
+    found = named(given.name)
     results = store.results_dir().absolute()
     folders = [store.folder_of(run, results) for run in found.runs]
+    study = found if isinstance(found, published.Study) else None
 
     # Imported late: pandas and matplotlib take most of a second, which --help and a misspelt name need not wait for.
     from analysis.compare import frames
     from analysis.report.assemble import write_report
 
     if given.table:
-        table = frames.rungs(frames.load(folders, found.runs, published.places(results, found.name)))
+        table = frames.rungs(
+            frames.load(folders, found.runs, published.places(results, found.name), [study] if study else ())
+        )
         if given.table == "text":
             frames.show(table)
         else:
             write = {"markdown": frames.markdown, "latex": frames.latex, "csv": frames.table_csv}[given.table]
             print(write(table))
     told = {"planned": found.contrasts, "families": found.families, "baseline": found.baseline}
+    told |= {"labels": found.labels, "study": study}
     print(write_report(found.name, folders, results, found.question, found.runs, given.speeds, **told))
 
 

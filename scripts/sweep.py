@@ -20,7 +20,9 @@ from engine.cli.flags import run_main, show
 from engine.errors import Refusal
 from engine.fields.values import pairs
 from engine.folder import store
+from engine.folder.published import Study
 from slurm import flags
+from slurm.define import find
 from slurm.define.sweep import Sweep
 from slurm.queue import states
 
@@ -29,6 +31,8 @@ def main() -> int | None:
     given = flags.parser(__doc__).parse()
     if given.command == "doctor":
         return doctor()
+    if given.command == "status" and isinstance(study := find.named(given.name), Study):
+        return states.show_tables(study, given.state, given.sort)
     sweep = flags.named(given)
     probes.check(sweep.probes, f"PROBES of sweep {sweep.name}")  # before anything is planned, let alone trained
     return COMMANDS[given.command](sweep, given)

@@ -1,10 +1,13 @@
 """Runs as training leaves them, and the page that the report makes of them."""
 
+import re
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
 from analysis.compare import frames
 from analysis.report import assemble, sentences
+from analysis.report.page import Page
 from engine.folder.store import csv_text, folder_of, make_folder, write_bytes, write_json
 
 ROOT = Path(__file__).parent.parent
@@ -31,16 +34,29 @@ def write_run(results, run, acc1, state="done", **status):
     return folder
 
 
-def result_of(folders, planned=None):
+def result_of(folders):
+    """What the page says where no contrast was named: text by its label."""
     frame = frames.load(folders)
-    return sentences.result(frame, frames.rungs(frame), planned=planned)
+    page = Page("ladder", frame, ROOT / "results")
+    return {label: text for _, label, text in sentences.unasked(frame, page.ranked, page.table, str)}
 
 
 def page_of(folders, results, **given):
     return assemble.write_report("ladder", folders, results, **given).read_text()
 
 
-class Page(HTMLParser):
+def plain(text):
+    """What is read of a page, without tags and with plain spaces."""
+    return unescape(re.sub(r"<[^>]+>", "", text)).replace("\u00a0", " ")
+
+
+def section(text, name):
+    """A section of a page."""
+    start = text.index(f'<section id="{name}">')
+    return text[start : text.index("</section>", start)]
+
+
+class Reader(HTMLParser):
     """What a browser would fetch, all ids, and whether the tags nest."""
 
     VOID = frozenset({"meta", "br", "wbr", "input"})

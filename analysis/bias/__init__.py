@@ -1,6 +1,7 @@
 """Which bias a model was built with, and which it learned.
 
 symmetry      relabelings that training cannot tell apart
+signatures    the same of a sweep's rungs, kept or measured
 probe         what probes share: images, views, intervals, nulls
 pixels        test images as pixels from 0 to 1, and models that take them
 depth         what a model holds after each block

@@ -9,7 +9,7 @@ import pandas as pd
 from analysis import probes, stats
 from analysis.compare import frames
 from analysis.probes import permutation_gap
-from engine.folder import store
+from engine.folder import published, store
 
 COLUMNS = ["folder", "rung", "seed", "probe", "key", "value", "low", "high", "null"]
 SUMMARY = ["rung", "probe", "key", "n", "value", "low", "high", "null"]
@@ -38,13 +38,18 @@ def load(folders: Sequence[Path]) -> pd.DataFrame:
 
 def of(frame: pd.DataFrame) -> pd.DataFrame:
     """What is known of the runs of a frame of `frames.load`, one row per run, probe and key; NaN for undefined.
+    Of a run from a published table what is in the probes.csv beside it.
 
     `low` and `high` are the 95 % interval over test images. Probe `permutation_gap` is computed here from the runs'
     accuracies; its rows belong to the run on whole images, its keys say which shuffle, and it has an interval over
     seeds only (`summary`).
     """
     rows, known = [], probes.names()
+    tables = {table: published.probes(Path(table)) for table in frame["table"].unique() if table}
     for run in frame.itertuples():
+        for estimate in tables[run.table].get(run.signature, ()) if run.table else ():
+            if estimate["probe"] in known:
+                rows.append({"folder": run.folder, "rung": run.rung, "seed": run.seed, **estimate})
         for name in known if (run.folder / "probes").is_dir() else ():
             for key, estimate in store.read_or_warn(path_of(run.folder, name)).get("values", {}).items():
                 numbers = {field: math.nan if number is None else number for field, number in estimate.items()}
@@ -56,6 +61,21 @@ def of(frame: pd.DataFrame) -> pd.DataFrame:
         for key, value in ((pair.permute, pair.gap), (f"{pair.permute}_relative", pair.relative)):
             rows.append({**own, "key": key, "value": value, "low": math.nan, "high": math.nan, "null": 0.0})
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def with_kept(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `of`, with a key `kept_d` for each `acc_d` of a probe that has such a unit.
+
+    That is the percentage of the accuracy above chance that is left. It has no interval over images.
+    """
+    acc = rows[rows["key"] == "acc"].set_index(["folder", "probe"])["value"]
+    named = {name for name in probes.names() if "kept_#" in probes.read(name)["UNITS"]}
+    own = rows[rows["probe"].isin(named) & rows["key"].str.fullmatch(r"acc_\d+")]
+    whole = [acc.get((row.folder, row.probe), math.nan) for row in own.itertuples()]
+    above = pd.Series(whole, own.index, dtype=float) - own["null"]
+    kept = 100 * (own["value"] - own["null"]) / above.where(above > 0)
+    more = own.assign(key=own["key"].str.replace("acc", "kept"), value=kept, low=math.nan, high=math.nan, null=0.0)
+    return pd.concat([rows, more], ignore_index=True)
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:

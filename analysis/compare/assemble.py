@@ -12,8 +12,9 @@ from analysis.compare.sweeps import Sweep
 from analysis.factorial import families, predicted
 from analysis.typeset import Sheet
 from engine.errors import Refusal
-from engine.folder.published import places_of
+from engine.folder.published import Study, places_of
 
+AFTERWARDS = "What was asked afterwards: no file named it before the runs"
 PLANNED = "What the sweep was made to compare"
 
 
@@ -29,6 +30,7 @@ class Asked:
     samples: Sequence[float] | None = None
     scaling: bool = False
     published: bool = False
+    contrast: Sequence[str] = ()
 
 
 def sheets(frame: pd.DataFrame, sweeps: Sequence[Sweep], asked: Asked) -> tuple[list[Sheet], list[str]]:
@@ -40,6 +42,11 @@ def sheets(frame: pd.DataFrame, sweeps: Sequence[Sweep], asked: Asked) -> tuple[
     here = {*frame["name"], *frame["rung"]}
     named = tuple(name for sweep in sweeps for name in sweep.baseline if name in here)
     made, notes = _differences(frame, sweeps, asked, asked.baseline or named or None)
+    if asked.contrast:
+        wanted = {words: contrasts.parsed(words) for words in asked.contrast}
+        made.append(
+            contrasts.registered_sheet(contrasts.registered(frame, wanted, asked.margin), AFTERWARDS, asked.margin)
+        )
     if asked.samples is not None:
         made += samples.sheets(frame, asked.baseline or next(iter(named), None), asked.samples)
     if asked.scaling:
@@ -68,7 +75,7 @@ def _differences(
         if not (sweep.contrasts or sweep.families):
             continue
         # Of its own runs: other sweeps beside it change neither names nor conditions.
-        runs = frames.load(sweep.folders, sweep.runs, places_of([sweep]))
+        runs = _own(sweep)
         if sweep.contrasts:
             own = contrasts.registered(runs, sweep.contrasts, asked.margin)
             title = PLANNED if len(sweeps) == 1 else f"What {sweep.name} was made to compare"
@@ -79,13 +86,26 @@ def _differences(
     return made, [contrasts.power_note(part, table) for table, (_, part) in pairs]
 
 
+def _own(sweep: Sweep) -> pd.DataFrame:
+    """The runs of one sweep alone."""
+    alone = [sweep] if isinstance(sweep, Study) else []
+    return frames.load(sweep.folders, sweep.runs, places_of([sweep]), alone)
+
+
+def from_tables(frame: pd.DataFrame) -> str:
+    """How many runs are known from published tables and have no folder here, in a line; "" for none."""
+    count = int((frame["table"] != "").sum())
+    where = ", ".join(dict.fromkeys(frame.loc[frame["table"] != "", "table"]))
+    return f"{count:,} of {len(frame):,} runs are read from published tables: {where}" if count else ""
+
+
 def _parts(
     frame: pd.DataFrame, sweeps: Sequence[Sweep], asked: Asked
 ) -> tuple[list[tuple[str, pd.DataFrame]], Sheet | None]:
     """The whole ladder; or with --fair one part per budget that rungs share, and who shares none."""
     if not asked.fair:
         return [("", frame)], None
-    speeds = fairness.speeds_file([sweep.folder for sweep in sweeps], asked.speeds) if asked.fair == "time" else None
+    speeds = fairness.speeds_file(places_of(sweeps), asked.speeds) if asked.fair == "time" else None
     name = sweeps[0].name if sweeps else "NAME"
     parts, missed = fairness.fair(frame, asked.fair, asked.tolerance / 100, speeds, name)
     if not parts:

@@ -19,6 +19,7 @@ for each kind of data: against one baseline, with all rungs and few seeds, hardl
 import functools
 import itertools
 import math
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -297,6 +298,16 @@ def registered(
         table[f"{test}_holm"] = stats.holm_by(table[test], table["data"])
     table["verdict"] = [_verdict(row) for row in table.assign(rung="", baseline=table["contrast"]).itertuples()]
     return table
+
+
+def parsed(words: str) -> dict[str, float]:
+    """Weights by rung of `A - B`, or of sums of as many rungs on either side. Raises Refusal for anything else."""
+    first, *others = re.split(r"\s+([+-])\s+", words.strip())
+    terms = [("+", first), *zip(others[::2], others[1::2], strict=True)]
+    weights = {rung.strip(): 1.0 if sign == "+" else -1.0 for sign, rung in terms}
+    if len(weights) < len(terms) or sum(weights.values()) or not all(weights):
+        raise Refusal(f"--contrast '{words}' must have as many rungs to add as to take away, as in 'mixer_1m - mlp_1m'")
+    return weights
 
 
 def _resolved(

@@ -35,7 +35,10 @@ class Budget(NamedTuple):
 
 
 def speeds_file(folders: Sequence[Path], given: Path | None = None) -> Path | None:
-    """The latencies that equal time means: the table given, else the speeds.csv in the folder of the sweep, if any.
+    """The latencies that equal time means: the table given, else the speeds.csv in a folder of the sweep, if any.
+
+    Args:
+        folders: of the sweeps, in the results and in the checkout; of one sweep's the first that has a table counts.
 
     Raises Refusal for a table that is not there, and where several sweeps have one each.
     """
@@ -43,7 +46,8 @@ def speeds_file(folders: Sequence[Path], given: Path | None = None) -> Path | No
         if not given.is_file():
             raise Refusal(f"there is no {given}; python scripts/profile_model.py --sweep NAME writes one", DATA)
         return given
-    found = [folder / SPEEDS for folder in folders if (folder / SPEEDS).is_file()]
+    first = {folder.name: folder / SPEEDS for folder in reversed(folders) if (folder / SPEEDS).is_file()}
+    found = list(first.values())[::-1]
     if len(found) > 1:
         raise Refusal(f"{' and '.join(map(str, found))} were not measured together; name one by --speeds")
     return found[0] if found else None

@@ -9,7 +9,7 @@ and a data order (`analysis/stats.py`); `analysis/compare/contrasts.py` compares
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from engine.errors import Refusal
 from engine.fields.rungs import DATA, conditions
 from engine.fields.rungs import text as _text
 from engine.folder import published
+from engine.folder.published import Study
 from engine.folder.store import DONE, PLANNED, RUNNING, read_json, read_run, read_status, read_summary
 from engine.run import Run
 
@@ -32,7 +33,7 @@ ORDER = ("dataset", "train_samples", "holdout")  # with the seed, what the order
 MEASURED = ["acc1", "train_loss", "params", "macs", "images_per_s", "epoch", "seconds", "attempt"]
 COLUMNS = [
     *("folder", "signature", "rung", "name", "condition", "data", "pair", "family", "state"),
-    *(*MEASURED, "error_class", "error", "env", "table"),
+    *(*MEASURED, "error_class", "error", "env", "table", "equivalent"),
     *Run.model_fields,
 ]
 RUNG_COLUMNS = ["rung", "family", "model", "condition", "before", "n", "n_missing", "params", "macs", "images_per_s"]
@@ -53,21 +54,28 @@ NOTE = "± 95 % interval over seeds, of two seeds both in brackets; * the interv
 NOTE += "; training loss: mean over the last epoch and seeds, of augmented, mixed and smoothed images where they are so"
 
 
-def load(folders: Sequence[Path], runs: Sequence[Run] | None = None, studies: Sequence[Path] = ()) -> pd.DataFrame:
+def load(
+    folders: Sequence[Path],
+    runs: Sequence[Run] | None = None,
+    studies: Sequence[Path] = (),
+    alone: Sequence[Study] = (),
+) -> pd.DataFrame:
     """One row per run, in the order given; `acc1` is NaN unless the run is done.
 
     Args:
         folders: run folders; one that does not exist yet is a row with state "planned".
         runs: the runs of these folders, where known; they also tell the rung of a run that has no folder yet.
         studies: folders of published tables (engine/folder/published.py), which tell of runs that are not done here.
+        alone: studies of which there are tables alone; all of their rows, of whatever scheme.
 
     `rung` is Run.rung (`name`) and, where one rung was trained in several ways, the fields that differ (`condition`).
     Runs of equal `data` may be compared; those of equal `pair` saw the same images in the same order. `table` is the
-    published table that a row is from, "" for a folder.
+    published table that a row is from, "" for a folder; `equivalent` is what a model that is gone is now (`Study`).
     """
     pairs = dict(zip(folders, runs or [None] * len(folders), strict=True))
     there = published.done(studies)
     rows = [_row(folder, run, there) for folder, run in pairs.items()]
+    rows += [row for study in alone for row in _of_tables(study)]
     frame = pd.DataFrame(rows, columns=COLUMNS)
     frame["condition"], frame["name"] = _conditions(rows), frame["rung"]
     frame["rung"] = (frame["rung"] + " " + frame["condition"]).str.strip()
@@ -79,6 +87,7 @@ def load(folders: Sequence[Path], runs: Sequence[Run] | None = None, studies: Se
 def _row(folder: Path, run: Run | None, there: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     signature, model, seed = _name(folder)
     row: dict[str, Any] = {**dict.fromkeys(COLUMNS, math.nan), "error_class": "", "error": "", "env": {}, "table": ""}
+    row["equivalent"] = {}
     row |= {"folder": folder, "signature": signature, "rung": model, "model": model, "seed": seed, "state": PLANNED}
     try:
         if run is None and (folder / "args.yaml").exists():
@@ -88,11 +97,34 @@ def _row(folder: Path, run: Run | None, there: Mapping[str, Mapping[str, Any]]) 
         row |= _measured(folder)
         if row["state"] not in (DONE, RUNNING) and (told := there.get(row["signature"])):
             row |= {**{key: _number(told.get(key)) for key in MEASURED}, "state": DONE, "error_class": "", "error": ""}
-            row["table"] = told[published.TABLE]
+            row |= {"table": told[published.TABLE], "env": told["env"] or row["env"]}
     except (Refusal, ValueError, KeyError) as error:
         row |= {"state": UNREADABLE, "error_class": UNREADABLE, "error": str(error)}
-    row["family"] = REFERENCE if row["model"].startswith("timm/") else row["model"].partition("_")[0]
+    row["family"] = _family(row["model"])
     return row
+
+
+def _of_tables(study: Study) -> Iterator[dict[str, Any]]:
+    """The rows of a study of which there are tables alone."""
+    last = {signature: epochs[-1] for signature, epochs in published.epochs(study.table).items()}
+    for told in published.records(study.table):
+        row: dict[str, Any] = {**dict.fromkeys(COLUMNS, math.nan), "equivalent": {}}
+        row |= {key: value for key, value in told.items() if key in COLUMNS}
+        row |= {key: _number(told.get(key)) for key in MEASURED}
+        row |= {"folder": study.folder / told["folder"], "table": str(study.table), "family": _family(told["model"])}
+        row["env"] = ({"processor": study.processor} if study.processor else {}) | told["env"]
+        row["env"] |= {"commit": study.commit} if study.commit else {}
+        if math.isnan(row["train_loss"]):
+            row["train_loss"] = last.get(told["signature"], {}).get("train_loss", math.nan)
+        if told["state"] != DONE:
+            row["acc1"] = math.nan
+        if now := dict(study.equivalents.get(row["family"], {})):
+            row["equivalent"] = {"model": now.pop("model"), "model_kwargs": {**told["model_kwargs"], **now}}
+        yield row
+
+
+def _family(model: str) -> str:
+    return REFERENCE if model.startswith("timm/") else model.partition("_")[0]
 
 
 def _name(folder: Path) -> tuple[str, str, float]:

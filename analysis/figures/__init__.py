@@ -1,6 +1,8 @@
 """Figures as inline SVG.
 
-draw             curves, ladders, scatter
-bias_figures     probes and permutation gaps
+looks            the hue and the shape of every family
+scatter          accuracy against cost
+draw             a figure of matplotlib as a citizen of a page
+bias_figures     permutation gaps
 removal_figures  which layers each criterion gives away
 """

@@ -4,7 +4,8 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from analysis.figures import draw
-from analysis.figures.draw import INK, PALETTE
+from analysis.figures.draw import INK
+from analysis.figures.looks import KINDS
 from analysis.removal.ranks import Ranking
 
 
@@ -24,7 +25,7 @@ def choices(rankings: list[Ranking], k: int, over: str) -> str:
             for layer, share, place in zip(layers, ranking.frequency(k), ranking.places(), strict=True):
                 gid = f"choice{y}-{layer}"
                 if share:
-                    axes.scatter(layer, y, s=150 * share, color=PALETTE[0][0], alpha=0.75, linewidth=0, gid=gid)
+                    axes.scatter(layer, y, s=150 * share, color=KINDS["matrix"][0], alpha=0.75, linewidth=0, gid=gid)
                 if layer in chosen:
                     axes.scatter(layer, y, s=190, facecolor="none", edgecolor=INK, linewidth=1)
                 titles[gid] = f"{ranking.label}\nlayer {layer}: chosen in {share:.0%}, place {place + 1:.3g}"

@@ -30,10 +30,11 @@ MAY = {
     "WORDS": "a dict of patterns of keys and what they are called in that figure",
     "COST": "a tuple of two numbers: forward passes over the test images (a backward one counts two), further seconds",
     "OVER_TRAINING": "a bool, whether it is also measured at each epoch whose weights the run kept",
+    "COLUMN": "a string, the key beside the contrasts of a report; # stands for an eighth of the image's side",
 }
 FUNCTIONS = {"measure": "the subject", "draw": "the subject"}
 FORMS = {"PROTOCOL": dict, "UNITS": dict, "HEADLINE": tuple, "TITLE": str, "WORDS": dict, "COST": tuple}
-FORMS["OVER_TRAINING"] = bool
+FORMS |= {"OVER_TRAINING": bool, "COLUMN": str}
 FOLDER = Path(__file__).parent
 CLOSE = 0.7  # of 1, how alike a misspelt name is
 
@@ -114,6 +115,12 @@ def unit(name: str, key: str) -> str:
     if known not in units:
         raise _wrong(name, f"measures '{key}', which has no unit; UNITS has {', '.join(units)}")
     return units[known]
+
+
+def words(name: str, key: str) -> str:
+    """What a key is called, of the WORDS in the probe's file."""
+    patterns = read(name).get("WORDS", {}).items()
+    return next((re.sub(pattern, text, key) for pattern, text in patterns if re.fullmatch(pattern, key)), key)
 
 
 @cache

@@ -34,8 +34,9 @@ UNITS = {"acc": "%", "acc_#": "%", "consistency_#": "%", "R_#": "ratio", "area":
 UNITS |= {"acc_quadrant_#": "%", "consistency_quadrant_#": "%", "R_quadrant_#": "ratio"}
 COST = (11, 0)
 HEADLINE = ("acc", "R_2", "R_4", "R_8", "area")
+COLUMN = "R_2"
 TITLE = "Patch shuffle: accuracy kept when k × k blocks of the image change places"
-WORDS = {"acc": "accuracy", r"R_(\d+)": r"kept, \1 × \1 blocks", "area": "kept, mean"}
+WORDS = {"acc": "accuracy", "R_2": "quarters shuffled", r"R_(\d+)": r"\1 × \1 blocks shuffled", "area": "kept, mean"}
 
 
 def measure(subject: Subject) -> dict[str, Estimate]:

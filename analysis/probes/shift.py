@@ -7,8 +7,10 @@ For each step d, over the four directions of T_d (by d pixels along one axis, bo
     alignment = consistency_p - consistency_(p/2)                     p the patch size
     peak = consistency_p - (consistency_(p-1) + consistency_(p+1)) / 2
 
-d is 1, 2 and 4, and p/2, p - 1, p and p + 1, up to half of the image; acc is without a shift. Percent; points for the
-last two. Consistency falls with d whatever the patches are, which alignment mixes with what it is after; peak does not.
+d is 1, 2 and 4, and p/2, p - 1, p and p + 1, up to half of the image; acc is without a shift.
+Percent; points for alignment and peak. kept_d, which tables of results derive, is the percentage of the accuracy above
+chance that is left. Consistency falls with d whatever the patches are, which alignment mixes with what it is after;
+peak does not.
 
 Source: pairwise consistency is Zhang, arXiv 1904.11486, section 3; alignment and peak are ours.
 Null: chance, see `by_chance`; for alignment what it would be if step p were as its two neighbours are; for peak 0.
@@ -30,15 +32,17 @@ from engine.rng import derive
 
 PROTOCOL = {"pixels": [1, 2, 4], "directions": 4, "padding": "reflect", "pair": "1/8", "seed": 0}
 UNITS = {"acc": "%", "acc_#": "%", "consistency_#": "%", "consistency_pair": "%", "alignment": "points"}
-UNITS |= {"peak": "points"}
+UNITS |= {"peak": "points", "kept_#": "%"}
 COST = (26, 0)
 HEADLINE = ("acc", "acc_1", "acc_2", "acc_4", "consistency_1", "peak")
+COLUMN = "kept_#"
 TITLE = "Shift: accuracy and agreement when images are moved by so many pixels"
 WORDS = {
     "acc": "accuracy",
     r"acc_(\d+)": r"accuracy at \1 px",
     r"consistency_(\d+)": r"agreement at \1 px",
     "peak": "patch peak",
+    r"kept_(\d+)": r"moved by \1 px",
 }
 DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1))
 

@@ -31,6 +31,7 @@ def finish(sweep: Sweep, how: How) -> Path:
     from analysis.report.assemble import write_report  # which takes a second
 
     told = {"planned": sweep.contrasts, "families": sweep.families, "baseline": sweep.baseline}
+    told["labels"] = sweep.labels
     return write_report(sweep.name, sweep.folders, sweep.folder.parent, sweep.question, sweep.runs, **told)
 
 

@@ -1,66 +1,53 @@
-"""The plain result of a sweep: a few sentences that are computed, and what they do not show.
+"""What the page says in words: sentences that are computed, and what the runs do not show.
 
-What an ingredient is worth is said only of the contrasts that the sweep was made for (CONTRASTS of its file). The order
-of a file is no claim: which rung stands before which says nothing of cause.
+What an ingredient is worth is said only of the contrasts that the sweep was made for (sections/asked.py). The order of
+a file is no claim: which rung stands before which says nothing of cause.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
 
 from analysis import judges
-from analysis.compare import contrasts, frames
+from analysis.compare import frames
 from analysis.compare.frames import REFERENCE
 from analysis.typeset import accuracy, plus_minus, quantity
 
 UNSTEADY = 5  # points between the best and the worst seed of a rung beyond which its mean says little
-EASY = ("digits",)  # data on which the flat MLP ties with nearly everything: their page opens with what was built in
+EASY_DATA = ("digits",)
+EASY = (
+    "Digits are too easy to rank architectures: trained to the end, the flat MLP ties with nearly every other one, so "
+    "ranks must not be over-read."
+)
 NAMED = 4  # rungs that a sentence names; of more it says how many
 
+Label = Callable[[str], str]
+"""Of a rung, what it is called."""
 
-def result(
-    frame: pd.DataFrame,
-    table: pd.DataFrame,
-    symmetries: list[dict[str, Any]] | None = None,
-    probed: pd.DataFrame | None = None,
-    planned: Mapping[str, Mapping[str, float]] | None = None,
-) -> dict[str, str]:
-    """The result in statements, under what each is about.
 
-    Args:
-        table: of `frames.rungs`.
-        symmetries: of `sections.bias.symmetries`; they and the probes come first where accuracy says little.
-        probed: of `probe_table.summary`.
-        planned: the contrasts that the sweep was made for; without any, no rung is said to owe its accuracy to
-            anything.
+def unasked(frame: pd.DataFrame, ranked: pd.DataFrame, table: pd.DataFrame, label: Label) -> list[tuple[str, str, str]]:
+    """Where no contrast was named: which rung is best, between what accuracies range, what is not decided.
+
+    Each as verdict (a colour), label and text.
     """
-    undecided = {"Not decided": " ".join(_undecided(frame, table))}
-    if not (table["n"] > 0).any():
-        return {"No result": "No run of this sweep has finished.", **undecided}
-    told = {"Built in": symmetry_sentence(symmetries)} if symmetries else {}
-    told |= {"Learned": said} if probed is not None and (said := probe_sentence(probed)) else {}
-    asked = {"Asked": asked_sentence(contrasts.registered(frame, planned))} if planned else {}
-    if told and is_easy(frame):
-        return {**told, "Accuracy": f"{_best(frame, table)} {tie(frame)}".strip(), **asked, **undecided}
-    spread = asked or ({"Range": said} if (said := _range(frame, table)) else {})
-    return {"Best rung": _best(frame, table), **spread, **undecided}
+    notes = ("undecided", "Not decided", " ".join(undecided(frame, table, label)))
+    if ranked.empty:
+        return [("undecided", "No result", "No run of this sweep has finished."), notes]
+    spread = _range(ranked, label)
+    return [
+        ("equal", "Best rung", lead(frame, ranked, label)),
+        *([("equal", "Range", spread)] if spread else []),
+        notes,
+    ]
 
 
 def is_easy(frame: pd.DataFrame) -> bool:
     """Whether accuracy on these data ranks nothing."""
-    return bool(len(frame)) and set(frame["dataset"].dropna()) <= set(EASY)
+    return bool(len(frame)) and set(frame["dataset"].dropna()) <= set(EASY_DATA)
 
 
-def comparable(frame: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """The rungs that were trained on the same data as the most accurate one; all where none has finished."""
-    if not (table["n"] > 0).any():
-        return table
-    data = table["rung"].map(frame.drop_duplicates("rung").set_index("rung")["data"])
-    return table[data == data[table["acc1"].idxmax()]]
-
-
-def symmetry_sentence(symmetries: list[dict[str, Any]]) -> str:
+def symmetry_sentence(symmetries: Sequence[dict[str, Any]]) -> str:
     """Which rungs are blind to which order of the pixels, by the largest order that each is blind to."""
     words = {
         "pixels": "{} cannot see the order of the pixels at all",
@@ -83,7 +70,7 @@ def symmetry_sentence(symmetries: list[dict[str, Any]]) -> str:
     return f"Trained with {opt}, " + "; ".join(parts) + ". This is exact and holds before any data are seen."
 
 
-def probe_sentence(probed: pd.DataFrame) -> str:
+def probe_sentence(probed: pd.DataFrame, label: Label) -> str:
     """The most and the least tolerant rung of each probe, in words; "" without probes."""
     parts = []
     for name, key, what in (
@@ -96,95 +83,50 @@ def probe_sentence(probed: pd.DataFrame) -> str:
         most, least = rows.loc[rows["value"].idxmax()], rows.loc[rows["value"].idxmin()]
         scale, unit = (100, " % of their accuracy above chance") if key.startswith("R") else (1, " %")
         ends = [f"{scale * end['value']:.0f}" for end in (most, least)]
-        parts.append(f"{what} {ends[0]}{unit} (`{most['rung']}`) to {ends[1]} % (`{least['rung']}`)")
+        parts.append(f"{what} {ends[0]}{unit} (`{label(most['rung'])}`) to {ends[1]} % (`{label(least['rung'])}`)")
     text = "; ".join(parts)
     return text[:1].upper() + text[1:] + "." if text else ""
 
 
-def tie(frame: pd.DataFrame) -> str:
-    """How many rungs cannot be told from the flat MLP, the first rung; "" where there is none."""
-    if not str(frame["model"].iloc[0]).startswith(("mlp_", "bmlp_")):
+def _range(ranked: pd.DataFrame, label: Label) -> str:
+    """From which rung to which accuracies range; what lies between them is not said, as nobody asked beforehand."""
+    if len(ranked) < 2:
         return ""
-    table = contrasts.against(frame)
-    others = table[table["diff_n"] > 1]
-    if others.empty:
-        return ""
-    better = others[others["verdict"].str.startswith(contrasts.BETTER)]
-    who = f": {_several(list(better['rung']))}" if len(better) else ""
+    low, high = ranked.iloc[-1], ranked.iloc[0]
     return (
-        f"Of {len(others)} others, {len(better) or 'none'} can be shown to be better than the flat MLP "
-        f"`{frame['name'].iloc[0]}`{who}: on images this small accuracy says next to nothing of bias."
+        f"Accuracies on the same data range from {low.acc1:.2f} % (`{label(low.rung)}`) to {high.acc1:.2f} % "
+        f"(`{label(high.rung)}`). No contrast was named beforehand (CONTRASTS of the sweep’s file), so no ingredient "
+        "is said to buy anything."
     )
 
 
-def asked_sentence(table: pd.DataFrame) -> str:
-    """What came of the contrasts that the sweep was made for: how many are decided, and the largest that is.
+def lead(frame: pd.DataFrame, ranked: pd.DataFrame, label: Label) -> str:
+    """The most accurate rung, and whether its lead over the next may be chance.
 
     Args:
-        table: of `contrasts.registered`.
+        ranked: finished rungs, best first; only those on the data of the best are compared with it.
     """
-    tested = table[table["diff_n"] > 1]
-    if tested.empty:
-        return (
-            "Of what the sweep was made to compare nothing can be told from chance: no contrast has two common seeds."
-        )
-    parts = []
-    for condition, own in tested.groupby("condition", sort=False):
-        clear = own[own["diff_p_holm"] < 0.05]
-        where = f" under {condition}" if condition else ""
-        what = f"{len(own)} contrast{'s' * (len(own) > 1)} that the sweep was made for{where}"
-        if clear.empty:
-            parts.append(f"Of {what}, none is shown to differ from zero (Holm).")
-            continue
-        row = clear.loc[clear["diff"].abs().idxmax()]
-        shown = f"{len(clear)} {'is' if len(clear) == 1 else 'are'} shown to differ from zero (Holm)"
-        named = row["contrast"].removesuffix(f" ({condition})")
-        size = plus_minus(row["diff"], row["diff_half"], row["diff_n"], "+")
-        parts.append(f"Of {what}, {shown}; the largest is “{named}”, {size} points, {_between(row['differs_in'])}.")
-    return " ".join(parts)
-
-
-def _between(names: list[str]) -> str:
-    """Between what kind of rungs a contrast is; a name says less than what its rungs differ in."""
-    rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"between rungs that differ in {', '.join(names[:NAMED]) or 'nothing known'}{rest}"
-
-
-def _range(frame: pd.DataFrame, table: pd.DataFrame) -> str:
-    """From which rung to which accuracies range; what lies between them is not said, as nobody asked beforehand."""
-    own = comparable(frame, table)
-    own = own[own["n"] > 0].sort_values("acc1", kind="stable")
-    if len(own) < 2:
-        return ""
-    low, high = own.iloc[0], own.iloc[-1]
-    return (
-        f"Accuracies on the same data range from {low.acc1:.2f} % (`{low.rung}`) to {high.acc1:.2f} % (`{high.rung}`). "
-        "No contrast was named beforehand (CONTRASTS of the sweep’s file), so no ingredient is said to buy anything."
-    )
-
-
-def _best(frame: pd.DataFrame, table: pd.DataFrame) -> str:
-    ranked = comparable(frame, table)
-    ranked = ranked[ranked["n"] > 0].sort_values("acc1", ascending=False, kind="stable")
+    data = frame.drop_duplicates("rung").set_index("rung")["data"]
+    ranked = ranked[ranked["rung"].map(data) == data[ranked["rung"].iloc[0]]]
     best, own = ranked.iloc[0], ranked[ranked["family"] != REFERENCE]
-    text = f"The most accurate rung is `{best.rung}` with {_level(best)} ({_seeds(best)})"
+    text = f"The most accurate rung is `{label(best.rung)}` with {_level(best)} ({_seeds(best)})"
     if len(ranked) < 2:
         return f"{text}; no other rung on the same data has finished."
     second = ranked.iloc[1]
-    lead = frames.paired(frame, best.rung, second.rung)
-    margin = plus_minus(lead.mean, lead.half, lead.n)
-    if lead.n < 2:
-        text += f"; next is `{second.rung}`, but they share too few seeds to tell the two apart."
-    elif lead.clear:
-        text += (
-            f", ahead of `{second.rung}` by {margin} points over the same seeds (not corrected for choosing the two)."
-        )
-    elif lead.half == 0:
-        text += f"; its lead over `{second.rung}` is {lead.mean:.2f} points with each seed, too coarse for an interval."
+    ahead = frames.paired(frame, best.rung, second.rung)
+    margin, name = plus_minus(ahead.mean, ahead.half, ahead.n), label(second.rung)
+    if ahead.n < 2:
+        text += f"; next is `{name}`, but they share too few seeds to tell the two apart."
+    elif ahead.clear:
+        text += f", ahead of `{name}` by {margin} points over the same seeds (not corrected for choosing the two)."
+    elif ahead.half == 0:
+        text += f"; its lead over `{name}` is {ahead.mean:.2f} points with each seed, too coarse for an interval."
     else:
-        text += f", but its lead over `{second.rung}`, {margin} points over the same seeds, may be chance."
+        text += f", but its lead over `{name}`, {margin} points over the same seeds, may be chance."
     if best.family == REFERENCE and len(own):
-        text += f" It is a reference; of the testbed’s own, `{own.iloc[0].rung}` is best with {_level(own.iloc[0])}."
+        text += (
+            f" It is a reference; of the testbed’s own, `{label(own.iloc[0].rung)}` is best with {_level(own.iloc[0])}."
+        )
     return text
 
 
@@ -200,12 +142,12 @@ def _level(row: Any) -> str:
     return accuracy(row.acc1, row.acc1_half, row.n).replace(" (n=1)", "") + " %"
 
 
-def _undecided(frame: pd.DataFrame, table: pd.DataFrame) -> list[str]:
+def undecided(frame: pd.DataFrame, table: pd.DataFrame, label: Label = str) -> list[str]:
     """What these runs do not show, most important first."""
     notes = []
     missing, few = int(frame["acc1"].isna().sum()), table.loc[table["n"] > 0, "n"]
     if missing:
-        notes.append(f"{missing} of {len(frame)} runs have no result yet or failed; they are listed below.")
+        notes.append(f"{missing} of {len(frame)} runs have no result yet or failed; they are listed under Health.")
     if len(few) and few.max() == 1:
         notes.append("With one seed per rung nothing is known of the spread between seeds.")
     elif len(few) and few.min() < 5:
@@ -216,13 +158,9 @@ def _undecided(frame: pd.DataFrame, table: pd.DataFrame) -> list[str]:
     reach = frame.groupby("rung", sort=False)["acc1"].agg(lambda values: values.max() - values.min())
     if unsteady := list(reach.index[reach > UNSTEADY]):
         notes.append(
-            f"The seeds of {_several(unsteady)} lie more than {UNSTEADY} points apart: what is measured there may be "
+            f"The seeds of {_several([label(rung) for rung in unsteady])} lie more than {UNSTEADY} points apart: what "
+            "is measured there may be "
             "how well the recipe suits the model, and not its bias."
-        )
-    if set(EASY) & set(frame["dataset"]):
-        notes.append(
-            "Digits are too easy to rank architectures: trained to the end, the flat MLP ties with nearly every other "
-            "one, so ranks must not be over-read."
         )
     for (dataset, holdout), group in frame.dropna(subset="acc1").groupby(["dataset", "holdout"], sort=False):
         if size := judges.count(str(dataset), float(holdout)):

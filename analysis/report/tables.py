@@ -1,9 +1,9 @@
-"""Tables of the report: what a page shows of a Sheet, with what each cell sorts by and the texts that can be copied."""
+"""Tables of the report: what a page shows of a Sheet, with what each cell sorts by."""
 
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -23,15 +23,11 @@ SCALE = {"T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3, "": 1.0, "ms": 1e-3, "µs": 1e
 
 @dataclass(frozen=True)
 class Cell:
-    """`key` is what it sorts by: a number, a text, or "" for what is missing."""
+    """`key` is what it sorts by: a number, a text, or "" for what is missing; the first of a row sorts by its place."""
 
     text: str
     key: str
     tip: str = ""
-
-    @property
-    def starred(self) -> bool:
-        return self.text.endswith("*")
 
 
 @dataclass(frozen=True)
@@ -44,7 +40,6 @@ class Shown:
     align: str
     rows: list[list[Cell]]
     note: str
-    exports: dict[str, str]
     left_out: int
 
 
@@ -56,18 +51,13 @@ def shown(name: str, sheet: Sheet, align: str = "", tips: Sequence[Sequence[str]
         align: l, r or c per column, if not as in the sheet.
         tips: tooltips per row and column.
     """
-    total = len(sheet.rows)
-    if total > ROWS:
-        data = sheet.data[:ROWS] if len(sheet.data) == total else sheet.data[: 20 * ROWS]
-        sheet = replace(sheet, rows=sheet.rows[:ROWS], data=data)
-    rows = []
-    for place, texts in enumerate(sheet.rows):
+    total, rows = len(sheet.rows), []
+    for place, texts in enumerate(sheet.rows[:ROWS]):
         own = tips[place] if tips else [""] * len(texts)
-        keys = [str(place), *(sort_key(text) for text in texts[1:])]
+        keys = ["", *(sort_key(text) for text in texts[1:])]
         rows.append([Cell(text, key, tip) for text, key, tip in zip(texts, keys, own, strict=True)])
-    exports = {"Markdown": sheet.markdown(), "LaTeX": sheet.latex(), "CSV": sheet.csv()}
     align = align or sheet.align.ljust(len(sheet.header), "r")
-    return Shown(name, sheet.title, sheet.header, align, rows, sheet.note, exports, total - len(rows))
+    return Shown(name, sheet.title, sheet.header, align, rows, sheet.note, total - len(rows))
 
 
 def sort_key(text: str) -> str:
@@ -86,27 +76,6 @@ def limited(rows: pd.DataFrame, column: str, count: int = DRAWN) -> pd.DataFrame
     return rows[rows[column].isin(list(dict.fromkeys(rows[column]))[:count])]
 
 
-def health(frame: pd.DataFrame) -> dict[str, str]:
-    """How the sweep went, in facts."""
-    states = ", ".join(f"{count:,} {state}" for state, count in frame["state"].value_counts(sort=False).items())
-    seconds, attempts = frame["seconds"].dropna(), frame["attempt"].dropna()
-    facts = {"runs": f"{len(frame):,}: {states}"}
-    if len(seconds):
-        facts["hours of training"] = f"{seconds.sum() / 3600:.2f}; of a run {_hours(seconds)}"
-    if len(attempts):
-        again = int((attempts > 1).sum())
-        more = f"; most in one: {attempts.max():.0f}" if again else ""
-        facts["attempts"] = f"{attempts.sum():.0f}; {again:,} runs needed more than one{more}"
-    if failed := frame.loc[frame["error_class"] != "", "error_class"].value_counts(sort=False).to_dict():
-        facts["errors"] = ", ".join(f"{count:,} {kind}" for kind, count in failed.items())
-    return facts
-
-
-def _hours(seconds: pd.Series) -> str:
-    ends = [f"{value / 3600:.2f}" if value >= 360 else f"{value:.0f} s" for value in (seconds.min(), seconds.max())]
-    return " to ".join(dict.fromkeys(ends))
-
-
 def unfinished(frame: pd.DataFrame) -> Sheet | None:
     """Runs without an accuracy: how they stand and the last line of their error; None if all have one."""
     missing = frame[frame["acc1"].isna()]
@@ -119,7 +88,7 @@ def unfinished(frame: pd.DataFrame) -> Sheet | None:
         )
     header = ("rung", "seed", "run", "state", "epochs done", "attempt", "class", "last line")
     columns = ["rung", "seed", "signature", "state", "epoch", "attempt", "error_class", "error"]
-    return Sheet("Runs without a result", header, cells, missing[columns], align="lrllrrll") if cells else None
+    return Sheet("runs without a result", header, cells, missing[columns], align="lrllrrll") if cells else None
 
 
 def _error(row: Any) -> tuple[str, str]:
@@ -132,15 +101,16 @@ def runs(frame: pd.DataFrame) -> Sheet:
         [
             *(row.rung, whole(row.seed), row.signature, row.state),
             *(MISSING if math.isnan(row.acc1) else f"{row.acc1:.2f}",),
+            *(MISSING if math.isnan(row.train_loss) else f"{row.train_loss:.3g}",),
             *(MISSING if math.isnan(value) else f"{value:,.0f}" for value in (row.images_per_s, row.seconds)),
             str(row.env.get("commit", MISSING))[:9],
         ]
         for row in frame.itertuples()
     ]
-    header = ("rung", "seed", "run", "state", "accuracy, %", "images/s", "seconds", "commit")
-    columns = ["rung", "seed", "signature", "state", "acc1", "images_per_s", "seconds"]
+    header = ("rung", "seed", "run", "state", "accuracy, %", "training loss", "images/s", "seconds", "commit")
+    columns = ["rung", "seed", "signature", "state", "acc1", "train_loss", "images_per_s", "seconds"]
     data = frame[columns].assign(commit=[env.get("commit", "") for env in frame["env"]])
-    return Sheet("All runs", header, cells, data, align="lrllrrrl")
+    return Sheet("all runs and their signatures", header, cells, data, align="lrllrrrrl")
 
 
 def whole(value: float) -> str:

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from engine.cli.flags import TimmFlags, add_config, add_fields
 from engine.errors import CHECKPOINT, DATA, USAGE, Refusal
 from engine.folder import store
 from engine.run import How, Run
+
+LINE_SECONDS = 15.0  # between lines on how far an epoch is, where there is no terminal
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +69,7 @@ def _screen() -> Iterator[Callable[[dict[str, Any]], None]]:
     """On a terminal a bar below the log; in a file or a pipe plain lines without control characters."""
     if not sys.stderr.isatty():
         logging.basicConfig(level=logging.INFO, format="%(message)s")
-        yield lambda fields: None
+        yield lines(lambda line: print(line, file=sys.stderr, flush=True))
         return
     from rich.console import Console
     from rich.logging import RichHandler
@@ -80,6 +83,19 @@ def _screen() -> Iterator[Callable[[dict[str, Any]], None]]:
         yield lambda fields: progress.update(
             bar, total=fields["steps"], completed=fields["step"], description=describe(fields)
         )
+
+
+def lines(say: Callable[[str], None], every: float = LINE_SECONDS) -> Callable[[dict[str, Any]], None]:
+    """What tells `say` where a run stands, in a line, once in so many seconds: the first one after as many."""
+    last = time.monotonic()
+
+    def tell(fields: dict[str, Any]) -> None:
+        nonlocal last
+        if fields.get("steps") and time.monotonic() - last >= every:
+            last = time.monotonic()
+            say(f"step {fields['step']}/{fields['steps']}  {describe(fields)}")
+
+    return tell
 
 
 def describe(fields: dict[str, Any]) -> str:

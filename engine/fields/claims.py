@@ -9,15 +9,18 @@ itself, may differ, and is shown. Needs neither pandas nor torch.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import archs
+from archs.parts.bias import Bias
 from engine.errors import Refusal
 from engine.fields.rungs import RECIPE, text
 
 FREE = ("lr",)
 BY_DATA = ("img_size", "in_chans", "num_classes", "drop_path")  # a variant's own values, which the run's fields replace
+CLAIMS = {field.name for field in fields(Bias)}
 
 Fields = Mapping[str, Any]
 """Of a run, as of Run.record()."""
@@ -80,6 +83,25 @@ def check(contrast: Contrast, runs: Mapping[str, Fields]) -> None:
         signs.add(sign)
     if len(signs) > 1:
         raise Refusal(f"it claims {' x '.join(contrast.of)}, but its pairs go in both directions and partly cancel")
+
+
+def proven(contrast: Contrast, runs: Mapping[str, Fields]) -> tuple[str, ...]:
+    """The ingredients whose effect a contrast is, whatever it claims; () where other things differ as well."""
+    if contrast.of:
+        return contrast.of
+    differ = [what for what in sides(contrast, runs) if what not in FREE]
+    if len({runs[rung]["model"].partition("_")[0] for rung in contrast.weights}) == 1:
+        differ = [what for what in differ if what not in CLAIMS] or differ  # what a family declares of its arguments
+        if len(contrast.weights) == 2 and len(differ) == 1:
+            return (differ[0],)
+    for size in range(1, min(len(differ), len(contrast.weights).bit_length() - 1) + 1):
+        for axes in combinations(differ, size):
+            try:
+                check(Contrast(contrast.weights, axes), runs)
+            except Refusal:
+                continue
+            return axes
+    return ()
 
 
 def sides(contrast: Contrast, runs: Mapping[str, Fields]) -> dict[str, list[tuple[str, str]]]:
@@ -162,6 +184,15 @@ def _what(a: Fields, b: Fields) -> list[str]:
 
 
 def _of_models(a: Fields, b: Fields) -> list[Item]:
-    pair = ((run["model"], dict(run["model_kwargs"])) for run in (a, b))
-    items = (Item(item.what, text(item.a), text(item.b)) for item in archs.difference(*pair))
-    return [item for item in items if item.what not in BY_DATA]
+    """Of models that the zoo has no more, by what they are now; where that is not known, their names differ."""
+    for first, second in ((a, b), (a.get("equivalent") or a, b.get("equivalent") or b)):
+        pair = [(run["model"], dict(run["model_kwargs"])) for run in (first, second)]
+        if all(name.startswith("timm/") or name.partition("_")[0] in archs.families() for name, _ in pair):
+            items = (Item(item.what, text(item.a), text(item.b)) for item in archs.difference(*pair))
+            return [item for item in items if item.what not in BY_DATA and _one(item.a) != _one(item.b)]
+    return [Item("model", a["model"], b["model"])] if a["model"] != b["model"] else []
+
+
+def _one(value: str) -> str:
+    """A list of one stage is that stage."""
+    return value[1:-1] if value.startswith("[") and "," not in value else value

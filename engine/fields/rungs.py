@@ -15,6 +15,8 @@ NO_RECIPE = ("scheme", "model", "model_kwargs", "seed", "initial_checkpoint")
 RECIPE = [field for field in Run.model_fields if field not in NO_RECIPE]
 DATA = ("dataset", "train_samples", "holdout", "permute")  # accuracies on different data are never compared
 
+MANY = 5000  # runs, of which all fields take longer to compare than anybody waits for a table
+
 
 def text(value: Any) -> str:
     """A field's value as tables print it."""
@@ -42,6 +44,16 @@ def conditions(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         if not named or any(len(values) > 1 for values in follows.values()):
             named.append(field)
     return [" ".join(f"{field}={words[field]}" for field in named) for words in told]
+
+
+def names(runs: Sequence[Run]) -> dict[str, str]:
+    """By signature what a table calls a run, without its seed: its rung and, where that was trained in several ways,
+    its condition. Of very many runs the rung alone."""
+    if len(runs) > MANY:
+        return {run.signature: run.rung for run in runs}
+    rows = [{**run.record(), "rung": run.rung} for run in runs]
+    ways = conditions(rows)
+    return {run.signature: f"{run.rung} {way}".strip() for run, way in zip(runs, ways, strict=True)}
 
 
 def resolve(weights: Mapping[str, float], rungs: Mapping[str, tuple[str, str]]) -> list[tuple[str, dict[str, float]]]:

@@ -2,22 +2,100 @@
 
 A row says that the run of its signature is done if it is of our scheme, its state is `done` and it has an accuracy. The
 table in the results folder counts and, where SOFTMLP_RESULTS is another one, that of the checkout.
+
+A study whose sweep is gone from slurm/sweeps/ is its tables alone (`study`): all of its rows are read as they are, of
+whatever scheme, and what it asked stands in study.yaml beside them.
 """
 
+import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from engine.cli import tables
-from engine.errors import Refusal
+from engine.errors import DATA, Refusal
 from engine.folder import store
-from engine.run import SCHEME
+from engine.run import SCHEME, Run, unknown
 
 RUNS = "runs.csv"
+STUDY = "study.yaml"
 TABLE = "table"  # of a status: the file that says so, where no folder does
 NUMBERS = ("epoch", "acc1", "best_acc1", "train_loss", "images_per_s", "seconds", "attempt", "params", "macs")
 EPOCH = ("epoch", "train_loss", "eval_loss", "eval_top1", "eval_top5", "lr")  # of summary.csv
+PROBE = ("value", "low", "high", "null")
+ENV = ("commit", "processor", "device", "threads")  # of env.json, in runs.csv
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is known of a study from its tables alone; `contrasts`, `baseline` and `labels` as of a sweep's file."""
+
+    name: str
+    folder: Path
+    question: str = ""
+    commit: str = ""
+    """That of the program which trained it."""
+    processor: str = ""
+    baseline: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    contrasts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    equivalents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Per family that is gone: `model` and arguments of what it is now, which say what its rungs differ in."""
+    families: Mapping[str, Any] = field(default_factory=dict, init=False)
+    probes: tuple[str, ...] = field(default=(), init=False)
+    runs: tuple[Run, ...] = field(default=(), init=False)
+    folders: tuple[Path, ...] = field(default=(), init=False)
+
+    @property
+    def table(self) -> Path:
+        return self.folder / RUNS
+
+
+def study(name: str, results: Path) -> Study | None:
+    """The study of that name, by its tables; None where there are none.
+
+    Raises Refusal (DATA) for a study.yaml with a mistake.
+    """
+    folder = next((place for place in places(results, name) if (place / RUNS).is_file()), None)
+    if folder is None or not name.isidentifier():
+        return None
+    path = folder / STUDY
+    try:
+        told = yaml.safe_load(path.read_text()) if path.exists() else {}
+    except yaml.YAMLError as error:
+        raise Refusal(f"{path} is no YAML: {str(error).splitlines()[0]}", DATA) from None
+    known = [key for key in Study.__dataclass_fields__ if Study.__dataclass_fields__[key].init][2:]
+    for key in told:
+        if key not in known:
+            raise Refusal(f"{path}: {unknown('key', str(key), known)}", DATA)
+    return Study(name, folder, **told | {"baseline": tuple(told.get("baseline", ()))})
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    """The rows of runs.csv as they are, of whatever scheme, with the fields of a Run as values.
+
+    A field that the table has no column for was not there yet: it is what a new one is by default, as before.
+    """
+    defaults = {key: info.get_default(call_default_factory=True) for key, info in Run.model_fields.items()}
+    rows = []
+    for row in read(path):
+        fields = {key: _value(row[key]) if row.get(key, "") != "" else default for key, default in defaults.items()}
+        numbers = {key: _number(row.get(key)) for key in NUMBERS}
+        env = {key: row[key] for key in ENV if row.get(key)}
+        rows.append({**row, **fields, **numbers, "env": env})
+    return rows
+
+
+def _value(text: str) -> Any:
+    """A cell of runs.csv, as `collect` wrote it."""
+    try:
+        return {"True": True, "False": False}[text] if text in ("True", "False") else json.loads(text)
+    except ValueError:
+        return text
 
 
 def places(results: Path, name: str) -> list[Path]:
@@ -27,7 +105,7 @@ def places(results: Path, name: str) -> list[Path]:
 
 def places_of(sweeps: Iterable[Any]) -> list[Path]:
     """The same for several sweeps, which have a name and a folder in the results."""
-    return [place for sweep in sweeps for place in places(sweep.folder.parent, sweep.name)]
+    return list(dict.fromkeys(place for sweep in sweeps for place in places(sweep.folder.parent, sweep.name)))
 
 
 def done(folders: Iterable[Path]) -> dict[str, dict[str, Any]]:
@@ -65,6 +143,17 @@ def epochs(table: Path) -> dict[str, list[dict[str, float]]]:
     return found
 
 
+def probes(table: Path) -> dict[str, list[dict[str, Any]]]:
+    """By signature the rows of probes.csv beside a table, numbers as floats; {} where there is none."""
+    path = table.with_name("probes.csv")
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in tables.read(path, ("signature", "probe", "key", *PROBE)) if path.exists() else ():
+        numbers = {key: _number(row.get(key)) for key in PROBE}
+        known = {key: math.nan if value is None else float(value) for key, value in numbers.items()}
+        found.setdefault(row["signature"], []).append({"probe": row["probe"], "key": row["key"], **known})
+    return found
+
+
 def is_ours(row: dict[str, Any]) -> bool:
     """Whether a row is of our scheme; the first had no such column."""
     return (row.get("scheme") or "1") == str(SCHEME)
@@ -76,7 +165,8 @@ def _status(row: dict[str, Any], path: Path) -> dict[str, Any] | None:
         return None
     numbers = {key: _number(row.get(key)) for key in NUMBERS}
     known = {key: value for key, value in numbers.items() if value is not None}
-    return {"state": store.DONE, "owner": None, TABLE: str(path), **known} if "acc1" in known else None
+    env = {key: row[key] for key in ENV if row.get(key)}
+    return {"state": store.DONE, "owner": None, TABLE: str(path), "env": env, **known} if "acc1" in known else None
 
 
 def _number(text: Any) -> float | int | None:

@@ -1,4 +1,4 @@
-"""What a sweep's file asks of its runs: CONTRASTS, FAMILIES and BASELINE, checked before anything is trained."""
+"""What a sweep's file asks of its runs, CONTRASTS, FAMILIES, BASELINE, LABELS: checked before anything is trained."""
 
 import math
 from collections.abc import Collection
@@ -82,6 +82,20 @@ def baseline(given: Any, runs: Collection[Run]) -> tuple[str, ...]:
         if name not in known and name not in {own for own, _ in known.values()}:
             raise Refusal(f"BASELINE: {unknown('rung', name, list(known))}")
     return tuple(names)
+
+
+def labels(given: Any, runs: Collection[Run]) -> dict[str, str]:
+    """LABELS, checked. Raises Refusal for a rung that the sweep lacks, and for two rungs of one label."""
+    if not isinstance(given, dict) or not all(isinstance(text, str) and text.strip() for text in given.values()):
+        raise Refusal(f"LABELS must map rungs to what they are called, and is {short(given)}")
+    known = _rungs(runs) if given else {}
+    for name in given:
+        if name not in known and name not in {own for own, _ in known.values()}:
+            raise Refusal(f"LABELS: {unknown('rung', str(name), list(known))}")
+    twice = [text for text in given.values() if list(given.values()).count(text) > 1]
+    if twice:
+        raise Refusal(f"LABELS: two rungs are called {twice[0]!r}")
+    return {str(name): text for name, text in given.items()}
 
 
 def examples(runs: Collection[Run]) -> dict[str, dict[str, Any]]:

@@ -4,26 +4,36 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from engine.errors import Refusal
-from engine.folder import store
+from engine.folder import published, store
+from engine.folder.published import Study
 from engine.run import Run
 from slurm.define import load
-from slurm.define.sweep import Sweep
+from slurm.define.sweep import DEFINITION, Sweep
 
 
-def find(what: Iterable[str]) -> tuple[list[Path], list[Run | None], list[Sweep]]:
-    """Folders of runs, each once, with their runs where a sweep tells them; and the sweeps.
+def named(name: str) -> Sweep | Study:
+    """The sweep of that name or path, as `load`; where there is none, but tables of that name in the results, these."""
+    if name in load.names() or name.endswith(".py"):
+        return load.load(name)
+    alone = published.study(name, store.results_dir().absolute())
+    return alone if alone and not (alone.folder / DEFINITION).exists() else load.load(name)
+
+
+def find(what: Iterable[str]) -> tuple[list[Path], list[Run | None], list[Sweep | Study]]:
+    """Folders of runs, each once, with their runs where a sweep tells them; and the sweeps, or the studies of which
+    there are tables alone.
 
     Raises Refusal for a folder without runs, and as `load`.
     """
     found: dict[str, tuple[Path, Run | None]] = {}
-    sweeps: dict[str, Sweep] = {}
+    sweeps: dict[str, Sweep | Study] = {}
     for word in what:
         if Path(word).is_dir() and word not in load.names():
             pairs: list[tuple[Path, Run | None]] = _of_folder(Path(word))
         else:
-            named = load.load(word)
-            sweeps[named.name] = named
-            pairs = list(zip(named.folders, named.runs, strict=True))
+            one = named(word)
+            sweeps[one.name] = one
+            pairs = list(zip(one.folders, one.runs, strict=True))
         for folder, run in pairs:
             found.setdefault(folder.name, (folder, run))
     return [folder for folder, _ in found.values()], [run for _, run in found.values()], list(sweeps.values())

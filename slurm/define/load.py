@@ -3,8 +3,8 @@
 A sweep's file is plain Python with a docstring (the question) and `runs()`, which yields engine.run.Run; it may have
 `resources(run)`, which says what a run needs on a cluster, PROBES, what is measured on its finished runs, CONTRASTS,
 the few comparisons that it was made for, FAMILIES, the same in families with what they claim, STOPPING, when it has
-seeds enough, and BASELINE, what its tables compare all rungs with. Reading one imports neither torch nor timm, so that
-planning and status answer at once.
+seeds enough, BASELINE, what its tables compare all rungs with, and LABELS, what figures call them. Reading one imports
+neither torch nor timm, so that planning and status answer at once.
 """
 
 import contextlib
@@ -65,6 +65,7 @@ def load(name: str) -> Sweep:
         contrasts = asked.contrasts(getattr(module, "CONTRASTS", {}), found.values())
         families = asked.families(getattr(module, "FAMILIES", {}), found.values())
         stopping = asked.stopping(getattr(module, "STOPPING", ()))
+        labels = asked.labels(getattr(module, "LABELS", {}), found.values())
         baseline = asked.baseline(getattr(module, "BASELINE", ()), found.values())
     if not found:
         raise Refusal(f"sweep {path.stem}: runs() gave no run ({path})")
@@ -72,6 +73,7 @@ def load(name: str) -> Sweep:
         raise Refusal(f"sweep {path.stem}: runs() gave more than {MAX_RUNS:,} runs ({path})")
     question = " ".join(cleandoc(module.__doc__ or "").partition("\n\n")[0].split())
     told = {"probes": probes, "contrasts": contrasts, "families": families, "stopping": stopping, "baseline": baseline}
+    told["labels"] = labels
     return Sweep(path.stem, question, tuple(found.values()), dropped, needs, **told)
 
 

@@ -45,6 +45,9 @@ class Sweep:
     stopping: tuple[tuple[float, str], ...] = ()
     """STOPPING of the file: residual deviations in points, ascending, and what follows up to each
     (scripts/seeds.py)."""
+    labels: dict[str, str] = field(default_factory=dict)
+    """LABELS of the file: what rungs are called in figures; without, they are called by their family and what tells
+    them from their kin."""
     baseline: tuple[str, ...] = ()
     """BASELINE of the file: the rung that all others are compared with, or several, of which a table takes the first
     that it holds."""

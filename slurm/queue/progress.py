@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from engine.errors import CANCELLED, CLASSES
+from engine.fields.rungs import names
 from engine.folder import store
 from engine.run import Run
 from slurm.define.sweep import Sweep
@@ -39,6 +40,7 @@ class View:
 
     def __init__(self, sweep: Sweep, slots: int) -> None:
         self.sweep, self.slots = sweep, slots
+        self.names = names(sweep.runs)
         self._live: Any = None
         self._told: set[int] | None = None
         self._next_line = 0.0
@@ -49,18 +51,21 @@ class View:
         count = len(ended) - len(fresh)
         for index in sorted(fresh, key=lambda index: statuses[index].get("heartbeat") or 0):
             count += 1
-            self.say(f"{count}/{len(statuses)}  {told(self.sweep.runs[index], statuses[index])}")
+            self.say(f"{count}/{len(statuses)}  {told(self._name(self.sweep.runs[index]), statuses[index])}")
         self._told = ended
         if self._live:
             self._live.update(self._table(statuses), refresh=True)
         elif time.monotonic() >= self._next_line and len(ended) < len(statuses):
             self._next_line = time.monotonic() + HEARTBEAT_SECONDS
             running = [
-                f"{name(run)} {step_of(status)}"
+                f"{self._name(run)} {step_of(status)}"
                 for run, status in zip(self.sweep.runs, statuses, strict=True)
                 if status["state"] == store.RUNNING
             ]
             self.say(" | ".join([self._overall(statuses), *running]))
+
+    def _name(self, run: Run) -> str:
+        return f"{self.names[run.signature]} s{run.seed}"
 
     def say(self, line: str) -> None:
         """A line that stays."""
@@ -87,7 +92,9 @@ class View:
                 epoch = f"{status.get('epoch', 0)}/{run.epochs}"
                 rate = number(status.get("images_per_s"), 0)
                 left = duration(status.get("eta_s"))
-                table.add_row(Text(run.rung), str(run.seed), epoch, bar, number(status.get("acc1")), rate, left)
+                table.add_row(
+                    Text(self.names[run.signature]), str(run.seed), epoch, bar, number(status.get("acc1")), rate, left
+                )
         ended = sum(status["state"] in ENDED for status in statuses)
         bar = ProgressBar(total=len(statuses), completed=ended, width=40)
         overall = Text(f"{self.sweep.name}: {self._overall(statuses)}")
@@ -109,28 +116,33 @@ def view(sweep: Sweep, slots: int) -> Iterator[View]:
         yield shown
 
 
-def name(run: Run) -> str:
-    return f"{run.rung} s{run.seed}"
-
-
-def told(run: Run, status: Status) -> str:
+def told(name: str, status: Status) -> str:
     """A run that ended, in one line."""
     if status["state"] == store.FAILED:
-        return f"{name(run)} failed ({status.get('error_class')}): {status.get('error')}"
+        return f"{name} failed ({status.get('error_class')}): {status.get('error')}"
     if status["state"] == CLASSES[CANCELLED]:
-        return f"{name(run)} cancelled after step {status.get('step', 0)}"
+        return f"{name} cancelled after step {status.get('step', 0)}"
     accuracy = f"acc1 {number(status.get('acc1'))} (best {number(status.get('best_acc1'))})"
-    return f"{name(run)} done: {accuracy}, {number(status.get('images_per_s'), 0)} images/s"
+    return f"{name} done: {accuracy}, {number(status.get('images_per_s'), 0)} images/s"
 
 
 def step_of(status: Status) -> str:
-    """Where a running run stands: epochs done, accuracy, time left."""
-    parts = [f"{status.get('epoch', 0)}/{status.get('epochs', '?')}"]
+    """Where a running run stands: epochs done and how far the next one is, accuracy, time left."""
+    parts = [f"{status.get('epoch', 0)}/{status.get('epochs', '?')}{within_epoch(status)}"]
     if status.get("acc1") is not None:
         parts.append(f"acc1 {number(status['acc1'])}")
     if status.get("eta_s") is not None:
         parts.append(f"{duration(status['eta_s'])} left")
     return " ".join(parts)
+
+
+def within_epoch(status: Status) -> str:
+    """+ 45 %, of the epoch that is being trained; "" where that is not known, or between two."""
+    steps, epochs = status.get("steps"), status.get("epochs")
+    if not steps or not epochs:
+        return ""
+    share = (status.get("step") or 0) / (steps / epochs) - (status.get("epoch") or 0)
+    return f" + {100 * share:.0f} %" if 0.005 < share < 0.995 else ""
 
 
 def seconds_left(statuses: list[Status], slots: int) -> float | None:

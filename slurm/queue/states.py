@@ -14,12 +14,14 @@ from typing import Any
 from engine import errors
 from engine.cli import flags
 from engine.errors import CLASSES, Refusal
-from engine.folder import lease, store
+from engine.fields.rungs import conditions, names
+from engine.folder import lease, published, store
+from engine.folder.published import Study
 from engine.run import Run
 from slurm.cluster import scheduler, submit
 from slurm.define.sweep import Sweep
 from slurm.queue import tables, worker
-from slurm.queue.progress import Status, duration, name, number
+from slurm.queue.progress import Status, duration, number
 
 QUEUED, STALLED = "queued", "stalled"
 PREEMPTED, TIMEOUT, CANCELLED = (CLASSES[code] for code in (errors.PREEMPTED, errors.TIMED_OUT, errors.CANCELLED))
@@ -137,20 +139,24 @@ def table(sweep: Sweep, statuses: list[Status], state: str | None = None, sort: 
 
     A rich table; a plain one, as text, where there are so many runs that rich would take long to draw it.
     """
+    called = names(sweep.runs)
     rows = [row for row in zip(sweep.runs, statuses, strict=True) if state in (None, row[1]["state"])]
     rows.sort(key=lambda row: STATES.index(row[1]["state"]))
     if sort == "run":
-        rows.sort(key=lambda row: name(row[0]))
+        rows.sort(key=lambda row: (called[row[0].signature], row[0].seed))
     elif sort:
         rows.sort(key=lambda row: -(row[1].get(sort) if row[1].get(sort) is not None else float("-inf")))
-    title, cells = f"{sweep.name}: {summary(statuses)}", [_cells(run, status) for run, status in rows]
+    title, cells = (
+        f"{sweep.name}: {summary(statuses)}",
+        [_cells(run, called[run.signature], status) for run, status in rows],
+    )
     return _plain(title, cells) if len(cells) > MANY else _rich(title, cells)
 
 
-def _cells(run: Run, status: Status) -> list[str]:
+def _cells(run: Run, name: str, status: Status) -> list[str]:
     epoch = f"{status.get('epoch', 0)}/{run.epochs}"
     numbers = [number(status.get("acc1")), number(status.get("best_acc1")), number(status.get("images_per_s"), 0)]
-    who = [run.signature, name(run), status["state"], epoch]
+    who = [run.signature, f"{name} s{run.seed}", status["state"], epoch]
     return [*who, *numbers, str(status.get("attempt", 0)), str(status["note"])]
 
 
@@ -190,6 +196,28 @@ def find(sweep: Sweep, prefix: str) -> tuple[Run, Path]:
     if not found:
         raise Refusal(f"no run of {sweep.name} has a signature that begins with '{prefix}'; {look}")
     raise Refusal(f"{len(found)} runs of {sweep.name} begin with '{prefix}'; give more of the signature; {look}")
+
+
+def show_tables(study: Study, state: str | None = None, sort: str | None = None) -> None:
+    """Print how the runs of a study stand, of which there are tables alone."""
+    rows = [row for row in published.records(study.table) if state in (None, row["state"])]
+    rows.sort(key=lambda row: STATES.index(row["state"]) if row["state"] in STATES else -1)
+    if sort == "run":
+        rows.sort(key=lambda row: (row["rung"], row["seed"]))
+    elif sort:
+        rows.sort(key=lambda row: -(row.get(sort) if isinstance(row.get(sort), int | float) else float("-inf")))
+    ways = dict(zip([row["signature"] for row in rows], conditions(rows), strict=True))
+    title = f"{study.name}: {len(rows)} runs, by {study.table} alone; no sweep of this version has them"
+    cells = [
+        [
+            *(row["signature"], f"{row['rung']} {ways[row['signature']]}".strip() + f" s{row['seed']}", row["state"]),
+            *(f"{row['epoch'] or 0}/{row['epochs']}", number(row["acc1"]), number(row["best_acc1"])),
+            *(number(row["images_per_s"], 0), str(row["attempt"] or 0), str(row.get("error") or "")),
+        ]
+        for row in rows
+    ]
+    made = _plain(title, cells) if len(cells) > MANY else _rich(title, cells)
+    print(made) if isinstance(made, str) else flags.show(made)
 
 
 def show(sweep: Sweep, state: str | None = None, sort: str | None = None, every: float | None = None) -> list[Status]:
