@@ -4,10 +4,11 @@ A file of ours says what it is; for any other give --model, --model-kwargs, --da
 standardised as the data set's entry says, whatever its authors did. Tokens of a deit are merged with --model-kwargs
 merge_r=8 merge_start=1, for any file; the row then says whether it was trained so.
 
-Printed are loss (mean negative log-likelihood), top1, top5 and ece (expected calibration error of 15 bins), the last
-three in percent. With --tta N these are of the mean probability of N augmented views, as in Scaling MLPs (N = 100); the
-plain image is not one of them. View i of an image is what training with the run's augmentation and seed would see of it
-in epoch i, so repeating the command repeats the figures.
+Printed are loss (mean negative log-likelihood), then in percent top1, top5, balanced (the mean accuracy of the classes,
+however many images each has) and ece (expected calibration error of 15 bins). --per-class and --confusion write tables
+of the classes, by name. With --tta N these are of the mean probability of N augmented views, as in Scaling MLPs
+(N = 100); the plain image is not one of them. View i of an image is what training with the run's augmentation and seed
+would see of it in epoch i, so repeating the command repeats the figures.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from pathlib import Path
 from engine.cli import tables
 from engine.cli.flags import Parser, add_fields, run_main
 from engine.cli.numbers import temperature, whole
-from engine.cli.validate import FOREIGN, described, file_names, merging, predict
+from engine.cli.validate import FOREIGN, class_names, described, file_names, merging, predict
 from engine.errors import Refusal
 from engine.fields.effects import AUGMENTED
 from engine.folder import files
@@ -56,7 +57,7 @@ def main() -> None:
         evaluate.write_predictions(given.predictions, logp, labels, given.probabilities)
     if given.per_class or given.confusion:
         matrix = metrics.confusion(labels, metrics.top_k(logp, 1)[:, 0], logp.shape[1])
-        evaluate.write_confusion(matrix, given.per_class, given.confusion)
+        evaluate.write_confusion(matrix, class_names(run, how), given.per_class, given.confusion)
 
 
 def parse() -> argparse.Namespace:

@@ -96,6 +96,14 @@ def predict(path: Path, run: Run, how: How, views: int | None = None) -> tuple["
     return evaluate.predict(model, loader, prepare, make_autocast(run, device), views or 1)
 
 
+def class_names(run: Run, how: How) -> list[str]:
+    """The classes by name, in the order of their labels; by number where the .beton names none."""
+    from engine.data import beton
+
+    facts = beton.read_facts(beton.path_of(run.dataset, run.splits[-1], run.stored, how.data_dir))
+    return facts.get("classes") or [str(label) for label in range(facts["num_classes"])]
+
+
 def file_names(run: Run, raw_dir: Path | None) -> list[str] | None:
     """Names of the validation images in the order of the .beton; None without the folder they were written from."""
     if raw_dir is None:
