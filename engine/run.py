@@ -13,16 +13,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 import archs
 from engine.data.augment.policy import FORMS, canonical
@@ -31,7 +22,7 @@ from engine.errors import CHECKPOINT, Refusal
 from engine.fields import dilution, sizes, values
 from engine.fields.effects import OPTIMIZERS, fault
 from engine.fields.limits import startable
-from engine.fields.sizes import Size
+from engine.fields.sizes import Pixels, Size
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -41,7 +32,6 @@ Threads = Annotated[int, AfterValidator(startable)]
 Folder = Annotated[Path, AfterValidator(lambda path: Path(values.home(str(path))))]
 Scalar = bool | int | float | str | None
 Value = Scalar | list[Scalar]
-Pixels = Annotated[Size, BeforeValidator(sizes.read), PlainSerializer(sizes.plain, when_used="json")]
 
 DATA_DIR = values.folder("SOFTMLP_DATA", Path(__file__).resolve().parent.parent / "data")
 
@@ -63,7 +53,7 @@ class Run(BaseModel):
     model_kwargs: dict[str, Value] = Field({}, description="arguments of the family's build, as depth=8 dim=256")
     dataset: str = Field("digits", description=f"{', '.join(DATASETS)}, or imagefolder/NAME")
     img_size: Pixels | None = Field(
-        None, description="pixels: 32, or height and width as 32x64; by default the data set's own size"
+        None, description="pixels, as 32 or 32x64 (height x width); default: the data's own"
     )
     stored_size: Pixels | None = Field(
         None, description="pixels of the stored images, larger than img_size and shrunk to it (default: img_size)"

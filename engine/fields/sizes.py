@@ -1,11 +1,13 @@
 """Sizes of images in pixels: a whole number is a square, `HEIGHTxWIDTH` or a pair of them an oblong.
 
-An oblong is written `32x64`, height first, wherever a size is text: flags, YAML, tables and names of files. Imports
-nothing, as flags are read with it.
+An oblong is written `32x64`, height first, wherever a size is text: flags, YAML, tables and names of files. Needs
+neither NumPy nor torch.
 """
 
 import re
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, PlainSerializer
 
 Size = int | tuple[int, int]
 
@@ -46,3 +48,7 @@ def plain(size: Any) -> int | str:
 def holds(stored: Size, size: Size) -> bool:
     """Whether an image of one size can be shrunk to the other."""
     return all(large >= small for large, small in zip(pair(stored), pair(size), strict=True))
+
+
+# A field of a record: read in any spelling, kept as files keep it.
+Pixels = Annotated[Size, BeforeValidator(read), PlainSerializer(plain, when_used="json")]
