@@ -10,6 +10,7 @@ sweep tune                   many runs
 report compare               what they show
 rates seeds                  what a study asks before its effects: learning rates, enough seeds
 probe symmetry selftest      which bias
+resolution                   what runs are worth at other sizes of image
 choose_layers                which attention a model can do without
 bench/                       measures the project itself
 """

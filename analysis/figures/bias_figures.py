@@ -93,6 +93,40 @@ def gaps(table: pd.DataFrame, families: Iterable[str]) -> str:
         return draw.inline(figure, "gaps", "Accuracy lost when all images are shuffled alike", titles)
 
 
+def resolution(table: pd.DataFrame) -> str:
+    """Accuracy against the size of the test images, a line per rung and training size, which a ring marks.
+
+    Args:
+        table: of `analysis.bias.resolution.summary`.
+    """
+    look, names = draw.looks(table["family"]), draw.labels(list(dict.fromkeys(table["rung"])), 34)
+    tips = {}
+    with matplotlib.rc_context(draw.STYLE):
+        figure, axes = draw.plain(6.4, 3.6)
+        for i, (key, group) in enumerate(table.sort_values("side").groupby(["rung", "trained_px"], sort=False)):
+            (rung, trained), (colour, marker) = key, look[group["family"].iloc[0]]
+            bars = group["acc1_half"].where(group["acc1_half"] > 0).fillna(0)
+            label = f"{names[rung]}, trained at {trained} px"
+            axes.errorbar(
+                group["side"], group["acc1"], yerr=bars, color=colour, marker=marker, linewidth=1.2, label=label
+            )
+            for row in group.itertuples():
+                gid = f"size{i}-{row.img_size}"
+                own = row.img_size == trained
+                ring = {"markersize": 11 if own else 7, "markerfacecolor": "none", "markeredgewidth": 1.2 if own else 0}
+                axes.plot(row.side, row.acc1, "o", color=colour, gid=gid, **ring)
+                said = plus_minus(row.acc1, row.acc1_half, row.n)
+                tips[gid] = f"{rung}\ntrained at {trained} px, judged at {row.img_size}\n{said} %, n = {row.n}"
+        axes.set_xscale("log", base=2)
+        ticks = table.drop_duplicates("img_size")
+        axes.set_xticks(ticks["side"], ticks["img_size"])
+        axes.minorticks_off()
+        axes.set_xlabel("size of the test images, pixels")
+        axes.set_ylabel("accuracy, %")
+        axes.legend(frameon=False, fontsize=8)
+        return draw.inline(figure, "resolution", "Accuracy at other sizes of image", tips)
+
+
 def _rows(axes: Axes, rungs: list[str]) -> None:
     """A line per rung, the first on top."""
     axes.set_yticks(range(len(rungs)), draw.labels(rungs, 34).values())
