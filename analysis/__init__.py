@@ -11,5 +11,6 @@ report/     the page, and its sections
 stats       intervals, tests, corrections
 typeset     numbers and tables as text
 judges      which images judge: validation, holdout
+notebook    results as values for a notebook; a probe on any model
 published   what others report, and what published runs predicted
 """

@@ -14,5 +14,18 @@ distributed  several processes that train one run
 signals      a signal only sets a flag
 
 fields/ what a run's fields may hold; data/ from images to batches; folder/ what a run leaves on disk;
-cost/ parameters, MACs, memory, speed; cli/ what command lines share; recipes/ published settings as YAML
+cost/ parameters, MACs, memory, speed; cli/ how it is called; recipes/ published settings as YAML
+
+For Python: `from engine import Run, How, train_run`, loaded when they are asked for, so that importing this is nothing.
 """
+
+import importlib
+from typing import Any
+
+_FACE = {"Run": "engine.run", "How": "engine.run", "train_run": "engine.cli.call"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FACE:
+        raise AttributeError(f"module 'engine' has no attribute '{name}'")
+    return getattr(importlib.import_module(_FACE[name]), name)

@@ -1,7 +1,7 @@
 """Loss and accuracy over a loader, or every prediction and what to do with it; always of exactly its samples."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -128,10 +128,15 @@ def write_predictions(path: Path, logp_NC: np.ndarray, labels: np.ndarray, proba
     store.write_bytes(path, store.csv_text(rows).encode())
 
 
-def write_confusion(matrix: np.ndarray, per_class: Path | None, confusion: Path | None) -> None:
-    """The accuracy of each class, and the matrix itself with a row per label, each as a CSV if it is asked for."""
+def write_confusion(matrix: np.ndarray, names: Sequence[str], per_class: Path | None, confusion: Path | None) -> None:
+    """The accuracy of each class, and the matrix itself with a row per label, each as a CSV if it is asked for.
+
+    Args:
+        names: of the classes; rows and columns of the matrix are headed by them.
+    """
     if per_class:
-        store.write_bytes(per_class, store.csv_text(metrics.per_class(matrix)).encode())
+        store.write_bytes(per_class, store.csv_text(metrics.per_class(matrix, names)).encode())
     if confusion:
-        rows = [{"label": label, **{str(c): count for c, count in enumerate(row)}} for label, row in enumerate(matrix)]
+        first = "label" if "label" not in names else "label of"
+        rows = [{first: name, **dict(zip(names, row, strict=True))} for name, row in zip(names, matrix, strict=True)]
         store.write_bytes(confusion, store.csv_text(rows).encode())

@@ -19,7 +19,8 @@ def judge(
     temperature: float | str | None = None,
     label_sets: Sequence[Collection[int]] | None = None,
 ) -> dict[str, float]:
-    """The figures of one evaluation: `loss` (mean negative log-likelihood), `top1`, `top5` and `ece` in percent.
+    """The figures of one evaluation: `loss` (mean negative log-likelihood), then in percent `top1`, `top5`, `balanced`
+    (mean accuracy of the classes) and `ece`.
 
     Args:
         temperature: also give `loss_scaled` and `ece_scaled` at this temperature; "fit": at the one that fits.
@@ -30,6 +31,7 @@ def judge(
         "loss": nll(logp_NC, labels),
         "top1": accuracy(top, labels),
         "top5": accuracy(top, labels, 5),
+        "balanced": balanced_accuracy(top[:, 0], labels),
         "ece": ece(logp_NC, labels),
     }
     if temperature is not None:
@@ -56,6 +58,13 @@ def accuracy(top_NK: np.ndarray, labels: np.ndarray, k: int = 1) -> float:
     return 100 * float((top_NK[:, :k] == labels[:, None]).any(1).mean())
 
 
+def balanced_accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
+    """Mean of the accuracies (recalls) of the classes that have a sample, in percent."""
+    counts = np.bincount(labels)
+    right = np.bincount(labels[predicted == labels], minlength=len(counts))
+    return 100 * float((right[counts > 0] / counts[counts > 0]).mean())
+
+
 def nll(logp_NC: np.ndarray, labels: np.ndarray) -> float:
     """Mean negative log-likelihood (cross-entropy), in nats."""
     return -float(logp_NC[np.arange(len(labels)), labels].mean())
@@ -79,12 +88,16 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np
     return pairs.reshape(num_classes, num_classes)
 
 
-def per_class(matrix: np.ndarray) -> list[dict[str, float]]:
-    """Of each class, from its confusion matrix: samples, recall `acc1` and `precision` in percent, NaN for 0 of 0."""
+def per_class(matrix: np.ndarray, names: Sequence[str]) -> list[dict[str, float | str]]:
+    """Of each class, from its confusion matrix: name, samples, recall `acc1` and `precision`.
+
+    Percent, NaN for 0 of 0.
+    """
     rows, columns = matrix.sum(1), matrix.sum(0)
     return [
         {
             "class": index,
+            "name": names[index],
             "samples": int(rows[index]),
             "acc1": 100 * int(matrix[index, index]) / int(rows[index]) if rows[index] else math.nan,
             "precision": 100 * int(matrix[index, index]) / int(columns[index]) if columns[index] else math.nan,

@@ -12,6 +12,7 @@ from engine import distributed, optim, transfer
 from engine.data.sets import lookup
 from engine.errors import MACHINE, USAGE, Refusal
 from engine.fields import dilution
+from engine.fields.sizes import pair
 from engine.folder import store
 from engine.folder.lease import node
 from engine.run import How, Run
@@ -87,7 +88,7 @@ def check_batch(run: Run, num_classes: int, in_chans: int) -> None:
         for name, module in model.named_modules():
             module.register_forward_pre_hook(lambda module, given, name=name: entered.append((name, module)))
         try:
-            model(torch.empty(1, in_chans, run.img_size, run.img_size))
+            model(torch.empty(1, in_chans, *pair(run.img_size)))
         except NotImplementedError:  # an operation without a meta kernel: the first step will tell
             return
         except ValueError as error:
@@ -95,7 +96,7 @@ def check_batch(run: Run, num_classes: int, in_chans: int) -> None:
                 raise
             name, module = entered[-1]
             raise Refusal(
-                f"{run.rung} at {run.img_size} px cannot train on batch_size 1: its layer {name} "
+                f"{run.rung} at {run.pixels} px cannot train on batch_size 1: its layer {name} "
                 f"({type(module).__name__}) sees one value per channel; give a batch_size of 2 or more"
             ) from None
 

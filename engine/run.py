@@ -19,9 +19,10 @@ import archs
 from engine.data.augment.policy import FORMS, canonical
 from engine.data.sets import DATASETS, SPLITS, lookup
 from engine.errors import CHECKPOINT, Refusal
-from engine.fields import dilution, values
+from engine.fields import dilution, sizes, values
 from engine.fields.effects import OPTIMIZERS, fault
 from engine.fields.limits import startable
+from engine.fields.sizes import Pixels, Size
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -51,8 +52,10 @@ class Run(BaseModel):
     model: str = Field("mixer_nano", description="family_variant, or timm/NAME; scripts/list_models.py lists them")
     model_kwargs: dict[str, Value] = Field({}, description="arguments of the family's build, as depth=8 dim=256")
     dataset: str = Field("digits", description=f"{', '.join(DATASETS)}, or imagefolder/NAME")
-    img_size: Count | None = Field(None, description="pixels; by default the data set's own size")
-    stored_size: Count | None = Field(
+    img_size: Pixels | None = Field(
+        None, description="pixels, as 32 or 32x64 (height x width); default: the data's own"
+    )
+    stored_size: Pixels | None = Field(
         None, description="pixels of the stored images, larger than img_size and shrunk to it (default: img_size)"
     )
     train_samples: Count | None = Field(None, description="train on the first N of a fixed shuffle (default: all)")
@@ -180,9 +183,9 @@ class Run(BaseModel):
             raise ValueError(line)
         if self.best_from == dilution.gone_from(self):
             self.__dict__["best_from"] = None
-        if self.crop_pad >= self.img_size:
+        if self.crop_pad >= min(sizes.pair(self.img_size)):
             raise ValueError(
-                f"crop_pad {self.crop_pad} at {self.img_size} pixels: crops beside the image are black; give less"
+                f"crop_pad {self.crop_pad} at {self.pixels} pixels: crops beside the image are black; give less"
             )
         if self.permute == "patches" and not self.patch_size:
             raise ValueError(f"permute patches needs a model with patches, and {self.model} has none; permute pixels")
@@ -247,7 +250,12 @@ class Run(BaseModel):
         return size if isinstance(size, int) else None
 
     @property
-    def stored(self) -> int:
+    def pixels(self) -> str:
+        """Its size of image as text, `32` or `32x64`."""
+        return sizes.text(self.img_size)
+
+    @property
+    def stored(self) -> Size:
         """Pixels of the stored images that it reads."""
         return self.stored_size or self.img_size
 

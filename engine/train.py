@@ -149,8 +149,8 @@ def _train(
     status.first_step, status.steps, status.epochs = state.step, run.epochs * steps_per_epoch, run.epochs
     status.best_from = dilution.best_from(run)
     log.info(
-        "%s: %s parameters, %s at %d px, %d training and %d validation images, %d epochs of %d steps, %s, %s%s",
-        run.name, f"{count_params(model):,}", run.dataset, run.img_size, train_loader.num_samples * world,
+        "%s: %s parameters, %s at %s px, %d training and %d validation images, %d epochs of %d steps, %s, %s%s",
+        run.name, f"{count_params(model):,}", run.dataset, run.pixels, train_loader.num_samples * world,
         val_loader.total, run.epochs, steps_per_epoch, device,
         f"{world} processes of {threads} threads" if world > 1 else f"{threads} threads",
         f", from step {state.step}" if state.step else "",

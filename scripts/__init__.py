@@ -11,6 +11,7 @@ report compare               what they show
 rates seeds                  what a study asks before its effects: learning rates, enough seeds
 probe emergence              which bias trained models have, and when it came
 symmetry selftest            which bias they are made with, and a task whose answer is known
+resolution                   what runs are worth at other sizes of image
 choose_layers                which attention a model can do without
 bench/                       measures the project itself
 """

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.cli.flags import Parser, run_main, show
+from engine.cli.numbers import size
 from engine.cli.tables import check_target, parse_amount, table, write
 from engine.errors import OUTPUT, Refusal
 from engine.fields.values import pairs
@@ -64,7 +65,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--model-kwargs", nargs="*", action="extend", default=[], metavar="KEY=VALUE", help="for all of them"
     )
-    parser.add_argument("--img-size", type=int, help="pixels (default: the variant's own, timm: 224)")
+    parser.add_argument(
+        "--img-size", type=size(4096), help="pixels, 32 or 32x64 (default: the variant's own, timm: 224)"
+    )
     parser.add_argument("--in-chans", type=int, help="channels (default: the variant's own, timm: 3)")
     parser.add_argument("--num-classes", type=int, help="classes (default: the variant's own, timm: 1000)")
     parser.add_argument("-b", "--batch-size", type=int, help="for images/s and memory (default: the fastest)")
@@ -87,7 +90,7 @@ def parse() -> argparse.Namespace:
         raise Refusal("--sweep says which models, at which size; leave out the others")
     if not given.names and not given.sweep:
         raise Refusal("name at least one model; all: python scripts/list_models.py")
-    for flag in ("batch_size", "rounds", "img_size", "in_chans", "num_classes", "by_module"):
+    for flag in ("batch_size", "rounds", "in_chans", "num_classes", "by_module"):
         if (value := getattr(given, flag)) is not None and value < 1:
             raise Refusal(f"--{flag.replace('_', '-')} is at least 1, not {value}")
     given.kind, _, amount = (given.budget or "macs=1").partition("=")

@@ -2,21 +2,24 @@
 
 A file of ours says what it is; for any other give --model, --model-kwargs, --dataset and --img-size. Its pixels are
 standardised as the data set's entry says, whatever its authors did. Tokens of a deit are merged with --model-kwargs
-merge_r=8 merge_start=1, for any file; the row then says whether it was trained so.
+merge_r=8 merge_start=1, for any file; the row then says whether it was trained so. --img-size judges a run of ours at
+another size of image, where its weights allow it; scripts/resolution.py draws the curve.
 
-Printed are loss (mean negative log-likelihood), top1, top5 and ece (expected calibration error of 15 bins), the last
-three in percent. With --tta N these are of the mean probability of N augmented views, as in Scaling MLPs (N = 100); the
-plain image is not one of them. View i of an image is what training with the run's augmentation and seed would see of it
-in epoch i, so repeating the command repeats the figures.
+Printed are loss (mean negative log-likelihood), then in percent top1, top5, balanced (the mean accuracy of the classes,
+however many images each has) and ece (expected calibration error of 15 bins). --per-class and --confusion write tables
+of the classes, by name. With --tta N these are of the mean probability of N augmented views, as in Scaling MLPs
+(N = 100); the plain image is not one of them. View i of an image is what training with the run's augmentation and seed
+would see of it in epoch i, so repeating the command repeats the figures.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from engine.cli import tables
 from engine.cli.flags import Parser, add_fields, run_main
 from engine.cli.numbers import temperature, whole
-from engine.cli.validate import FOREIGN, described, file_names, merging, predict
+from engine.cli.validate import FOREIGN, class_names, described, file_names, merging, predict, resized
 from engine.errors import Refusal
 from engine.fields.effects import AUGMENTED
 from engine.folder import files
@@ -39,12 +42,21 @@ def main() -> None:
     how = make_how({key: value for key, value in fields.items() if key in How.model_fields})
 
     from engine import evaluate, metrics
+    from engine.data.ensure import settled
 
     named = {key: fields[key] for key in FOREIGN if key in fields}
     path, run = described(given.checkpoint, named, changes, given.split)
+    if "stored_size" not in changes:
+        run = settled(run, how.data_dir, lambda line: print(line, file=sys.stderr))
     logp, labels = predict(path, run, how, given.tta)
     sets = metrics.read_real(given.real, file_names(run, given.raw_dir), labels) if given.real else None
-    row = {"model": run.rung, **merging(path, run), "dataset": run.dataset, "samples": len(labels)}
+    row = {
+        "model": run.rung,
+        **merging(path, run),
+        **resized(path, run),
+        "dataset": run.dataset,
+        "samples": len(labels),
+    }
     row |= {**({"tta": given.tta} if given.tta else {}), **metrics.judge(logp, labels, given.temperature, sets)}
     print(
         *(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()),
@@ -56,7 +68,7 @@ def main() -> None:
         evaluate.write_predictions(given.predictions, logp, labels, given.probabilities)
     if given.per_class or given.confusion:
         matrix = metrics.confusion(labels, metrics.top_k(logp, 1)[:, 0], logp.shape[1])
-        evaluate.write_confusion(matrix, given.per_class, given.confusion)
+        evaluate.write_confusion(matrix, class_names(run, how), given.per_class, given.confusion)
 
 
 def parse() -> argparse.Namespace:

@@ -17,5 +17,6 @@ mixing        the matrix over the tokens that a mixer applies
 fields        maps over pixels: where their mass is
 gabor         the Gabor function nearest to an image
 pictures      contact sheets
+resolution    what weights are worth at other sizes of image
 dsd           a task whose answer is known
 """

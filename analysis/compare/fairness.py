@@ -19,6 +19,7 @@ import pandas as pd
 from analysis.typeset import MISSING, Sheet, quantity
 from engine.cli import tables
 from engine.errors import DATA, Refusal
+from engine.fields.sizes import text
 from engine.folder.store import SPEEDS
 
 KINDS = ("macs", "params", "time")
@@ -69,14 +70,19 @@ def costs(frame: pd.DataFrame, kind: str, speeds: Path | None = None, sweep: str
     table = _latencies(speeds)
     first = frame.drop_duplicates("rung").set_index("rung")
     if "img_size" in table:
-        timed = first["name"].map(table["img_size"])
-        other = timed.notna() & first["img_size"].notna() & (timed != first["img_size"])
+        timed, size = first["name"].map(table["img_size"]), first["img_size"]
+        other = timed.notna() & size.notna() & (timed.map(_pixels) != size.map(_pixels))
         for rung in first.index[other]:
             raise Refusal(
-                f"{speeds} has {rung} at {timed[rung]:.0f} px, its runs are of {first['img_size'][rung]:.0f} px; "
+                f"{speeds} has {rung} at {_pixels(timed[rung])} px, its runs are of {_pixels(size[rung])} px; "
                 "profile_model.py takes --img-size"
             )
     return first["name"].map(table["latency_ms"]) / 1e3
+
+
+def _pixels(size: Any) -> str:
+    """A size in a table, 32.0 or 32x64, as text; "" for none."""
+    return "" if pd.isna(size) else text(size)
 
 
 def one_machine(frame: pd.DataFrame) -> None:

@@ -1,4 +1,4 @@
-"""The figure of the permutation gap; a string as those of analysis/figures/draw.py."""
+"""Figures of the permutation gap and of other sizes of image; strings as those of analysis/figures/draw.py."""
 
 import matplotlib
 import pandas as pd
@@ -7,6 +7,7 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.figures import draw
 from analysis.figures.draw import INK, PAPER
+from analysis.figures.looks import looks
 from analysis.typeset import number, plus_minus
 
 
@@ -44,3 +45,37 @@ def gaps(table: pd.DataFrame) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=(1, 2, 5, 10)))
         axes.set_xlabel("permutation gap, points")
         return draw.inline(figure, "gaps", "Accuracy lost when all images are shuffled alike", titles)
+
+
+def resolution(table: pd.DataFrame) -> str:
+    """Accuracy against the size of the test images, a line per rung and training size, which a ring marks.
+
+    Args:
+        table: of `analysis.bias.resolution.summary`.
+    """
+    look, tips = looks(table["family"]), {}
+    with matplotlib.rc_context(draw.STYLE):
+        figure, axes = draw.plain(6.4, 3.6)
+        for i, (key, group) in enumerate(table.sort_values("side").groupby(["rung", "trained_px"], sort=False)):
+            (rung, trained), own_look = key, look[group["family"].iloc[0]]
+            colour, marker = draw.hue(own_look), draw.marker(own_look)
+            bars = group["acc1_half"].where(group["acc1_half"] > 0).fillna(0)
+            label = f"{rung}, trained at {trained} px"
+            axes.errorbar(
+                group["side"], group["acc1"], yerr=bars, color=colour, marker=marker, linewidth=1.2, label=label
+            )
+            for row in group.itertuples():
+                gid = f"size{i}-{row.img_size}"
+                own = row.img_size == trained
+                ring = {"markersize": 11 if own else 7, "markerfacecolor": "none", "markeredgewidth": 1.2 if own else 0}
+                axes.plot(row.side, row.acc1, "o", color=colour, gid=gid, **ring)
+                said = plus_minus(row.acc1, row.acc1_half, row.n)
+                tips[gid] = f"{rung}\ntrained at {trained} px, judged at {row.img_size}\n{said} %, n = {row.n}"
+        axes.set_xscale("log", base=2)
+        ticks = table.drop_duplicates("img_size")
+        axes.set_xticks(ticks["side"], ticks["img_size"])
+        axes.minorticks_off()
+        axes.set_xlabel("size of the test images, pixels")
+        axes.set_ylabel("accuracy, %")
+        axes.legend(frameon=False, fontsize=8)
+        return draw.inline(figure, "resolution", "Accuracy at other sizes of image", tips)

@@ -105,7 +105,7 @@ def train_line(checkpoint: Path, run: Run, layers: Sequence[int], epochs: int | 
     words = ["python", "scripts/train.py", "--model", run.model]
     kwargs = [f"{key}={_word(value)}" for key, value in run.model_kwargs.items()]
     words += ["--model-kwargs", *kwargs] if kwargs else []
-    words += ["--dataset", run.dataset, "--img-size", str(run.img_size), "--initial-checkpoint", str(checkpoint)]
+    words += ["--dataset", run.dataset, "--img-size", run.pixels, "--initial-checkpoint", str(checkpoint)]
     words += ["--dilute-layers", ",".join(map(str, layers)), "--dilute-epochs", str(max(1, epochs * 3 // 4))]
     return shlex.join([*words, "--epochs", str(max(epochs, 2))])
 

@@ -151,7 +151,8 @@ def _said(name: str, file: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"the file holds the weights of {args['model']}, not of {name}")
     weightless = getattr(_family(name), "WEIGHTLESS", ())
     kwargs = {key: value for key, value in args.get("model_kwargs", {}).items() if key not in weightless}
-    return {"img_size": args["img_size"], **kwargs}
+    size = args["img_size"]  # of an oblong image, such as 32x64
+    return {"img_size": tuple(map(int, size.split("x"))) if isinstance(size, str) else size, **kwargs}
 
 
 def _without_leftover(name: str, state: State, given: Mapping[str, Any]) -> tuple[State, tuple[str, ...]]:

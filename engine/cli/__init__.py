@@ -1,8 +1,9 @@
-"""What command lines share.
+"""What command lines share, and a call from Python.
 
 flags       flags from the fields of Run and How
 numbers     readers of numbers for flags
 console     one training on a screen
+call        the same from Python: a result as a value
 tables      rows on the screen and in a file
 validate    weights before the validation images
 repro       the command that repeats a run

@@ -12,7 +12,7 @@ from typing import Any
 from engine.cli.flags import TimmFlags, add_config, add_fields
 from engine.errors import CHECKPOINT, DATA, USAGE, Refusal
 from engine.folder import store
-from engine.run import How, Run
+from engine.run import How, Run, read_yaml
 
 LINE_SECONDS = 15.0  # between lines on how far an epoch is, where there is no terminal
 
@@ -31,9 +31,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def train_here(given: argparse.Namespace, run: Run, how: How) -> None:
     """Train `run` in this process, in the folder that the flags name; say where the results are."""
+    from engine.data.ensure import ensure, settled
+
+    if not _says_stored_size(given):
+        run = settled(run, how.data_dir, lambda line: print(line, file=sys.stderr))
     folder = _experiment(given.output, given.experiment) if given.experiment else store.folder_of(run, given.output)
     from engine import distributed
-    from engine.data.ensure import ensure
     from engine.models import pick_device, preflight
     from engine.signals import CODES, Stop
     from engine.train import train
@@ -62,6 +65,11 @@ def train_here(given: argparse.Namespace, run: Run, how: How) -> None:
     status = store.read_status(folder)
     print(f"done: acc1 {status['acc1']:.2f} (best {status['best_acc1']:.2f}) after {run.epochs} epochs")
     print(f"results: {folder}")
+
+
+def _says_stored_size(given: argparse.Namespace) -> bool:
+    """Whether the flags or the YAML of -c do; args.yaml of a run says it even of the usual one."""
+    return "stored_size" in given or ("config" in given and "stored_size" in read_yaml(given.config))
 
 
 @contextlib.contextmanager

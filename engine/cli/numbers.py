@@ -4,6 +4,7 @@ import argparse
 import math
 from collections.abc import Callable
 
+from engine.fields import sizes
 from engine.fields.limits import startable
 
 
@@ -36,6 +37,32 @@ def percent(text: str) -> float:
         value = 0.0
     if not 0 < value < 100:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0 and below 100")
+    return value
+
+
+def size(most: int) -> Callable[[str], sizes.Size]:
+    """Reader of a size in pixels, 32 or 32x64, each side up to `most`."""
+
+    def read(text: str) -> sizes.Size:
+        try:
+            found = sizes.read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        if max(sizes.pair(found)) > most:
+            raise argparse.ArgumentTypeError(f"'{text}' is more than {most} pixels")
+        return found
+
+    return read
+
+
+def share(text: str) -> float:
+    """A number above 0 and below 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0 and below 1")
     return value
 
 

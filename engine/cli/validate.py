@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from archs.parts.family import read
 from engine.errors import CHECKPOINT, Refusal
+from engine.fields import sizes
 from engine.fields.effects import AUGMENTED
 from engine.fields.values import pairs
 from engine.run import How, Run, make_run
@@ -41,8 +42,11 @@ def described(checkpoint: Path, named: dict[str, Any], changes: dict[str, Any], 
 def _described(path: Path, args: Any, named: dict[str, Any]) -> Run:
     if isinstance(args, dict) and "model" in args:
         changed = _weightless(path, args["model"], named)
+        size = {"img_size": named["img_size"], "stored_size": None} if "img_size" in named else {}
+        if size and args.get("permute", "none") != "none":
+            raise Refusal(f"{path} was trained on permuted {args['permute']}, which have no other size")
         # Weights of another scheme, or that began from a file which is gone, can be judged all the same.
-        own = {key: args[key] for key in JUDGED if key in args}
+        own = {key: args[key] for key in JUDGED if key in args} | size
         return make_run({**own, "model_kwargs": {**own.get("model_kwargs", {}), **changed}}, where=str(path))
     if {"model", "dataset"} <= named.keys():
         return make_run({**named, "model_kwargs": pairs(named.get("model_kwargs", []), "--model-kwargs")})
@@ -53,11 +57,23 @@ def _weightless(path: Path, model: str, named: dict[str, Any]) -> dict[str, Any]
     """Arguments of the model that may differ from a file that says what it is: those on which no weight depends."""
     given = pairs(named.get("model_kwargs", []), "--model-kwargs")
     free = () if model.startswith("timm/") else read(model.partition("_")[0]).tables.get("WEIGHTLESS", ())
-    others = [key for key in named if key != "model_kwargs" or not given.keys() <= {*free}]
+    others = [key for key in named if key not in ("model_kwargs", "img_size")]
+    others += ["model_kwargs"] if not given.keys() <= {*free} else []
     if others:
         but = f", or keep to {', '.join(free)}" if free and others[0] == "model_kwargs" else ""
         raise Refusal(f"{path} says what it is; leave out --{others[0].replace('_', '-')}{but}")
     return given
+
+
+def resized(path: Path, run: Run) -> dict[str, str]:
+    """At which sizes weights are judged that were trained at another one, as cells of the row; {} otherwise."""
+    from engine import transfer
+
+    args = transfer.read(path).get("args")
+    trained = args.get("img_size") if isinstance(args, dict) else None
+    if trained is None or sizes.text(trained) == run.pixels:
+        return {}
+    return {"img_size": run.pixels, "trained_px": sizes.text(trained)}
 
 
 def merging(path: Path, run: Run) -> dict[str, str]:
@@ -94,6 +110,14 @@ def predict(path: Path, run: Run, how: How, views: int | None = None) -> tuple["
     model = create(run, facts["num_classes"], in_chans).to(device)
     transfer.load_weights(path, run, model, facts["num_classes"], in_chans, new_head=False)
     return evaluate.predict(model, loader, prepare, make_autocast(run, device), views or 1)
+
+
+def class_names(run: Run, how: How) -> list[str]:
+    """The classes by name, in the order of their labels; by number where the .beton names none."""
+    from engine.data import beton
+
+    facts = beton.read_facts(beton.path_of(run.dataset, run.splits[-1], run.stored, how.data_dir))
+    return facts.get("classes") or [str(label) for label in range(facts["num_classes"])]
 
 
 def file_names(run: Run, raw_dir: Path | None) -> list[str] | None:

@@ -14,9 +14,11 @@ from archs.parts.family import read
 from engine.cost.record import record
 from engine.cost.witnesses import Account, accounts, check
 from engine.errors import Refusal, line_of
+from engine.fields import sizes
+from engine.fields.sizes import Size, pair, text
 
 
-def profile(name: str, *, img_size: int, in_chans: int, num_classes: int, **overrides: Any) -> dict[str, int]:
+def profile(name: str, *, img_size: Size, in_chans: int, num_classes: int, **overrides: Any) -> dict[str, int]:
     """{"params", "macs", "flops"} at batch 1, in evaluation: matrix products and convolutions, 1 MAC = 2 FLOPs.
 
     Raises Refusal for a model that does not take such an image, or does not classify it: timm has models that want the
@@ -25,9 +27,9 @@ def profile(name: str, *, img_size: int, in_chans: int, num_classes: int, **over
     with torch.device("meta"):
         model = archs.create(name, img_size=img_size, in_chans=in_chans, num_classes=num_classes, **overrides)
         try:
-            found = record(model, torch.empty(1, in_chans, img_size, img_size))
+            found = record(model, torch.empty(1, in_chans, *pair(img_size)))
         except Exception as error:
-            raise Refusal(f"{name} fails on an image of {img_size} px: {line_of(error)}") from error
+            raise Refusal(f"{name} fails on an image of {text(img_size)} px: {line_of(error)}") from error
     if found.output != (1, num_classes):
         raise Refusal(
             f"{name} puts out {found.output or 'no tensor'} for an image, not {num_classes} numbers, one a class"
@@ -36,7 +38,7 @@ def profile(name: str, *, img_size: int, in_chans: int, num_classes: int, **over
 
 
 def witnessed(
-    name: str, *, img_size: int, in_chans: int, num_classes: int, **overrides: Any
+    name: str, *, img_size: Size, in_chans: int, num_classes: int, **overrides: Any
 ) -> tuple[dict[str, Any], list[Account]]:
     """The costs of `profile`, the activations, and what each counter says.
 
@@ -48,7 +50,7 @@ def witnessed(
     """
     shape = {"img_size": img_size, "in_chans": in_chans, "num_classes": num_classes}
     expected = expected_costs(name)["macs"] if shape == own_shape(name) and not overrides and _is_ours(name) else None
-    images = (1, in_chans, img_size, img_size)
+    images = (1, in_chans, *pair(img_size))
     true, found = accounts(lambda: archs.create(name, **shape, **overrides), images, expected)
     check(name, true, found)
     with torch.device("meta"):
@@ -70,7 +72,7 @@ def witnessed(
 
 
 def by_module(
-    name: str, depth: int, *, img_size: int, in_chans: int, num_classes: int, **overrides: Any
+    name: str, depth: int, *, img_size: Size, in_chans: int, num_classes: int, **overrides: Any
 ) -> list[dict[str, Any]]:
     """Parameters and MACs of every module down to `depth` dots in its name, children included, and its share of both.
 
@@ -78,7 +80,7 @@ def by_module(
     """
     with torch.device("meta"):
         model = archs.create(name, img_size=img_size, in_chans=in_chans, num_classes=num_classes, **overrides)
-        true = record(model, torch.empty(1, in_chans, img_size, img_size))
+        true = record(model, torch.empty(1, in_chans, *pair(img_size)))
     params = count_params(model)
     rows = []
     for path, module in model.named_modules():
@@ -122,7 +124,12 @@ def within(
         full = own_shape(name) | {key: value for key, value in shape.items() if value is not None}
         costs = profile(name, **full, **arguments)
         if plain or costs[kind] <= amount:
-            row = {"model": name, "img_size": full["img_size"], **costs, "model_kwargs": _words(arguments) or None}
+            row = {
+                "model": name,
+                "img_size": sizes.plain(full["img_size"]),
+                **costs,
+                "model_kwargs": _words(arguments) or None,
+            }
             off = {"off_budget_percent": 100 * (costs[kind] / amount - 1)} if plain else {}
             rows.append(row | off | ({"note": note} if note else {}))
     return rows

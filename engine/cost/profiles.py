@@ -12,6 +12,7 @@ import archs
 from engine.cost import measure
 from engine.cost.profile import by_module, own_shape, within, witnessed
 from engine.errors import USAGE, Refusal, line_of
+from engine.fields.sizes import pair, plain
 
 Row = dict[str, Any]
 
@@ -102,11 +103,11 @@ def side_by_side(
 
     def count(subject: Subject) -> list[Row]:
         costs, accounts = witnessed(subject.name, **subject.shape, **subject.arguments)
-        row = {"model": subject.label, "img_size": subject.shape["img_size"], **costs}
+        row = {"model": subject.label, "img_size": plain(subject.shape["img_size"]), **costs}
         differences = [f"{account.counter} {line}" for account in accounts for line in account.differences()]
         if speed:
             model = archs.create(subject.name, **subject.shape, **subject.arguments).to(device)
-            image = (subject.shape["in_chans"], subject.shape["img_size"], subject.shape["img_size"])
+            image = (subject.shape["in_chans"], *pair(subject.shape["img_size"]))
             found = measure.Subject(name=subject.label, model=model, image=image, device=device, amp=amp)
             found.infer(found.images(1))
             timed.append((row, found))

@@ -8,6 +8,8 @@ checksum and settings, and `check` reads the structure before FFCV does.
 import hashlib
 import json
 import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ import numpy as np
 
 from engine.data.sets import SPLITS, lookup
 from engine.errors import DATA, Refusal
+from engine.fields import sizes
+from engine.fields.sizes import Size
 
 # The checksum of a file up to this size is compared at every opening (0.1 s per 150 MB); of a larger one its size.
 ALWAYS_HASH_BYTES = 1 << 30
@@ -36,6 +40,13 @@ def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
+def _size(value: Any) -> bool:
+    try:
+        return not isinstance(value, bool) and sizes.plain(value) == value
+    except ValueError:
+        return False
+
+
 def _text(value: Any) -> bool:
     return isinstance(value, str)
 
@@ -53,7 +64,7 @@ def _names(value: Any) -> bool:
 FACTS = {
     "dataset": (_text, "a name"),
     "split": (lambda value: value in SPLITS, " or ".join(SPLITS)),
-    "img_size": (_whole, "a whole number above 0"),
+    "img_size": (_size, "a whole number above 0, or such as 32x64"),
     "write_mode": (_text, "a name"),
     "samples": (_whole, "a whole number above 0"),
     "num_classes": (_whole, "a whole number above 0"),
@@ -65,9 +76,10 @@ FACTS = {
     "raw": (lambda value: value is None or isinstance(value, dict), "an object, or null where there was no folder"),
     "subset": (lambda value: value is None or _whole(value), "a whole number above 0, or null"),
     "keep_aspect": (lambda value: isinstance(value, bool), "true or false"),
+    "val_split": (lambda value: value is None or (isinstance(value, float) and 0 < value < 1), "a share, or null"),
 }
 # Older files lack them; foreign ones have no subset.
-OPTIONAL = ("classes", "raw", "subset", "keep_aspect")
+OPTIONAL = ("classes", "raw", "subset", "keep_aspect", "val_split")
 
 
 @dataclass(frozen=True)
@@ -87,9 +99,10 @@ class Layout:
     def is_raw(self) -> bool:
         return bool((self.modes == RAW).all())
 
-    def is_square(self, size: int) -> bool:
-        """Whether every image is a square of `size` pixels."""
-        return bool((self.heights == size).all() and (self.widths == size).all())
+    def is_all_of(self, size: Size) -> bool:
+        """Whether every image has this size."""
+        height, width = sizes.pair(size)
+        return bool((self.heights == height).all() and (self.widths == width).all())
 
     def pixels(self, data: np.ndarray, index: int) -> np.ndarray:
         """Image (H, W, 3) from the bytes of the file; JPEGs by OpenCV. Raises ValueError where that fails."""
@@ -105,9 +118,9 @@ class Layout:
         return image[..., ::-1]
 
 
-def path_of(dataset: str, split: str, img_size: int, data_dir: Path) -> Path:
-    """`cifar10_train_32.beton` under `data_dir`."""
-    return data_dir / f"{dataset.replace('/', '-')}_{split}_{img_size}.beton"
+def path_of(dataset: str, split: str, img_size: Size, data_dir: Path) -> Path:
+    """`cifar10_train_32.beton` under `data_dir`; of oblong images `..._32x64.beton`."""
+    return data_dir / f"{dataset.replace('/', '-')}_{split}_{sizes.text(img_size)}.beton"
 
 
 def sidecar(path: Path) -> Path:
@@ -115,14 +128,21 @@ def sidecar(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def stored_sizes(dataset: str, split: str, data_dir: Path) -> list[int]:
-    """The sizes in pixels that a split is stored at, ascending."""
-    start = path_of(dataset, split, 0, Path()).stem[:-1]
+def stored_sizes(dataset: str, split: str, data_dir: Path) -> list[Size]:
+    """The sizes in pixels that a split is stored at, ascending by area."""
+    start = path_of(dataset, split, 1, Path()).stem[:-1]
     names = [path.stem.removeprefix(start) for path in data_dir.glob(f"{start}*.beton")]
-    return sorted(int(name) for name in names if name.isdecimal())
+    found = [sizes.read(name) for name in names if re.fullmatch(r"[1-9]\d*(x[1-9]\d*)?", name)]
+    return sorted(found, key=lambda size: (math.prod(sizes.pair(size)), sizes.pair(size)))
 
 
-def check(path: Path, dataset: str, img_size: int, *, always_hash: bool = False) -> dict[str, Any]:
+def larger_sizes(dataset: str, splits: Sequence[str], img_size: Size, data_dir: Path) -> list[Size]:
+    """The sizes that all of these splits are stored at and that can be shrunk to img_size, the smallest first."""
+    found = [stored_sizes(dataset, split, data_dir) for split in splits]
+    return [size for size in found[0] if all(size in other for other in found) and sizes.holds(size, img_size)]
+
+
+def check(path: Path, dataset: str, img_size: Size, *, always_hash: bool = False) -> dict[str, Any]:
     """The facts of a .beton, from the JSON beside it, after the file was found whole and written for these settings.
 
     Raises Refusal (DATA) with the command that writes the file anew. Costs milliseconds, plus the checksum of files up
@@ -136,7 +156,7 @@ def check(path: Path, dataset: str, img_size: int, *, always_hash: bool = False)
         raise Refusal(
             f"{path} has no {sidecar(path).name} beside it, so it was not finished or not ours; {again}", DATA
         )
-    for key, wanted in (("dataset", dataset), ("img_size", img_size)):
+    for key, wanted in (("dataset", dataset), ("img_size", sizes.plain(img_size))):
         if facts[key] != wanted:
             raise Refusal(f"{path} was written for {key} {facts[key]}, not {wanted}; {again}", DATA)
     fault = _fault(path, facts)
@@ -219,11 +239,10 @@ def require_same_classes(train: Path, val: Path) -> None:
         raise Refusal(f"{val} has {differ} as {train.name}; write it again: rm {val}; {again}", DATA)
 
 
-def missing(path: Path, dataset: str, split: str, img_size: int) -> Refusal:
+def missing(path: Path, dataset: str, split: str, img_size: Size) -> Refusal:
     """The refusal of a missing file; it names the larger sizes that are there, of which a run may take one instead."""
-    there = [size for size in stored_sizes(dataset, split, path.parent) if size > img_size]
-    sizes = " and ".join(map(str, there))
-    other = f"there it is of {sizes} pixels: take it by --stored-size {there[0]}, or " if there else ""
+    there = [sizes.text(size) for size in larger_sizes(dataset, (split,), img_size, path.parent)]
+    other = f"there it is of {' and '.join(there)} pixels: take it by --stored-size {there[0]}, or " if there else ""
     return Refusal(f"{path} is missing; {other}write it: {_command(dataset, img_size, path.parent)}", DATA)
 
 
@@ -249,8 +268,13 @@ def structure_fault(path: Path) -> str | None:
     return None
 
 
-def read_layout(path: Path) -> Layout:
-    """Where the images of a .beton of (image, label) lie. Raises ValueError, in a few words, for a damaged file."""
+def read_labels(path: Path) -> np.ndarray:
+    """The labels of a .beton, (N,) int64, without a look at its images. Raises ValueError as `read_layout`."""
+    return _lists(path)[0]["f1"].astype(np.int64)
+
+
+def _lists(path: Path) -> tuple[np.ndarray, np.ndarray, int, int]:
+    """The list of samples and the allocation table, and where the images begin and end."""
     size = path.stat().st_size
     data = np.memmap(path, "u1", "r") if size else np.zeros(0, "u1")
     fields_end = _HEADER.itemsize + 2 * _FIELD.itemsize
@@ -268,7 +292,13 @@ def read_layout(path: Path) -> Layout:
     _require(count > 0 and not rest and entries == count, "its allocation table is not whole")
     table = np.frombuffer(data[table_start:].tobytes(), _TABLE)
     samples = np.frombuffer(data[fields_end:data_start].tobytes(), _SAMPLE)
-    images = samples["f0"]
+    return samples, table, data_start, table_start
+
+
+def read_layout(path: Path) -> Layout:
+    """Where the images of a .beton of (image, label) lie. Raises ValueError, in a few words, for a damaged file."""
+    samples, table, data_start, table_start = _lists(path)
+    images, count = samples["f0"], len(samples)
     _require(np.isin(images["mode"], (JPG, RAW)).all(), "an image is neither raw pixels nor JPEG")
     _require((images["height"] > 0).all() and (images["width"] > 0).all(), "an image has no pixels")
     order = np.argsort(table["ptr"])
@@ -296,6 +326,7 @@ def _require(holds: bool, fault: str) -> None:
         raise ValueError(fault)
 
 
-def _command(dataset: str, img_size: int | str, data_dir: Path) -> str:
+def _command(dataset: str, img_size: Size | str, data_dir: Path) -> str:
     raw = "" if dataset == "digits" else " --raw-dir FOLDER"
-    return f"python scripts/make_beton.py --dataset {dataset} --img-size {img_size} --data-dir {data_dir}{raw}"
+    size = sizes.text(img_size)
+    return f"python scripts/make_beton.py --dataset {dataset} --img-size {size} --data-dir {data_dir}{raw}"

@@ -21,6 +21,7 @@ from engine.data.augment import pipeline
 from engine.data.augment.pipeline import Augmentation
 from engine.data.normalize import channel_statistics
 from engine.errors import DATA, Refusal
+from engine.fields import sizes
 from engine.fields.effects import AUGMENTED
 from engine.rng import derive, permutation
 from engine.run import How, Run
@@ -138,11 +139,14 @@ def make_loaders(run: Run, how: How) -> tuple[Loader, Loader, dict[str, Any]]:
         raise Refusal(f"batch_size {run.batch_size} is of all processes and cannot be shared evenly by {part[1]}")
     files = [beton.path_of(run.dataset, split, run.stored, how.data_dir) for split in run.splits]
     facts, *others = (beton.check(path, run.dataset, run.stored) for path in files)
-    if any(facts["write_mode"] != other["write_mode"] for other in others):
-        raise Refusal(f"{files[0].name} and {files[1].name} differ in write_mode; write both alike", DATA)
+    for key in ("write_mode", "val_split"):  # of two shares, some images would be on both sides
+        if any(facts.get(key) != other.get(key) for other in others):
+            raise Refusal(f"{files[0].name} and {files[1].name} differ in {key}; write both alike", DATA)
     if others:
         beton.require_same_classes(*files)
     facts = {**facts, "file": files[0].name}
+    if run.stored_size is not None:
+        log.info("%s px of %s are shrunk to %s", sizes.text(run.stored), " and ".join(map(str, files)), run.pixels)
     indices = np.arange(facts["samples"])
     held_out = None
     if run.holdout:

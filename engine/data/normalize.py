@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from engine.data.sets import lookup
+from engine.fields.sizes import pair
 from engine.rng import permutation
 from engine.run import Run
 
@@ -63,15 +64,16 @@ def places(run: Run) -> np.ndarray | None:
     """
     if run.permute == "none":
         return None
-    size = run.img_size
+    height, width = pair(run.img_size)
     if run.permute == "pixels":
-        return permutation(size**2, run.seed, "permute", 0)
+        return permutation(height * width, run.seed, "permute", 0)
     patch = run.patch_size
-    grid = size // patch
-    index_gpgp = np.arange(size**2).reshape(grid, patch, grid, patch)
-    index_SP = index_gpgp.transpose(0, 2, 1, 3).reshape(grid**2, patch**2)
-    index_SP = index_SP[permutation(grid**2, run.seed, "permute", 1)][:, permutation(patch**2, run.seed, "permute", 2)]
-    return index_SP.reshape(grid, grid, patch, patch).transpose(0, 2, 1, 3).reshape(-1)
+    rows, columns = height // patch, width // patch
+    index_gpgp = np.arange(height * width).reshape(rows, patch, columns, patch)
+    index_SP = index_gpgp.transpose(0, 2, 1, 3).reshape(rows * columns, patch**2)
+    within = permutation(patch**2, run.seed, "permute", 2)
+    index_SP = index_SP[permutation(rows * columns, run.seed, "permute", 1)][:, within]
+    return index_SP.reshape(rows, columns, patch, patch).transpose(0, 2, 1, 3).reshape(-1)
 
 
 def channel_statistics(run: Run, facts: dict[str, Any]) -> tuple[list[float], list[float]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.data import folders
+from engine.data import folders, splits
 
 Samples = Sequence[tuple[Any, int]]  # (H, W, 3) uint8 array or PIL image, label
 
@@ -155,16 +155,21 @@ def lookup(name: str) -> Dataset | None:
     raise ValueError(f"unknown dataset '{name}'; {hint}known: {', '.join(DATASETS)}, imagefolder/NAME")
 
 
-def read_raw(name: str, split: str, data_dir: Path, classes: Sequence[str] | None = None) -> Samples:
+def read_raw(
+    name: str, split: str, data_dir: Path, classes: Sequence[str] | None = None, val_split: float | None = None
+) -> Samples:
     """All samples of a split from its raw files, as (image, label).
 
     An image folder under `data_dir` (train/CLASS/*.png ...) is used where there is one; otherwise the data set is
     downloaded by torchvision, if it can be. Classes are numbered by the folders of train, for val too; where train is
     not there by `classes`, and without these by the folders of val. Raises ValueError, saying what to do, where the raw
-    files cannot be had or the folders of val are not those of train.
+    files cannot be had or the folders of val are not those of train. With `val_split`, one folder holds both splits
+    (engine/data/splits.py).
     """
     dataset = lookup(name)
     folder = raw_folder(name, split, data_dir)
+    if val_split is not None and folder is not None and folder.is_dir():
+        return splits.part(folders.read(folder, complete=True), folder, split, val_split)
     if folder is not None and folder.is_dir():
         annotations = folder / "val_annotations.txt"
         train = raw_folder(name, SPLITS[0], data_dir)
@@ -178,7 +183,9 @@ def read_raw(name: str, split: str, data_dir: Path, classes: Sequence[str] | Non
             samples.samples.sort(key=lambda sample: Path(sample[0]).name)
         return samples
     if dataset is None:
-        raise ValueError(f"no folder {folder}; an image folder holds train/CLASS/*.png and val/CLASS/*.png")
+        raise ValueError(
+            f"no folder {folder}; an image folder holds train/CLASS/*.png and val/CLASS/*.png, or CLASS/*.png"
+        )
     if dataset.layout:
         raise ValueError(f"no folder {folder}; {dataset.layout}; name the folder above with --raw-dir")
     if dataset.source == "sklearn_digits":
@@ -205,10 +212,10 @@ def raw_folder(name: str, split: str, data_dir: Path) -> Path | None:
         return None
     if dataset is not None and dataset.source == "tiny_imagenet" and (data_dir / "tiny-imagenet-200").is_dir():
         return data_dir / "tiny-imagenet-200" / split
-    return data_dir / (dataset.folders if dataset else SPLITS)[SPLITS.index(split)]
+    return data_dir / dataset.folders[SPLITS.index(split)] if dataset else splits.folder_of(data_dir, split)
 
 
-def check_folders(name: str, splits: Sequence[str], data_dir: Path) -> None:
+def check_folders(name: str, wanted: Sequence[str], data_dir: Path) -> None:
     """Look at the class folders of raw image folders, before the first of them is read, which may take hours.
 
     Raises ValueError: a class of val that train has not, another number of classes than the data set has.
@@ -219,9 +226,9 @@ def check_folders(name: str, splits: Sequence[str], data_dir: Path) -> None:
         if folder is None or not folder.is_dir() or (folder / "val_annotations.txt").exists():
             continue
         own = folders.class_names(folder)
-        if split in splits and known is not None:
+        if split in wanted and known is not None:
             folders.require_known(folder, own, known)
-        elif split in splits and dataset is not None and len(own) != dataset.num_classes:
+        elif split in wanted and dataset is not None and len(own) != dataset.num_classes:
             raise ValueError(
                 f"{folder} has {len(own)} classes and {name} {dataset.num_classes}, so that labels would be other "
                 "classes; name another --raw-dir, or for a data set of your own --dataset imagefolder/NAME"

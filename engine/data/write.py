@@ -8,12 +8,13 @@ settings and checksum comes last. A file without its JSON is not accepted, so a 
 import collections
 import contextlib
 import fcntl
+import math
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,8 @@ from engine.data.beton import JPG, RAW
 from engine.data.rgb import to_rgb8
 from engine.data.sets import SPLITS, Samples, check_folders, lookup, names_of_classes, raw_folder, read_raw
 from engine.errors import DATA, OUTPUT, USAGE, Refusal
+from engine.fields import sizes
+from engine.fields.sizes import Size
 from engine.folder.store import write_json
 from engine.rng import derive, permutation
 
@@ -44,9 +47,11 @@ class Settings:
     smart_threshold: int | None = None
     compress_probability: float = 0.5
     keep_aspect: bool = False
-    """Shrink the longer side to img_size (FFCV's max_resolution) instead of storing centre squares of that size."""
+    """Shrink the longer side to img_size (FFCV's max_resolution) instead of cutting to that size."""
     subset: int | None = None
     """Only so many images, a fixed random choice."""
+    val_split: float | None = None
+    """Of an image folder of one split: the share that validates (engine/data/splits.py)."""
 
     def __post_init__(self) -> None:
         if self.write_mode not in WRITE_MODES:
@@ -59,12 +64,14 @@ class Settings:
             )
         if not 0 <= self.compress_probability <= 1:
             raise ValueError(f"compress-probability {self.compress_probability} is not from 0 to 1")
+        if self.val_split is not None and not 0 < self.val_split < 1:
+            raise ValueError(f"val-split {self.val_split:g} is not above 0 and below 1")
         if self.subset is not None and self.subset < 1:
             raise ValueError(f"a subset of {self.subset} images is none")
 
     def record(self) -> dict[str, Any]:
         """Those settings that have a meaning for this write mode, with values other than the default."""
-        wanted = {"keep_aspect", "subset"} | {
+        wanted = {"keep_aspect", "subset", "val_split"} | {
             "raw": set(),
             "jpg": {"quality"},
             "smart": {"quality", "smart_threshold"},
@@ -85,7 +92,7 @@ class Encoded(NamedTuple):
 def write(
     dataset: str,
     split: str,
-    img_size: int,
+    img_size: Size,
     raw_dir: Path,
     data_dir: Path,
     settings: Settings | None = None,
@@ -93,7 +100,7 @@ def write(
     workers: int = 2,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Convert one split to `data_dir`; by default centre squares of raw pixels, resized (resample.py) to img_size.
+    """Convert one split to `data_dir`; by default raw pixels, cut to the shape of img_size and resized (resample.py).
 
     Two processes that write the same file wait for each other; the second finds it done. Raises Refusal: the raw files
     cannot be had or read (DATA), the folder cannot be written or the disk is full (OUTPUT), the file is there with
@@ -106,13 +113,13 @@ def write(
         facts = beton.read_facts(path) if path.exists() else {}
         folder = raw_folder(dataset, split, raw_dir)
         if facts and not (folder and folder.is_dir()):
-            _same_settings(path, facts, settings)
+            _same_settings(path, facts, replace(settings, val_split=settings.val_split or facts.get("val_split")))
             say(f"{path} is there already" + (f"; there is no {folder} to compare it with" if facts.get("raw") else ""))
             return path
         try:
             known = beton.read_facts(train).get("classes") if split != SPLITS[0] and train.exists() else None
             check_folders(dataset, (split,), raw_dir)
-            samples = read_raw(dataset, split, raw_dir, known)
+            samples = read_raw(dataset, split, raw_dir, known, settings.val_split)
         except ValueError as error:
             raise Refusal(str(error), DATA) from None
         classes = names_of_classes(dataset, samples)
@@ -127,17 +134,17 @@ def write(
 
         partial = _partial(path)
         with ThreadPoolExecutor(workers) as pool:
-            ahead = max(2 * workers, min(256, (1 << 26) // (3 * img_size**2)))  # within 64 MB
+            ahead = max(2 * workers, min(256, (1 << 26) // _bytes(img_size)))  # within 64 MB
             images = _Images(samples, img_size, settings, pool, ahead, len(classes), say)
-            say(f"writing {path}: {len(images):,} images of {img_size} px, {settings.write_mode}")
+            say(f"writing {path}: {len(images):,} images of {sizes.text(img_size)} px, {settings.write_mode}")
             try:
-                Writer(partial, page_size=_page_size(img_size)).write(images)
+                Writer(partial, page_size=_page_size(_bytes(img_size))).write(images)
             finally:
                 pool.shutdown(cancel_futures=True)
         facts = {
             "dataset": dataset,
             "split": split,
-            "img_size": img_size,
+            "img_size": sizes.plain(img_size),
             **settings.record(),
             "samples": len(images),
             "num_classes": len(classes),
@@ -149,7 +156,7 @@ def write(
     return path
 
 
-def adopt(file: Path, dataset: str, split: str, img_size: int, data_dir: Path) -> Path:
+def adopt(file: Path, dataset: str, split: str, img_size: Size, data_dir: Path) -> Path:
     """Take over a foreign .beton of (image, label), such as Scaling MLPs' own: a hard link, else a copy, and a JSON.
 
     Raises Refusal: the file is damaged or does not fit the data set (DATA), `data_dir` cannot be written (OUTPUT).
@@ -169,8 +176,10 @@ def adopt(file: Path, dataset: str, split: str, img_size: int, data_dir: Path) -
             DATA,
         )
     largest = int(max(layout.heights.max(), layout.widths.max()))
-    if largest != img_size:
-        raise Refusal(f"the longest side in {file} is {largest}, not {img_size}; give --img-size {largest}", DATA)
+    if largest != max(sizes.pair(img_size)):
+        raise Refusal(
+            f"the longest side in {file} is {largest}, not {sizes.text(img_size)}; give --img-size {largest}", DATA
+        )
     modes = set(layout.modes.tolist())
     data = np.memmap(file, "u1", "r")
     sums = np.zeros((3, 3))
@@ -190,9 +199,9 @@ def adopt(file: Path, dataset: str, split: str, img_size: int, data_dir: Path) -
         facts = {
             "dataset": dataset,
             "split": split,
-            "img_size": img_size,
+            "img_size": sizes.plain(img_size),
             "write_mode": {(JPG,): "jpg", (RAW,): "raw"}.get(tuple(modes), "mixed"),
-            "keep_aspect": not layout.is_square(img_size),
+            "keep_aspect": not layout.is_all_of(img_size),
             "adopted": file.name,
             "samples": len(layout.modes),
             "num_classes": num_classes,
@@ -238,7 +247,7 @@ def _publish(path: Path, facts: dict[str, Any]) -> None:
 
 
 def _same_settings(path: Path, facts: dict[str, Any], settings: Settings) -> None:
-    before = {"keep_aspect": False, "subset": None, **facts}
+    before = {"keep_aspect": False, "subset": None, "val_split": None, **facts}
     for key, wanted in settings.record().items():
         if before.get(key) != wanted:
             raise Refusal(
@@ -267,9 +276,13 @@ def _same_raw(path: Path, facts: dict[str, Any], folder: Path, samples: Any, cla
         )
 
 
-def _page_size(img_size: int) -> int:
+def _bytes(img_size: Size) -> int:
+    """Of the pixels of an image."""
+    return 3 * math.prod(sizes.pair(img_size))
+
+
+def _page_size(image: int) -> int:
     """Bytes of FFCV's pages: an image lies on one, a small data set takes a whole one, so the smallest that does."""
-    image = 3 * img_size**2
     wanted = max(1 << 21, image, min(16 * image, 1 << 23))
     return 1 << (wanted - 1).bit_length()
 
@@ -280,7 +293,7 @@ class _Images:
     def __init__(
         self,
         samples: Samples,
-        img_size: int,
+        img_size: Size,
         settings: Settings,
         pool: ThreadPoolExecutor,
         ahead: int,
@@ -325,13 +338,12 @@ class _Images:
         image = to_rgb8(image)
         height, width = image.shape[:2]
         if self.settings.keep_aspect:
-            share = min(1.0, self.img_size / max(height, width))
+            share = min(1.0, max(sizes.pair(self.img_size)) / max(height, width))
             target = max(1, int(height * share)), max(1, int(width * share))
         else:
-            side = min(height, width)
-            top, left = (height - side) // 2, (width - side) // 2
-            image = image[top : top + side, left : left + side]
-            target = self.img_size, self.img_size
+            target = sizes.pair(self.img_size)
+            top, left, tall, wide = resample.centre_box(height, width, *target)
+            image = image[top : top + tall, left : left + wide]
         image = np.ascontiguousarray(resample.resized(image, *target))
         mode, data = RAW, image.reshape(-1)
         if self._as_jpg(index, image.nbytes):

@@ -1,6 +1,7 @@
 """Fields of a run: what they may hold, and what they say together.
 
 values    what users write in flags, grids and YAML, read in one way
+sizes     pixels: 32 is a square, 32x64 height and width
 effects   when a field changes the result, and which exclude each other
 dilution  layers whose attention is trained away: when, and what is left
 limits    how much one command may start

@@ -2,11 +2,13 @@
 
 Two runs of the same result must have one signature, so a field that would change nothing is refused. The test of this
 table trains pairs of runs that differ in one field alone: each is refused or ends with other weights or figures.
-Imports nothing, so that a plan and --help do not wait.
+Imports next to nothing, so that a plan and --help do not wait.
 """
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+from engine.fields.sizes import holds, text
 
 
 class Optimizer(NamedTuple):
@@ -94,8 +96,10 @@ def _conflict(run: Any, defaults: dict[str, Any]) -> str | None:
         low, high = getattr(run, key) or (1, 1)
         if low > high:
             return f"{key} {low:g} {high:g}: the smaller one comes first"
-    if run.stored_size is not None and run.stored_size < run.img_size:
-        return f"stored_size {run.stored_size} is less than img_size {run.img_size}; store the images larger"
+    if run.stored_size is not None and not holds(run.stored_size, run.img_size):
+        return (
+            f"stored_size {text(run.stored_size)} is less than img_size {text(run.img_size)}; store the images larger"
+        )
     if run.opt == "sgd" and not run.momentum:
         return "opt sgd is Nesterov and needs a momentum; opt momentum with momentum 0 is plain SGD"
     if run.scale is not None and run.crop_pad:

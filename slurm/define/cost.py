@@ -21,6 +21,7 @@ import archs
 from archs.parts.family import read
 from engine.data.sets import SPLITS, lookup
 from engine.errors import Refusal
+from engine.fields.sizes import Size, text
 from engine.folder import published, store
 from engine.run import DATA_DIR, Run
 from slurm.define.sweep import Sweep
@@ -63,12 +64,12 @@ def costs(runs: Sequence[Run], folders: Sequence[Path]) -> dict[Shape, Cost]:
 
 
 @functools.cache
-def _facts(dataset: str, img_size: int | None) -> tuple[int, int, int, int]:
+def _facts(dataset: str, img_size: Size) -> tuple[int, int, int, int]:
     """Channels, classes, training and validation images; zeros where only the data folder could tell and does not."""
     if entry := lookup(dataset):
         return entry.in_chans, entry.num_classes, entry.train_size, entry.val_size
     # Beside the .beton files (engine/data/beton.py, which is not imported here because it needs NumPy).
-    names = [DATA_DIR / f"{dataset.replace('/', '-')}_{split}_{img_size}.json" for split in SPLITS]
+    names = [DATA_DIR / f"{dataset.replace('/', '-')}_{split}_{text(img_size)}.json" for split in SPLITS]
     train, val = (_read(path) for path in names)
     return len(train.get("mean", ())), train.get("num_classes", 0), train.get("samples", 0), val.get("samples", 0)
 

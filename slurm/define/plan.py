@@ -64,7 +64,7 @@ def table(sweep: Sweep, slots: int = 1) -> Any:
             time = duration(sum(guess.seconds for guess in known_ones)) if whole else "-"
             source = ", ".join(dict.fromkeys(guess.source for guess in known_ones)) if whole else ""
             recipe = _recipe([run for run, _ in pairs], varied)
-            head = (run.rung, run.dataset, str(run.img_size), str(run.epochs), recipe)
+            head = (run.rung, run.dataset, run.pixels, str(run.epochs), recipe)
             cells = (*head, str(len(pairs)), str(done), _quantity(price.params), _quantity(price.macs), time, source)
             shown.add_row(*map(Text, cells))
     if len(rows) > ROWS:

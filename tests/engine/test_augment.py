@@ -217,10 +217,10 @@ def test_settings_that_exclude_each_other_are_refused():
 
 
 # --- crops, jitter, erasing ------------------------------------------------------------------------------------------
-def boxes(height, width, scale, ratio=(3 / 4, 4 / 3), count=4000):
+def boxes(height, width, scale, ratio=(3 / 4, 4 / 3), count=4000, shape=(1, 1)):
     out = np.empty((count, 4), np.int64)
     heights, widths = np.full(count, height), np.full(count, width)
-    pipeline.boxes(np.arange(count), heights, widths, KEY, scale, ratio, out)
+    pipeline.boxes(np.arange(count), heights, widths, KEY, scale, ratio, shape, out)
     return out
 
 
@@ -248,6 +248,7 @@ def test_a_crop_that_never_fits_falls_back_to_the_centre():
     assert boxes(100, 10, (1.0, 1.0), count=1).tolist() == [[43, 0, 13, 10]]
     assert boxes(10, 100, (1.0, 1.0), count=1).tolist() == [[0, 43, 10, 13]]
     assert boxes(30, 50, (0.0, 0.0), count=1).tolist() == [[0, 10, 30, 30]]
+    assert boxes(30, 50, (0.0, 0.0), count=1, shape=(32, 64)).tolist() == [[2, 0, 25, 50]]
     tiny = boxes(2, 2, (0.01, 0.05))
     assert tiny.min() >= 0 and tiny[:, 2:].min() >= 1
 

@@ -97,7 +97,7 @@ def test_a_download_of_torchvision_becomes_the_same_pixels_and_labels(name, tmp_
         path = write.write(name, split, size, tmp_path / "raw", tmp_path, say=lambda line: None)
         layout, data = beton.read_layout(path), np.fromfile(path, "u1")
         images, labels = truth[split]
-        assert layout.labels.tolist() == labels.tolist() and layout.is_square(size)
+        assert layout.labels.tolist() == labels.tolist() and layout.is_all_of(size)
         assert all((layout.pixels(data, i) == image).all() for i, image in enumerate(images))
 
 

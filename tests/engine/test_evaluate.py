@@ -41,13 +41,14 @@ def test_accuracy_and_likelihood_are_sklearns(guesses):
     expected = sklearn_metrics.log_loss(labels, np.exp(logp), labels=classes)
     assert metrics.nll(logp, labels) == pytest.approx(expected, rel=1e-12)
     row = metrics.judge(logp, labels)
-    assert list(row) == ["loss", "top1", "top5", "ece"] and row["loss"] == metrics.nll(logp, labels)
+    assert list(row) == ["loss", "top1", "top5", "balanced", "ece"] and row["loss"] == metrics.nll(logp, labels)
 
 
 def test_a_confident_mistake_has_a_finite_price():
     assert metrics.nll(np.array([[0.0, -800.0]]), np.array([1])) == 800
 
 
+@pytest.mark.filterwarnings("ignore:y_pred contains classes")
 def test_confusion_and_the_classes_are_sklearns(guesses):
     logp, labels = guesses
     predicted = logp.argmax(1)
@@ -55,10 +56,22 @@ def test_confusion_and_the_classes_are_sklearns(guesses):
     assert (matrix == sklearn_metrics.confusion_matrix(labels, predicted, labels=range(7))).all()
     recall = sklearn_metrics.recall_score(labels, predicted, labels=range(7), average=None, zero_division=math.nan)
     precision = sklearn_metrics.precision_score(labels, predicted, labels=range(7), average=None)
-    rows = metrics.per_class(matrix)
+    rows = metrics.per_class(matrix, "abcdefg")
     np.testing.assert_allclose([row["acc1"] for row in rows], 100 * recall)
     np.testing.assert_allclose([row["precision"] for row in rows], 100 * precision)
     assert sum(row["samples"] for row in rows) == 500 and math.isnan(rows[6]["acc1"])
+    assert [row["name"] for row in rows] == [*"abcdefg"]
+    balanced = 100 * sklearn_metrics.balanced_accuracy_score(labels, predicted)
+    assert metrics.balanced_accuracy(predicted, labels) == pytest.approx(balanced)
+
+
+def test_a_confusion_matrix_is_headed_by_the_names_of_the_classes(tmp_path):
+    matrix = np.array([[3, 1], [0, 2]])
+    for names, head in ((("cat", "dog"), "label"), (("label", "dog"), "label of")):
+        evaluate.write_confusion(matrix, names, tmp_path / "c.csv", tmp_path / "m.csv")
+        rows = list(csv.DictReader((tmp_path / "m.csv").open()))
+        assert [row[head] for row in rows] == [*names] and [int(row[names[0]]) for row in rows] == [3, 0]
+        assert [row["name"] for row in csv.DictReader((tmp_path / "c.csv").open())] == [*names]
 
 
 def test_calibration_error_by_hand():

@@ -144,11 +144,11 @@ def test_a_class_without_images_is_refused_in_train_and_said_in_val(tmp_path):
         read_raw(NAME, "val", tmp_path / "raw")
 
 
-def test_test_is_not_val_nor_a_class(tmp_path):
-    put(tmp_path / "raw", "train/a/0.png", "test/q/0.png")
-    with pytest.raises(ValueError, match=r"no folder .*val; "):
-        read_raw(NAME, "val", tmp_path / "raw")
+def test_test_validates_where_there_is_no_val_and_is_no_class(tmp_path):
+    put(tmp_path / "raw", "train/a/0.png", "test/a/0.png", "test/a/1.png")
+    assert len(read_raw(NAME, "val", tmp_path / "raw")) == 2
     put(tmp_path / "raw", "val/a/0.png")
+    assert len(read_raw(NAME, "val", tmp_path / "raw")) == 1
     assert read_raw(NAME, "val", tmp_path / "raw").classes == ["a"]
 
 

@@ -1,4 +1,4 @@
-"""What the README says can be typed: its files exist, its scripts and flags are there, its models and sweeps too."""
+"""What README and manual say can be typed: files, scripts, flags and models are there, and their Python runs."""
 
 import json
 import os
@@ -14,25 +14,69 @@ import pytest
 import archs
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text()
+PAGES = {path: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+README, WHOLE = PAGES[ROOT / "README.md"], "\n".join(PAGES.values())
 COMMANDS = [
     line.partition("#")[0].strip()
-    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for block in re.findall(r"```sh\n(.*?)```", WHOLE, re.DOTALL)
     for line in block.splitlines()
     if line.strip()
 ]
-# By path, the files that the README gives whole.
-EXAMPLES = dict(re.findall(r"`([\w/]+/[\w/]+\.py)`:\n\n```python\n(.*?)```", README, re.DOTALL))
-MOVED = [line.strip("| ").split(" | ") for line in README.splitlines() if re.match(r"\| `", line)]
+WHOLE_FILE = r"`([\w/]+/[\w/]+\.py)`:\n\n```python\n(.*?)```"
+EXAMPLES = dict(re.findall(WHOLE_FILE, WHOLE, re.DOTALL))  # by path
+MOVED = [
+    line.strip("| ").split(" | ")
+    for line in (ROOT / "docs" / "moved.md").read_text().splitlines()
+    if re.match(r"\| `", line)
+]
+# What docs/hooks.py makes for the manual.
+MADE = re.findall(r'"(\w+\.md)": ', (ROOT / "docs" / "hooks.py").read_text())
 
 
-def test_links_resolve():
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
-    assert links and all((ROOT / link).exists() for link in links), links
+def anchors(text):
+    """What headings can be linked to."""
+    heads = re.findall(r"^#+ (.*)", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", head).strip().lower().replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_resolve(page):
+    for link in re.findall(r"\]\(([^)]+)\)", PAGES[page]):
+        name, _, anchor = link.partition("#")
+        if link.startswith("http") or name in MADE:
+            continue
+        if name.startswith("figures/"):
+            assert (ROOT / "results/ladder" / name).exists(), link
+        else:
+            assert (page.parent / name).exists(), link
+            assert not anchor or anchor in anchors((page.parent / name).read_text()), link
+
+
+def test_every_page_is_in_the_manual():
+    nav = re.findall(r"- (\w+\.md)", (ROOT / "mkdocs.yml").read_text())
+    assert sorted(nav) == sorted([*MADE, *(path.name for path in (ROOT / "docs").glob("*.md"))])
+
+
+def test_the_manual_is_built_without_warnings(tmp_path):
+    """From the very pages and source; strict, and every object of the reference found."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--site-dir", str(tmp_path / "site")]
+    env = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run([*command, "--quiet"], cwd=ROOT, capture_output=True, text=True, env=env, timeout=300)
+    assert done.returncode == 0 and not done.stdout + done.stderr, done.stdout + done.stderr
+    pages = {path.stem: path.read_text() for path in (tmp_path / "site").glob("*.html")}
+    for name in ("engine.cli.call.train_run", "engine.run.Run", "analysis.notebook.probe", "archs.parts.zoo.create"):
+        assert f'id="{name}"' in pages["api"], name
+    assert (
+        "mixer_s16" in pages["models"] and "--batch-size" in pages["flags"] and "convmixer_imagenet" in pages["recipes"]
+    )
+    assert "engine/data/" in pages["glossary"] and "ladder_lr" in pages["log"] and "predictions.npz" in pages["files"]
+    assert (tmp_path / "site/figures/ladder.svg").is_file()
+    foreign = re.findall(r'(?:src|href)="(https?://[^"]+\.(?:js|css|woff2?))"', "".join(pages.values()))
+    assert not foreign, foreign  # it is read without a network
 
 
 def test_named_files_exist():
-    now = re.sub(r"^\| `.*", "", README, flags=re.MULTILINE)  # without the table of what was elsewhere
+    now = re.sub(r"^\| `.*", "", WHOLE, flags=re.MULTILINE)  # without the table of what was elsewhere
     named = re.findall(r"`((?:archs|engine|slurm|analysis|scripts|results|tests)/[\w./]+)`", now)
     named = [name for name in named if not re.search(r"[A-Z]{3}|report\.html", name)]
     assert named and all((ROOT / name).exists() for name in named if name not in EXAMPLES), named
@@ -56,7 +100,8 @@ def test_commands_have_their_flags(command):
 def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text()
     targets = [shlex.split(command)[1] for command in COMMANDS if command.startswith("make ")]
-    assert targets == ["demo", "test"] and all(f"\n{target}:" in makefile for target in targets)
+    assert targets == ["demo", "test"] and "`make docs`" in README
+    assert all(f"\n{target}:" in makefile for target in (*targets, "docs"))
 
 
 def test_every_directory_of_the_layout_is_there():
@@ -111,16 +156,13 @@ def test_a_probe_and_a_sweep_are_one_file_each(tmp_path, digits):
     assert all(one["values"]["acc_mirror"]["value"] < one["values"]["acc"]["value"] for one in found)
 
 
-def test_python_in_the_docs_runs(capsys):
-    """All blocks of a page in one go, but those marked `skip`, which need files or networks."""
-    for page in (ROOT / "docs").glob("*.md"):
-        blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
-        exec(compile("\n".join(blocks), page.name, "exec"), {})
-        assert capsys.readouterr().out
-
-
-def test_commands_of_the_docs_have_their_flags():
-    for page in (ROOT / "docs").glob("*.md"):
-        for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL):
-            for line in block.splitlines():
-                test_commands_have_their_flags(line)
+@pytest.mark.parametrize("page", [page for page in PAGES if "```python\n" in PAGES[page]], ids=lambda page: page.name)
+def test_python_in_the_docs_runs(page, tmp_path, digits):
+    """All blocks of a page in one go, but whole files, and those marked `skip`, which need files or networks."""
+    blocks = re.findall(r"```python\n(.*?)```", re.sub(WHOLE_FILE, "", PAGES[page], flags=re.DOTALL), re.DOTALL)
+    if not blocks:
+        return
+    env = {**os.environ, "SOFTMLP_RESULTS": str(tmp_path), "SOFTMLP_DATA": str(digits), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", "\n".join(blocks)]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0 and done.stdout, done.stderr

@@ -19,6 +19,7 @@ from numba import njit
 from engine.data.augment import photometric
 from engine.data.augment.kernels import kernel
 from engine.data.augment.policy import parse, table
+from engine.fields.sizes import Size
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 # One number per operation: the draws of a sample are independent. Where there are attempts or layers, from there on.
@@ -33,7 +34,7 @@ class Augmentation:
     Raises ValueError for two settings that exclude each other, or an unknown policy.
     """
 
-    img_size: int
+    img_size: Size
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     crop_pad: int = 0
@@ -57,7 +58,7 @@ class Augmentation:
             self._policy  # noqa: B018 - raises here and not in a worker, where it would end an epoch
 
     def finish(self, images: np.ndarray, samples: np.ndarray, key: np.uint64) -> None:
-        """Change cropped and flipped images (B, S, S, C) uint8 in place: policy or colour jitter, then erasing."""
+        """Change cropped and flipped images (B, H, W, C) uint8 in place: policy or colour jitter, then erasing."""
         if self.aa:
             policy, (rows, weights) = self._policy
             ops = np.zeros((len(images), policy.layers), np.int64)
@@ -170,18 +171,23 @@ def read(file, addresses, samples, out, key, crop_pad, hflip):
 
 
 @kernel
-def boxes(samples, heights, widths, key, scale, ratio, out):
+def boxes(samples, heights, widths, key, scale, ratio, shape, out):
     """What to cut out of each image: the area and aspect of a random resized crop as timm draws them, or the centre.
 
     Args:
         heights, widths: of the images, (B,) int64.
-        scale: smallest and largest share of the image's area; (0, 0) takes the largest square in the centre.
+        scale: smallest and largest share of the image's area; (0, 0) takes the largest part of `shape` in the centre.
         ratio: smallest and largest width / height.
+        shape: height and width of what the boxes are resized to.
         out: top, left, height, width, (B, 4) int64.
     """
     for i in range(len(samples)):
         height, width = heights[i], widths[i]
-        box_height = box_width = min(height, width)
+        box_height, box_width = height, width
+        if width * shape[0] >= height * shape[1]:
+            box_width = max(1, (2 * height * shape[1] + shape[0]) // (2 * shape[0]))
+        else:
+            box_height = max(1, (2 * width * shape[0] + shape[1]) // (2 * shape[1]))
         found = scale[1] == 0.0
         if not found:
             for attempt in range(10):

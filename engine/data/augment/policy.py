@@ -13,6 +13,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from engine.fields.sizes import Size, pair
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -103,7 +105,7 @@ def canonical(aa: str) -> str:
     return "-".join([kind, *parts, *["inc1"] * policy.increasing, *["tweights"] * policy.weighted])
 
 
-def table(policy: Policy, img_size: int) -> "tuple[np.ndarray, np.ndarray]":
+def table(policy: Policy, img_size: Size) -> "tuple[np.ndarray, np.ndarray]":
     """Rows (R, L, 9) of op, probability, magnitude 0..10, base, slope, signed, whole, low, high; weights (R,) or (0,).
 
     One row is drawn per layer, or, where L > 1, one for all layers. Weights are for a draw without replacement.
@@ -141,8 +143,9 @@ def table(policy: Policy, img_size: int) -> "tuple[np.ndarray, np.ndarray]":
     return np.array(numbers, float), weights
 
 
-def _timm(img_size: int) -> dict[str, Argument]:
+def _timm(img_size: Size) -> dict[str, Argument]:
     """timm's LEVEL_TO_ARG. Where a level of 10 or more would pass the end of a range, timm's own limits."""
+    height, width = pair(img_size)
     enhance = {
         name + suffix: Argument(name, *numbers)
         for name in ("Color", "Contrast", "Brightness", "Sharpness")
@@ -160,13 +163,14 @@ def _timm(img_size: int) -> dict[str, Argument]:
         "SolarizeAdd": Argument("SolarizeAdd", 0, 110, False, 1, 0, 128),
         "ShearX": Argument("ShearX", 0, 0.3, True),
         "ShearY": Argument("ShearY", 0, 0.3, True),
-        "TranslateXRel": Argument("TranslateX", 0, 0.45 * img_size, True),
-        "TranslateYRel": Argument("TranslateY", 0, 0.45 * img_size, True),
+        "TranslateXRel": Argument("TranslateX", 0, 0.45 * width, True),
+        "TranslateYRel": Argument("TranslateY", 0, 0.45 * height, True),
     }
 
 
-def _torchvision(img_size: int) -> dict[str, Argument]:
+def _torchvision(img_size: Size) -> dict[str, Argument]:
     """The space of torchvision's AutoAugment; its moves are in whole pixels."""
+    height, width = pair(img_size)
     return {
         **{name: Argument(name) for name in ("AutoContrast", "Equalize", "Invert")},
         **{name: Argument(name, 1, 0.9, True) for name in ("Brightness", "Color", "Contrast", "Sharpness")},
@@ -175,8 +179,8 @@ def _torchvision(img_size: int) -> dict[str, Argument]:
         "Solarize": Argument("Solarize", 255, -255),
         "ShearX": Argument("ShearX", 0, 0.3, True),
         "ShearY": Argument("ShearY", 0, 0.3, True),
-        "TranslateX": Argument("TranslateX", 0, 150 / 331 * img_size, True, 1),
-        "TranslateY": Argument("TranslateY", 0, 150 / 331 * img_size, True, 1),
+        "TranslateX": Argument("TranslateX", 0, 150 / 331 * width, True, 1),
+        "TranslateY": Argument("TranslateY", 0, 150 / 331 * height, True, 1),
     }
 
 

@@ -18,29 +18,29 @@ from engine.data.augment.kernels import kernel
 
 @kernel
 def resize(file, addresses, widths, boxes, out):
-    """Cut boxes out of images in the bytes of a file and resize them to squares.
+    """Cut boxes out of images in the bytes of a file and resize them.
 
     Args:
         file: uint8.
         addresses: byte address of each image, stored row by row as (H, W, 3), (B,) int64.
         widths: W of each image, (B,) int64.
         boxes: top, left, height, width within each image, (B, 4) int64.
-        out: (B, S, S, 3) uint8.
+        out: (B, H, W, 3) uint8.
     """
-    size = out.shape[1]
+    size_y, size_x = out.shape[1:3]
     for i in range(len(boxes)):
         top, left, height, width = boxes[i]
         stride = widths[i] * 3
         first = addresses[i] + top * stride + left * 3
-        if height == size and width == size:
-            for y in range(size):
+        if height == size_y and width == size_x:
+            for y in range(size_y):
                 start = first + y * stride
-                out[i, y].reshape(-1)[:] = file[start : start + size * 3]
+                out[i, y].reshape(-1)[:] = file[start : start + size_x * 3]
             continue
-        starts_y, counts_y, weights_y = _weights(height, size)
-        starts_x, counts_x, weights_x = _weights(width, size)
+        starts_y, counts_y, weights_y = _weights(height, size_y)
+        starts_x, counts_x, weights_x = _weights(width, size_x)
         row = np.empty(width * 3, np.float32)
-        for y in range(size):
+        for y in range(size_y):
             row[:] = 0
             for tap in range(counts_y[y]):
                 weight = weights_y[y, tap]
@@ -48,7 +48,7 @@ def resize(file, addresses, widths, boxes, out):
                 source = file[start : start + width * 3]
                 for x in range(width * 3):
                     row[x] += weight * np.float32(source[x])
-            for x in range(size):
+            for x in range(size_x):
                 red = green = blue = np.float32(0.5)
                 place = np.uint64(starts_x[x] * 3)  # unsigned, as numba then leaves out what negative indices need
                 for tap in range(counts_x[x]):
@@ -60,6 +60,19 @@ def resize(file, addresses, widths, boxes, out):
                 out[i, y, x, 0] = np.uint8(min(red, np.float32(255)))
                 out[i, y, x, 1] = np.uint8(min(green, np.float32(255)))
                 out[i, y, x, 2] = np.uint8(min(blue, np.float32(255)))
+
+
+def centre_box(height, width, tall, wide):
+    """The largest part of an image in its centre with the shape of (tall, wide): top, left, height, width.
+
+    The same rule as in `pipeline.boxes`, which is compiled and so cannot ask another file.
+    """
+    box_height, box_width = height, width
+    if width * tall >= height * wide:
+        box_width = max(1, (2 * height * wide + tall) // (2 * tall))
+    else:
+        box_height = max(1, (2 * width * tall + wide) // (2 * wide))
+    return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
 def resized(image, height, width):

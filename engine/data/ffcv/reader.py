@@ -35,6 +35,7 @@ from engine.data.ffcv.package import (
     imdecode,
 )
 from engine.errors import DATA, Refusal
+from engine.fields.sizes import pair
 
 # Resized images that wait for the next kernel, per worker: half a second-level cache.
 SQUARES_BYTES = 1 << 19
@@ -55,12 +56,12 @@ class ImageDecoder(SimpleRGBImageDecoder):
         self.key = np.uint64(0)
         self._path, self._augmentation, self._workers = path, augmentation, workers
         self._layout = layout = beton.read_layout(path)
-        size = augmentation.img_size
-        self._as_stored = layout.is_raw and layout.is_square(size) and not augmentation.scale
+        size = pair(augmentation.img_size)
+        self._as_stored = layout.is_raw and layout.is_all_of(size) and not augmentation.scale
         # libjpeg-turbo's handles live as long as their thread: FFCV's thread is a new one in each epoch, these stay.
         self._pool = ThreadPoolExecutor(workers) if workers > 1 or not layout.is_raw else None
-        self._at_once = max(1, SQUARES_BYTES // (3 * size**2))
-        self._squares = [np.empty((self._at_once, size, size, 3), np.uint8) for _ in range(workers)]
+        self._at_once = max(1, SQUARES_BYTES // (3 * size[0] * size[1]))
+        self._squares = [np.empty((self._at_once, *size, 3), np.uint8) for _ in range(workers)]
         jpgs = layout.modes == beton.JPG
         largest = int((layout.heights * layout.widths)[jpgs].max()) if jpgs.any() else 0
         self._decoded = [np.empty(3 * largest, np.uint8) for _ in range(workers)]
@@ -69,8 +70,7 @@ class ImageDecoder(SimpleRGBImageDecoder):
         self._decoded_bytes = [_read_only(array) for array in self._decoded]
 
     def declare_state_and_memory(self, previous_state: Any) -> tuple:
-        size, chans = self._augmentation.img_size, len(self._augmentation.mean)
-        shape = (size, size, chans)
+        shape = (*pair(self._augmentation.img_size), len(self._augmentation.mean))
         dtype = np.dtype("u1")
         return dataclasses.replace(previous_state, jit_mode=True, shape=shape, dtype=dtype), AllocationQuery(
             shape, dtype
@@ -106,7 +106,7 @@ class ImageDecoder(SimpleRGBImageDecoder):
             augmentation.finish(images, chosen, key)
 
     def _cut(self, file: np.ndarray, samples: np.ndarray, squares: np.ndarray, worker: int) -> None:
-        """Cut a box out of each image, the largest square in the centre or a random one, and resize it."""
+        """Cut a box out of each image, the largest in the centre or a random one, and resize it."""
         layout, augmentation = self._layout, self._augmentation
         stored = samples % len(
             layout.pointers
@@ -114,7 +114,8 @@ class ImageDecoder(SimpleRGBImageDecoder):
         heights, widths, addresses = layout.heights[stored], layout.widths[stored], layout.pointers[stored]
         boxes = np.empty((len(samples), 4), np.int64)
         scale = tuple(map(float, augmentation.scale or (0, 0)))
-        pipeline.boxes(samples, heights, widths, self.key, scale, tuple(map(float, augmentation.ratio)), boxes)
+        ratio, shape = tuple(map(float, augmentation.ratio)), pair(augmentation.img_size)
+        pipeline.boxes(samples, heights, widths, self.key, scale, ratio, shape, boxes)
         if layout.is_raw:
             resample.resize(file, addresses, widths, boxes, squares)
             return
