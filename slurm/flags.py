@@ -26,6 +26,7 @@ HELP = {
     "repro": "print the exact command of a run",
     "doctor": "show what is there for sweeps, and what to mend",
 }
+LONG = ("plan", "launch", "resume")  # commands whose usage would fill a screen
 RESUMED = {
     "failed": "what failed",
     "timeout": "what the time limit stopped",
@@ -43,7 +44,8 @@ def parser(description: str) -> Parser:
     add_debug(made)
     commands = made.add_subparsers(dest="command", required=True, metavar="{" + ",".join(HELP) + "}")
     for command, words in HELP.items():
-        part = commands.add_parser(command, help=words, description=words)
+        usage = "%(prog)s [NAME] [flags, in groups below]" if command in LONG else None
+        part = commands.add_parser(command, help=words, description=words, usage=usage)
         part.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
         if command != "doctor":
             optional = {"nargs": "?"} if command in ("plan", "launch") else {}
@@ -82,7 +84,7 @@ def where_of(given: argparse.Namespace, how: How) -> dict[str, Any]:
     return {"how": fields, "cluster": given.cluster, "slots": given.slots, "flags": flags}
 
 
-def add_place(part: argparse.ArgumentParser) -> None:
+def add_place(part: argparse._ActionsContainer) -> None:
     part.add_argument(
         "--cluster", default="auto", metavar="NAME", help="local, debug, slurm, or one of slurm/clusters.yaml"
     )
@@ -92,16 +94,20 @@ def add_place(part: argparse.ArgumentParser) -> None:
 
 
 def _add_where(part: argparse.ArgumentParser) -> None:
-    add_place(part)
-    part.add_argument("--no-snapshot", action="store_true", help="jobs run the checkout, not a copy of it")
+    where = part.add_argument_group("where it is trained")
+    add_place(where)
+    where.add_argument("--no-snapshot", action="store_true", help="jobs run the checkout, not a copy of it")
     add_fields(part, How)
-    add_fields(part, Resources)
+    add_fields(part, Resources, title="on SLURM: what each job asks for, above the sweep and slurm/clusters.yaml")
 
 
 def _add_grid(part: argparse.ArgumentParser) -> None:
+    title = "a sweep without a file: --grid, and what all of its runs have in common"
     words = "instead of NAME: every combination"
-    part.add_argument("--grid", nargs="+", action="extend", metavar="FIELD=VALUE,VALUE", help=words)
-    add_fields(part, Run)
+    part.add_argument_group(title).add_argument(
+        "--grid", nargs="+", action="extend", metavar="FIELD=VALUE,VALUE", help=words
+    )
+    add_fields(part, Run, title="fields of the runs of --grid")
 
 
 def _add_plan(part: argparse.ArgumentParser) -> None:

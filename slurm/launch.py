@@ -215,7 +215,7 @@ def _tell_of_gpus(sweep: Sweep, how: dict[str, Any], shapes: list[Resources]) ->
     if next(sweep.jobs_folder.glob("*/launch.json"), None) or how.get("device") == "cpu":
         return
     for resources in dict.fromkeys(shapes):
-        if not resources.gpus and (there := scheduler.gpus(resources.partition)):
+        if not resources.gpus_per_node and (there := scheduler.gpus(resources.partition)):
             print(f"warning: nodes here have GPUs ({there}), and these jobs ask for none; --gpus 1 does", flush=True)
             return
 

@@ -164,7 +164,7 @@ class Launch:
             raise Refusal(line, OUTPUT) from None
         spec = self.folder / f"shape-{shape.key}.json"
         how = {"threads": max(1, resources.cpus // resources.pack), **self.how}
-        if resources.gpus and how.get("device", "auto") == "auto":
+        if resources.gpus_per_node and how.get("device", "auto") == "auto":
             how["device"] = "cuda"  # a job that was given a GPU must not train on the CPU because that is broken
         limits = resources.model_dump(include={"pack", "timeout_min"}) | {"signal_delay_s": resources.warning_s}
         who = {"launch": self.name, "name": job_name(self.sweep), "probes": list(self.sweep.probes)}
@@ -196,6 +196,8 @@ class Launch:
         import submitit
 
         given = shape.resources
+        options = given.asked
+        exclude = [*self.exclude, *filter(None, [options.pop("exclude", "")])]
         executor = submitit.SlurmExecutor(self.folder, max_num_timeout=1_000_000, python=given.python)
         executor.update_parameters(
             job_name=job_name(self.sweep),
@@ -210,8 +212,8 @@ class Launch:
             teardown=list(TEARDOWN),
             stderr_to_stdout=True,
             wckey=None,
-            exclude=",".join(self.exclude) or None,
-            additional_parameters={"requeue": True},
+            exclude=",".join(exclude) or None,
+            additional_parameters={"requeue": True, **options},
             # srun does not take over sbatch's --cpus-per-task since SLURM 22.05.
             srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={given.cpus}"],
             **given.model_dump(include={"partition", "account", "qos", "constraint"}),
