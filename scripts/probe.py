@@ -61,7 +61,7 @@ def folders_of(word: str) -> list[Path]:
     """The run folder of that path, or the folders of a sweep's runs."""
     if (Path(word) / "args.yaml").is_file():
         return [Path(word)]
-    if "/" in word and not word.endswith(".py"):
+    if "/" in word and not word.partition("@")[0].endswith(".py"):
         raise Refusal(f"{word} is not the folder of a run: it has no args.yaml")
     from slurm.define.load import load
 

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from engine.cli.flags import Parser, add_debug, add_fields
@@ -12,8 +13,9 @@ from engine.run import How, Run, make_how
 from slurm.cluster.clusters import Resources
 from slurm.define.grid import sweep_of
 from slurm.define.load import load
+from slurm.define.seeds import MARK, parse, told
 from slurm.define.sweep import Sweep
-from slurm.queue import states
+from slurm.queue import probing, states
 
 HELP = {
     "plan": "show what a launch would train, and what it costs; start nothing",
@@ -22,6 +24,7 @@ HELP = {
     "logs": "show what a run said and, if it died, the end of its job's log",
     "resume": "train what is left; with flags, only what failed, timed out, was cancelled or has not ended",
     "cancel": "give up runs that have not ended; what was saved is kept",
+    "finish": "probe what lacks it, collect, print the comparison and write the report, of what has ended so far",
     "collect": "write runs.csv, epochs.csv, probes.csv and predictions.npz, also half-way",
     "repro": "print the exact command of a run",
     "doctor": "show what is there for sweeps, and what to mend",
@@ -49,7 +52,12 @@ def parser(description: str) -> Parser:
         part.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
         if command != "doctor":
             optional = {"nargs": "?"} if command in ("plan", "launch") else {}
-            part.add_argument("name", help="of slurm/sweeps/NAME.py, or the path of such a file", **optional)
+            words = "of slurm/sweeps/NAME.py, or the path of such a file; NAME@0-9 is the same with these seeds"
+            part.add_argument("name", help=words, **optional)
+            if optional:
+                part.add_argument(
+                    "--seeds", type=parse, metavar="0-9", help="NAME@0-9: each run with these seeds instead"
+                )
         FLAGS.get(command, lambda part: None)(part)
     return made
 
@@ -57,6 +65,11 @@ def parser(description: str) -> Parser:
 def named(given: argparse.Namespace) -> Sweep:
     """The sweep that is named, or that --grid spans. Raises Refusal for none, for both, and as `load`."""
     words = vars(given)
+    if seeds := words.get("seeds"):
+        if words.get("grid"):
+            words["grid"] = [*words["grid"], f"seed={','.join(map(str, seeds))}"]
+        elif given.name:
+            given.name = f"{given.name.partition(MARK)[0]}{MARK}{told(seeds)}"
     fields = {key: value for key, value in words.items() if key in Run.model_fields}
     if words.get("grid"):
         if given.name:
@@ -84,6 +97,18 @@ def where_of(given: argparse.Namespace, how: How) -> dict[str, Any]:
     return {"how": fields, "cluster": given.cluster, "slots": given.slots, "flags": flags}
 
 
+def finish_words(name: str, how: How) -> list[str]:
+    """The command of `--finish`, wherever it runs. A sweep's file is named by its whole path."""
+    named = str(Path(name).absolute()) if name.partition(MARK)[0].endswith(".py") else name
+    given = how.model_dump(mode="json", exclude_unset=True, include={*probing.FLAGS} - {"device"})
+    given["data_dir"] = str(how.data_dir.absolute())
+    return ["finish", named, *(word for key, value in given.items() for word in (_flag(key), str(value)))]
+
+
+def _flag(key: str) -> str:
+    return "--" + key.replace("_", "-")
+
+
 def add_place(part: argparse._ActionsContainer) -> None:
     part.add_argument(
         "--cluster", default="auto", metavar="NAME", help="local, debug, slurm, or one of slurm/clusters.yaml"
@@ -97,6 +122,10 @@ def _add_where(part: argparse.ArgumentParser) -> None:
     where = part.add_argument_group("where it is trained")
     add_place(where)
     where.add_argument("--no-snapshot", action="store_true", help="jobs run the checkout, not a copy of it")
+    words = "on SLURM return when all jobs have ended, with table and report; the exit code says whether all are done"
+    where.add_argument("--wait", action="store_true", help=words)
+    words = "on SLURM also submit a job that runs `finish` when all others have ended, however they did"
+    where.add_argument("--finish", action="store_true", help=words)
     add_fields(part, How)
     add_fields(part, Resources, title="on SLURM: what each job asks for, above the sweep and slurm/clusters.yaml")
 
@@ -146,6 +175,10 @@ def _add_logs(part: argparse.ArgumentParser) -> None:
     part.add_argument("--follow", action="store_true", help="go on until the run ends")
 
 
+def _add_finish(part: argparse.ArgumentParser) -> None:
+    add_fields(part, How, only=probing.FLAGS)
+
+
 def _add_cancel(part: argparse.ArgumentParser) -> None:
     words = "only runs with all of these"
     part.add_argument("--where", nargs="+", action="extend", default=[], metavar="FIELD=VALUE", help=words)
@@ -158,6 +191,7 @@ FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "status": _add_status,
     "logs": _add_logs,
     "resume": _add_resume,
+    "finish": _add_finish,
     "cancel": _add_cancel,
     "repro": _add_signature,
 }

@@ -2,6 +2,7 @@
 
 sweep    a list of runs with a question
 load     sweeps by name, read from their files
+seeds    the same sweep with other seeds
 asked    what they were made to compare, checked
 find     runs by what a person names
 grid     sweeps without a file
