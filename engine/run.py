@@ -5,7 +5,6 @@ lie). Same run, same signature, same folder: a run is never trained twice by acc
 it. Field names are timm's flags. Importing this imports neither torch nor timm.
 """
 
-import difflib
 import functools
 import hashlib
 import json
@@ -22,6 +21,7 @@ from engine.errors import CHECKPOINT, Refusal
 from engine.fields import dilution, values
 from engine.fields.effects import OPTIMIZERS, fault
 from engine.fields.limits import startable
+from engine.fields.values import unknown
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -40,6 +40,7 @@ DATA_DIR = values.folder("SOFTMLP_DATA", Path(__file__).resolve().parent.parent 
 # scheme where its default means "as before".
 SCHEME = 2
 LAST = "last.pth.tar"  # the weights that a run's folder stands for
+BEST = "model_best.pth.tar"
 
 
 class Run(BaseModel):
@@ -354,18 +355,6 @@ def _sha256(path: str, *state: int) -> str:
     """Of a file in this state (inode, bytes, time of the last change), so that a sweep reads it once."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def unknown(kind: str, word: str, known: Any) -> str:
-    """One line for a misspelling: unknown key 'modle'; did you mean 'model'?"""
-    close = nearest(word.replace("-", "_"), known)
-    return f"unknown {kind} '{word}'" + (f"; did you mean '{close}'?" if close else f"; known: {', '.join(known)}")
-
-
-def nearest(word: str, known: Any) -> str | None:
-    """The likeliest intended word; two letters swapped ('modle') are likelier than one left out ('mode')."""
-    close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
-    return next((other for other in close if sorted(other) == sorted(word)), close[0] if close else None)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

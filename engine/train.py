@@ -28,7 +28,7 @@ from engine.folder.environment import environment
 from engine.folder.lease import Lease, node, own
 from engine.folder.status import Metrics, Status, best_of, log_to
 from engine.folder.trackers import Trackers
-from engine.run import LAST, How, Run
+from engine.run import BEST, LAST, How, Run
 from engine.step import State, Step, precision
 
 # At the end of an epoch a checkpoint is skipped if the last one is younger than this: so much is lost at most.
@@ -194,7 +194,7 @@ def _train(
             trackers.write(row)
             _tell(folder, state, durable=False)
             if best_of(state.history, status.best_from) is row:
-                _export(folder / checkpoint.BEST, run, state.judged, row, facts, durable=False)
+                _export(folder / BEST, run, state.judged, row, facts, durable=False)
             if len(state.history) in kept:
                 _export(epochs.path_of(folder, len(state.history)), run, state.judged, row, facts)
         # Before the checkpoint: a run that resumes after its last evaluation does not evaluate again.

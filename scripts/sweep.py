@@ -9,6 +9,7 @@ python scripts/sweep.py resume NAME          go on with what is left, or --faile
 python scripts/sweep.py cancel NAME          give up runs; nothing is deleted
 python scripts/sweep.py finish NAME          probe, collect and report what has ended so far
 python scripts/sweep.py collect NAME         runs.csv, epochs.csv, probes.csv and predictions.npz
+python scripts/sweep.py clean NAME           remove what neither a table nor a resume needs
 python scripts/sweep.py repro NAME SIGNATURE the exact command of a run
 python scripts/sweep.py doctor               what is there, and what to mend
 """
@@ -123,15 +124,35 @@ def cancel(sweep: Sweep, given: argparse.Namespace) -> None:
     if not chosen:
         print("nothing to cancel: these runs have ended")
         return
-    if not given.yes:
-        if not sys.stdin.isatty():
-            raise Refusal(f"this would cancel {counts}; add --yes")
-        if input(f"cancel {counts}? [y/N] ").strip().lower() not in ("y", "yes"):
-            print("nothing was cancelled")
-            return
+    if not agreed(given, f"cancel {counts}"):
+        print("nothing was cancelled")
+        return
     now, later = cancel(sweep, chosen)
     print(f"{now} cancelled" + (f", {later} being trained save and leave" if later else ""))
     print(f"back again: python scripts/sweep.py resume {given.name} --cancelled")
+
+
+def clean(sweep: Sweep, given: argparse.Namespace) -> None:
+    from slurm.clean import find, remove, size
+
+    found = {kind: paths for kind, paths in find(sweep, given.what).items() if paths}
+    if not found:
+        print(f"nothing to remove of {', '.join(given.what)}: what is there is still needed")
+        return
+    told = ", ".join(f"{kind} ({len(paths)}, {size(paths) / 1e6:,.1f} MB)" for kind, paths in found.items())
+    if not agreed(given, f"remove {told}"):
+        print("nothing was removed")
+        return
+    for paths in found.values():
+        remove(paths)
+    print(f"removed {told}")
+
+
+def agreed(given: argparse.Namespace, what: str) -> bool:
+    """Whether the user wants it, by --yes or when asked. Raises Refusal where there is nobody to ask."""
+    if not given.yes and not sys.stdin.isatty():
+        raise Refusal(f"this would {what}; add --yes")
+    return given.yes or input(f"{what}? [y/N] ").strip().lower() in ("y", "yes")
 
 
 def collect(sweep: Sweep, given: argparse.Namespace) -> None:
@@ -153,7 +174,7 @@ def doctor() -> None:
 
 
 COMMANDS = {
-    command.__name__: command for command in (plan, launch, status, logs, resume, cancel, finish, collect, repro)
+    command.__name__: command for command in (plan, launch, status, logs, resume, cancel, finish, collect, clean, repro)
 }
 
 if __name__ == "__main__":

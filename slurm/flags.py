@@ -10,6 +10,7 @@ from engine.cli.numbers import processes, whole
 from engine.errors import Refusal
 from engine.fields.values import pairs
 from engine.run import How, Run, make_how
+from slurm import clean
 from slurm.cluster.clusters import Resources
 from slurm.define.grid import sweep_of
 from slurm.define.load import load
@@ -26,6 +27,7 @@ HELP = {
     "cancel": "give up runs that have not ended; what was saved is kept",
     "finish": "probe what lacks it, collect, print the comparison and write the report, of what has ended so far",
     "collect": "write runs.csv, epochs.csv, probes.csv and predictions.npz, also half-way",
+    "clean": "remove what neither a table nor a resume needs, and say what that frees",
     "repro": "print the exact command of a run",
     "doctor": "show what is there for sweeps, and what to mend",
 }
@@ -179,10 +181,20 @@ def _add_finish(part: argparse.ArgumentParser) -> None:
     add_fields(part, How, only=probing.FLAGS)
 
 
+def _add_clean(part: argparse.ArgumentParser) -> None:
+    words = "checkpoints of done runs, their model_best.pth.tar, folders of jobs that have ended (default: all three)"
+    part.add_argument("--what", nargs="+", choices=clean.KINDS, default=clean.KINDS, help=words)
+    _add_yes(part)
+
+
+def _add_yes(part: argparse.ArgumentParser) -> None:
+    part.add_argument("--yes", action="store_true", help="do not ask")
+
+
 def _add_cancel(part: argparse.ArgumentParser) -> None:
     words = "only runs with all of these"
     part.add_argument("--where", nargs="+", action="extend", default=[], metavar="FIELD=VALUE", help=words)
-    part.add_argument("--yes", action="store_true", help="do not ask")
+    _add_yes(part)
 
 
 FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
@@ -192,6 +204,7 @@ FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "logs": _add_logs,
     "resume": _add_resume,
     "finish": _add_finish,
+    "clean": _add_clean,
     "cancel": _add_cancel,
     "repro": _add_signature,
 }

@@ -17,8 +17,8 @@ from pydantic import BaseModel
 from archs.parts.family import FamilyError
 from engine.cli import streams, timm_flags
 from engine.errors import USAGE, Refusal
-from engine.fields.values import home, pairs
-from engine.run import How, Run, make_how, make_run, nearest, read_yaml
+from engine.fields.values import home, nearest, pairs
+from engine.run import How, Run, make_how, make_run, read_yaml
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 ALIASES = {"batch_size": "-b", "workers": "-j", "model": "--arch"}

@@ -15,9 +15,9 @@ import torch
 
 from engine.errors import CHECKPOINT, Refusal, line_of
 from engine.folder.files import replacing, settle
+from engine.run import BEST
 
 KEEP = 2
-BEST = "model_best.pth.tar"
 HISTORY = ("metrics.jsonl", BEST)
 _NAME = re.compile(r"checkpoint-(\d+)\.pth\.tar")
 log = logging.getLogger("softmlp")
