@@ -11,4 +11,5 @@ tune     which cell of a space does best on held-out images
 halving  tuning by rounds, each cut by successive halving
 plan     what a launch would train
 cost     what that would cost
+totals   what it takes beside time
 """
