@@ -276,6 +276,9 @@ class How(BaseModel):
     threads: Annotated[Threads, Field(ge=0)] = Field(0, description="threads of torch; 0: all cores")
     log_interval: Count = Field(50, description="steps between two lines of metrics.jsonl")
     checkpoint_interval: Annotated[int, Field(ge=0)] = Field(0, description="also save every N steps; 0: epochs only")
+    checkpoint_hist: Count = Field(
+        2, description="checkpoints to keep while it trains, the newest N; its end drops all"
+    )
     keep_epochs: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (), description="also keep the weights after these epochs (0: as initialised), as weights-epoch-N.pth.tar"
     )
@@ -287,6 +290,9 @@ class How(BaseModel):
     )
     torchcompile: bool = Field(False, description="torch.compile; changes the last bits")
     channels_last: bool = Field(False, description="weights and images in NHWC order; changes the last bits")
+    deterministic: bool = Field(
+        False, description="on a GPU: only algorithms that repeat bit for bit, or an error; on a CPU all do anyway"
+    )
     log_tensorboard: bool = Field(False, description="also write TensorBoard files into the run's folder")
     log_wandb: bool = Field(False, description="also write to wandb; offline where it cannot be reached")
     wandb_project: str = Field("softer-mlps", description="project for log_wandb")
