@@ -61,16 +61,18 @@ class Run(BaseModel):
     epochs: Count = Field(30, description="passes over the training set")
     batch_size: Count = Field(128, description="images per step")
     grad_accum_steps: Count = Field(1, description="batches whose gradients are averaged into one step")
-    opt: Literal["adamw", "adam", "nadamw", "sgd", "momentum", "rmsprop", "lamb", "lion"] = Field(
-        "adamw", description="timm's optimizer of that name (sgd is Nesterov, momentum is not)"
+    opt: Literal["adamw", "adam", "nadamw", "sgd", "momentum", "rmsprop", "lamb", "lion", "muon"] = Field(
+        "adamw", description="timm's optimizer of that name (sgd is Nesterov, momentum is not; muon: AdamW for vectors)"
     )
     lr: Positive = Field(1e-3, description="peak learning rate")
-    momentum: Fraction = Field(0.9, description="for sgd, momentum, rmsprop")
+    momentum: Fraction = Field(0.9, description="for sgd, momentum, rmsprop, muon")
     opt_eps: Positive | None = Field(None, description="default: timm's")
     layer_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="learning rate per layer from the head"
     )
-    opt_betas: tuple[Fraction, Fraction] | None = Field(None, description="for adam's kin, lamb, lion; default: timm's")
+    opt_betas: tuple[Fraction, Fraction] | None = Field(
+        None, description="for adam's kin, lamb, lion, muon; default: timm's"
+    )
     weight_decay: NonNegative = Field(0.05, description="not applied to biases, norms and other vectors")
     clip_grad: NonNegative = Field(0.0, description="largest gradient norm; 0 is off")
     sched: Literal["cosine", "constant", "linear", "step", "triangular"] = Field(

@@ -28,6 +28,7 @@ OPTIMIZERS = {
     "rmsprop": Optimizer(eps=1e-8, momentum=True, states=2),
     "lamb": Optimizer((0.9, 0.999), 1e-6, states=2),
     "lion": Optimizer((0.9, 0.99)),
+    "muon": Optimizer((0.9, 0.95), 1e-7, momentum=True),
 }
 # Fields that say how training images are changed.
 AUGMENTED = ("crop_pad", "hflip", "scale", "ratio", "aa", "color_jitter", "reprob", "remode")
