@@ -33,7 +33,22 @@ def pick_device(how: How) -> torch.device:
     torch.backends.cudnn.allow_tf32 = False
     torch.set_float32_matmul_precision("highest")
     cuda = how.device == "cuda" or (how.device == "auto" and torch.cuda.is_available())
+    _repeat_exactly(cuda and how.deterministic)
     return torch.device("cuda" if cuda else "cpu")
+
+
+def _repeat_exactly(wanted: bool) -> None:
+    """Only algorithms that give the same bits each time, by torch's notes on reproducibility; any other is its error.
+
+    For this process, from before its first matrix product on a GPU: cuBLAS reads its setting once. Memory that nothing
+    was written to stays as it is, as all of ours is written before it is read.
+    """
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = wanted
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.use_deterministic_algorithms(wanted)
 
 
 def create(run: Run, num_classes: int, in_chans: int) -> nn.Module:

@@ -5,7 +5,6 @@ lie). Same run, same signature, same folder: a run is never trained twice by acc
 it. Field names are timm's flags. Importing this imports neither torch nor timm.
 """
 
-import difflib
 import functools
 import hashlib
 import json
@@ -23,6 +22,7 @@ from engine.fields import dilution, sizes, values
 from engine.fields.effects import OPTIMIZERS, fault
 from engine.fields.limits import startable
 from engine.fields.sizes import Pixels, Size
+from engine.fields.values import unknown
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -41,6 +41,7 @@ DATA_DIR = values.folder("SOFTMLP_DATA", Path(__file__).resolve().parent.parent 
 # scheme where its default means "as before".
 SCHEME = 2
 LAST = "last.pth.tar"  # the weights that a run's folder stands for
+BEST = "model_best.pth.tar"
 
 
 class Run(BaseModel):
@@ -63,16 +64,18 @@ class Run(BaseModel):
     epochs: Count = Field(30, description="passes over the training set")
     batch_size: Count = Field(128, description="images per step")
     grad_accum_steps: Count = Field(1, description="batches whose gradients are averaged into one step")
-    opt: Literal["adamw", "adam", "nadamw", "sgd", "momentum", "rmsprop", "lamb", "lion"] = Field(
-        "adamw", description="timm's optimizer of that name (sgd is Nesterov, momentum is not)"
+    opt: Literal["adamw", "adam", "nadamw", "sgd", "momentum", "rmsprop", "lamb", "lion", "muon"] = Field(
+        "adamw", description="timm's optimizer of that name (sgd is Nesterov, momentum is not; muon: AdamW for vectors)"
     )
     lr: Positive = Field(1e-3, description="peak learning rate")
-    momentum: Fraction = Field(0.9, description="for sgd, momentum, rmsprop")
+    momentum: Fraction = Field(0.9, description="for sgd, momentum, rmsprop, muon")
     opt_eps: Positive | None = Field(None, description="default: timm's")
     layer_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="learning rate per layer from the head"
     )
-    opt_betas: tuple[Fraction, Fraction] | None = Field(None, description="for adam's kin, lamb, lion; default: timm's")
+    opt_betas: tuple[Fraction, Fraction] | None = Field(
+        None, description="for adam's kin, lamb, lion, muon; default: timm's"
+    )
     weight_decay: NonNegative = Field(0.05, description="not applied to biases, norms and other vectors")
     clip_grad: NonNegative = Field(0.0, description="largest gradient norm; 0 is off")
     sched: Literal["cosine", "constant", "linear", "step", "triangular"] = Field(
@@ -283,6 +286,9 @@ class How(BaseModel):
     threads: Annotated[Threads, Field(ge=0)] = Field(0, description="threads of torch; 0: all cores")
     log_interval: Count = Field(50, description="steps between two lines of metrics.jsonl")
     checkpoint_interval: Annotated[int, Field(ge=0)] = Field(0, description="also save every N steps; 0: epochs only")
+    checkpoint_hist: Count = Field(
+        2, description="checkpoints to keep while it trains, the newest N; its end drops all"
+    )
     keep_epochs: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (), description="also keep the weights after these epochs (0: as initialised), as weights-epoch-N.pth.tar"
     )
@@ -294,6 +300,9 @@ class How(BaseModel):
     )
     torchcompile: bool = Field(False, description="torch.compile; changes the last bits")
     channels_last: bool = Field(False, description="weights and images in NHWC order; changes the last bits")
+    deterministic: bool = Field(
+        False, description="on a GPU: only algorithms that repeat bit for bit, or an error; on a CPU all do anyway"
+    )
     log_tensorboard: bool = Field(False, description="also write TensorBoard files into the run's folder")
     log_wandb: bool = Field(False, description="also write to wandb; offline where it cannot be reached")
     wandb_project: str = Field("softer-mlps", description="project for log_wandb")
@@ -362,18 +371,6 @@ def _sha256(path: str, *state: int) -> str:
     """Of a file in this state (inode, bytes, time of the last change), so that a sweep reads it once."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def unknown(kind: str, word: str, known: Any) -> str:
-    """One line for a misspelling: unknown key 'modle'; did you mean 'model'?"""
-    close = nearest(word.replace("-", "_"), known)
-    return f"unknown {kind} '{word}'" + (f"; did you mean '{close}'?" if close else f"; known: {', '.join(known)}")
-
-
-def nearest(word: str, known: Any) -> str | None:
-    """The likeliest intended word; two letters swapped ('modle') are likelier than one left out ('mode')."""
-    close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
-    return next((other for other in close if sorted(other) == sorted(word)), close[0] if close else None)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

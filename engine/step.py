@@ -6,6 +6,7 @@ step, captures it in a graph or trains several models at once is another `Step` 
 
 import contextlib
 import functools
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.layers import DropPath, PatchDropout
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -23,6 +25,8 @@ from engine.errors import DIVERGED, Refusal
 from engine.folder import checkpoint
 from engine.folder.lease import Lease
 from engine.run import Run
+
+log = logging.getLogger("softmlp")
 
 
 class State:
@@ -109,15 +113,15 @@ class State:
         """Seconds since the last checkpoint of this attempt, or since it began."""
         return time.monotonic() - self._saved
 
-    def save(self, folder: Path, lease: Lease | None) -> None:
-        """Write a checkpoint: all processes call this, the one with the lease writes, and the others wait for it."""
-        distributed.first_only(functools.partial(_publish, folder, lease, self.state_dict()))
+    def save(self, folder: Path, lease: Lease | None, keep: int = 2) -> None:
+        """Write a checkpoint, keep the newest: all processes call this, one writes, and the others wait for it."""
+        distributed.first_only(functools.partial(_publish, folder, lease, self.state_dict(), keep))
         self._saved = time.monotonic()
 
 
-def _publish(folder: Path, lease: Lease, saved: dict[str, Any]) -> None:
+def _publish(folder: Path, lease: Lease, saved: dict[str, Any], keep: int) -> None:
     lease.check()
-    checkpoint.save(folder, saved)
+    checkpoint.save(folder, saved, keep)
 
 
 class Step:
@@ -144,6 +148,8 @@ class Step:
         self.device, self.world = state.loss_sum.device, distributed.world()
         self.loss_of, self.mix = optim.make_loss(run), optim.make_mix(run, num_classes)
         self.autocast = make_autocast(run, self.device)
+        self.micro_batches = 1
+        """Parts that each batch is trained in, one after another: more than one once the memory was too little."""
         self.forward = state.model
         if self.world > 1:  # attention that is gone gets no gradient
             diluted = run.dilute_layers is not None
@@ -180,16 +186,73 @@ class Step:
             x_BCHW, labels = self.mix(x_BCHW, labels)
         if self.world > 1:  # mixing is the same everywhere; what the model draws is not
             rng.seed_everything(run.seed, "rank", state.step, part, distributed.rank())
+        while True:
+            try:
+                loss = self._backward(x_BCHW, labels, part)
+                break
+            except torch.OutOfMemoryError as error:
+                self._halve(len(labels), part, error)
+            if self.device.type == "cuda":  # here, where the error holds no tensor of the failed pass any more
+                torch.cuda.empty_cache()
+        state.note(loss)
+
+    def _backward(self, x_BCHW: Tensor, labels: Tensor, part: int) -> Tensor:
+        """Add the gradients of a batch, in `micro_batches` parts; its share of the loss."""
+        run, state, losses = self.run, self.state, []
         last = part + 1 == run.grad_accum_steps
         with contextlib.nullcontext() if last or self.world == 1 else self.forward.no_sync():
-            with self.autocast():
-                logits = self.forward(x_BCHW)
-            # Outside autocast: under it a CPU takes the logarithm and the mean in bfloat16.
-            loss = self.loss_of(logits.float(), labels) / run.grad_accum_steps
-            if part == 0:  # not before the forward pass, which would take the memory that the gradients want again
-                state.optimizer.zero_grad()
-            state.scaler.scale(loss).backward()
-        state.note(loss.detach())
+            for index, (some_BCHW, theirs) in enumerate(self._parts(x_BCHW, labels)):
+                with self.autocast():
+                    logits = self.forward(some_BCHW)
+                # Outside autocast: under it a CPU takes the logarithm and the mean in bfloat16.
+                loss = self.loss_of(logits.float(), theirs) / run.grad_accum_steps
+                if len(theirs) < len(labels):
+                    loss = loss * (len(theirs) / len(labels))
+                if part == index == 0:  # not before the forward pass: it takes the memory that gradients want again
+                    state.optimizer.zero_grad()
+                state.scaler.scale(loss).backward()
+                losses.append(loss.detach())
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def _parts(self, x_BCHW: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.micro_batches == 1:
+            return iter([(x_BCHW, labels)])
+        split = self.micro_batches
+        return zip(x_BCHW.tensor_split(split), labels.tensor_split(split), strict=True)
+
+    def _halve(self, images: int, part: int, error: torch.OutOfMemoryError) -> None:
+        """Train each batch in twice as many parts from here on, where that gives the same gradients but for rounding.
+
+        Raises Refusal where it would not: then less memory is another run.
+        """
+        run, more = self.run, 2 * self.micro_batches
+        why = None
+        if more > images:
+            why = "one image at a time does not fit"
+        elif self.world > 1:
+            why = "several processes train it together, and one alone cannot change its parts"
+        elif part:  # what the pass had added to the gradients of the batches before cannot be taken off again
+            why = "it was in a later batch of the step"
+        elif random := drawing(self.state.model):
+            why = f"its layer {random} takes statistics of the batch, or draws at random for it"
+        if why:
+            smaller = f"--batch-size {max(images // 2, 1)} --grad-accum-steps {2 * run.grad_accum_steps}"
+            line = f"{run.name}: out of memory on {images} images, which are not split: {why}; another run needs less"
+            raise Refusal(f"{line}: {smaller}") from error
+        self.micro_batches = more
+        log.warning("%s: out of memory; each batch is trained in %d parts from here on", run.name, more)
+
+
+def drawing(model: nn.Module) -> str | None:
+    """The first layer whose output for an image depends on those beside it, or on chance; None if there is none."""
+    for name, module in model.named_modules():
+        batch = isinstance(module, nn.modules.batchnorm._BatchNorm)
+        chance = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
+        chance |= isinstance(module, DropPath) and module.drop_prob > 0
+        chance |= isinstance(module, PatchDropout) and module.prob > 0
+        if module.training and (batch or chance):
+            return name
+    return None
 
 
 def precision(run: Run) -> torch.dtype:

@@ -28,7 +28,7 @@ from engine.folder.environment import environment
 from engine.folder.lease import Lease, node, own
 from engine.folder.status import Metrics, Status, best_of, log_to
 from engine.folder.trackers import Trackers
-from engine.run import LAST, How, Run
+from engine.run import BEST, LAST, How, Run
 from engine.step import State, Step, precision
 
 # At the end of an epoch a checkpoint is skipped if the last one is younger than this: so much is lost at most.
@@ -118,11 +118,14 @@ def _train(
     saved = distributed.from_first(lambda: checkpoint.latest(folder))
     if run.initial_checkpoint and saved is None:
         transfer.load(run, model, num_classes, in_chans)
-    if lease and "flops" not in store.read_json(folder / "profile.json"):
-        shape = {"img_size": run.img_size, "in_chans": in_chans, "num_classes": num_classes}
-        store.write_json(folder / "profile.json", profile(run.model, **shape, **run.final_kwargs), named=False)
     if run.mode == "linear":
         optim.freeze_body(model)
+    trainable = count_params(model, trainable=True)
+    if lease and "flops" not in store.read_json(folder / "profile.json"):
+        shape = {"img_size": run.img_size, "in_chans": in_chans, "num_classes": num_classes}
+        costs = profile(run.model, **shape, **run.final_kwargs)
+        costs |= {"trainable_params": trainable} if run.mode == "linear" else {}
+        store.write_json(folder / "profile.json", costs, named=False)
     if how.channels_last:
         model = model.to(memory_format=torch.channels_last)
     model = distributed.share_statistics(model, run.rung, device)
@@ -138,6 +141,7 @@ def _train(
     # A run that resumes at the end of an epoch tells the rate of the last step taken.
     schedule.step_update(max(state.step - 1, 0))
     step = Step(run, state, schedule, prepare, num_classes, compiled=how.torchcompile)
+    step.micro_batches = before.get("micro_batches", 1)
     metrics = Metrics(folder, state.step, len(state.history), lease)
     if lease:
         trackers.open(len(state.history))
@@ -149,8 +153,9 @@ def _train(
     status.first_step, status.steps, status.epochs = state.step, run.epochs * steps_per_epoch, run.epochs
     status.best_from = dilution.best_from(run)
     log.info(
-        "%s: %s parameters, %s at %s px, %d training and %d validation images, %d epochs of %d steps, %s, %s%s",
-        run.name, f"{count_params(model):,}", run.dataset, run.pixels, train_loader.num_samples * world,
+        "%s: %s%s parameters, %s at %s px, %d training and %d validation images, %d epochs of %d steps, %s, %s%s",
+        run.name, f"{trainable:,} of " if run.mode == "linear" else "", f"{count_params(model):,}",
+        run.dataset, run.pixels, train_loader.num_samples * world,
         val_loader.total, run.epochs, steps_per_epoch, device,
         f"{world} processes of {threads} threads" if world > 1 else f"{threads} threads",
         f", from step {state.step}" if state.step else "",
@@ -164,17 +169,22 @@ def _train(
         batches = status.timed(train_loader.epoch(epoch, first_batch))
         models.set_train(run, model)
         while state.step < (epoch + 1) * steps_per_epoch:
+            parts = step.micro_batches
             step(batches)
+            if lease and step.micro_batches != parts:
+                lease.check()
+                noted = store.read_json(folder / "env.json") | {"micro_batches": step.micro_batches}
+                store.write_json(folder / "env.json", noted, named=False)
             if state.step % how.log_interval == 0:
                 mean = state.finite(state.settle().item() * run.grad_accum_steps)
                 metrics.append(step=state.step, epoch=epoch, loss=mean, lr=state.lr)
             if code := distributed.agree(stop()):
                 batches.close()
-                state.save(folder, lease)
+                state.save(folder, lease, how.checkpoint_hist)
                 where = f"step {state.step} of {status.steps}"
                 raise Refusal(f"{run.name} stopped at {where}, saved; repeat the command to go on", code)
             if how.checkpoint_interval and state.step % how.checkpoint_interval == 0:
-                state.save(folder, lease)
+                state.save(folder, lease, how.checkpoint_hist)
             status.update(state.step, state.history)
         batches.close()
 
@@ -194,14 +204,14 @@ def _train(
             trackers.write(row)
             _tell(folder, state, durable=False)
             if best_of(state.history, status.best_from) is row:
-                _export(folder / checkpoint.BEST, run, state.judged, row, facts, durable=False)
+                _export(folder / BEST, run, state.judged, row, facts, durable=False)
             if len(state.history) in kept:
                 _export(epochs.path_of(folder, len(state.history)), run, state.judged, row, facts)
         # Before the checkpoint: a run that resumes after its last evaluation does not evaluate again.
         if len(state.history) == run.epochs:
             _predicted(folder, seen, num_classes, row, lease)
         if distributed.from_first(lambda: how.checkpoint_interval or state.age() >= CHECKPOINT_SECONDS):
-            state.save(folder, lease)
+            state.save(folder, lease, how.checkpoint_hist)
         status.update(state.step, state.history)
 
     # --- the end: the weights first, then the word that they are there, then away with what only resuming needs -------

@@ -10,8 +10,8 @@ import sys
 from archs.parts import family as protocol
 from engine.cli.flags import Parser, run_main
 from engine.errors import Refusal, line_of
+from engine.fields.values import nearest
 from engine.folder.store import ROOT
-from engine.run import nearest
 
 
 def main() -> int:

@@ -7,13 +7,16 @@ python scripts/sweep.py status NAME          how every run stands
 python scripts/sweep.py logs NAME SIGNATURE  what a run said
 python scripts/sweep.py resume NAME          go on with what is left, or --failed, --timeout, --cancelled
 python scripts/sweep.py cancel NAME          give up runs; nothing is deleted
+python scripts/sweep.py finish NAME          probe, collect and report what has ended so far
 python scripts/sweep.py collect NAME         runs.csv, epochs.csv, probes.csv and predictions.npz
+python scripts/sweep.py clean NAME           remove what neither a table nor a resume needs
 python scripts/sweep.py repro NAME SIGNATURE the exact command of a run
 python scripts/sweep.py doctor               what is there, and what to mend
 """
 
 import argparse
 import sys
+from typing import Any
 
 from analysis import probes
 from engine.cli.flags import run_main, show
@@ -21,6 +24,7 @@ from engine.errors import Refusal
 from engine.fields.values import pairs
 from engine.folder import store
 from engine.folder.published import Study
+from engine.run import How
 from slurm import flags
 from slurm.define import find
 from slurm.define.sweep import Sweep
@@ -63,8 +67,13 @@ def train(sweep: Sweep, given: argparse.Namespace, kinds: set[str]) -> int:
 
     how, overrides = flags.how_of(given), pairs(vars(given).get("set", ()), "--set")
     where = flags.where_of(given, how)
-    statuses = launch(sweep, kinds=kinds, overrides=overrides, keep_code=not given.no_snapshot, **where)
     again = given.name or sweep.name
+    later = flags.finish_words(again, how) if given.finish else ()
+    statuses = launch(sweep, kinds=kinds, overrides=overrides, keep_code=not given.no_snapshot, finish=later, **where)
+    if given.wait:
+        from slurm.wait import until_ended
+
+        return end(sweep, how, again, until_ended(sweep))
     unprobed = sum(status.get("unprobed", False) for status in statuses)
     if unprobed:
         print(f"{unprobed} finished runs are probed by the jobs; repeat the command for the report")
@@ -73,13 +82,29 @@ def train(sweep: Sweep, given: argparse.Namespace, kinds: set[str]) -> int:
         print(f"      python scripts/sweep.py logs {again} {sweep.runs[0].signature} --follow")
         print(f"      python scripts/sweep.py resume {again}")
         return 0
+    return end(sweep, how, again, statuses)
+
+
+def finish(sweep: Sweep, given: argparse.Namespace) -> int:
+    return end(sweep, flags.how_of(given), given.name, states.standing(sweep), tables=True)
+
+
+def end(sweep: Sweep, how: How, again: str, statuses: list[dict[str, Any]], tables: bool = False) -> int:
+    """The table of rungs, the report, and the sweep as tables. Raises Refusal (1) where runs failed or are left."""
     from analysis.report.finish import finish
 
     print(f"report: {finish(sweep, how)}")
+    if tables:
+        from slurm.queue.collect import collect
+
+        print(*collect(sweep), sep="\n")
     if failed := sum(status["state"] == store.FAILED for status in statuses):
         look = f"python scripts/sweep.py status {again} --state failed"
         mended = f"python scripts/sweep.py resume {again} --failed"
         raise Refusal(f"{failed} of {len(statuses)} runs failed; look: {look}; when it is mended: {mended}", 1)
+    if left := sum(status["state"] in states.UNFINISHED for status in statuses):
+        resume = f"python scripts/sweep.py resume {again}"
+        raise Refusal(f"{left} of {len(statuses)} runs are left ({states.summary(statuses)}); go on: {resume}", 1)
     return 0
 
 
@@ -103,15 +128,35 @@ def cancel(sweep: Sweep, given: argparse.Namespace) -> None:
     if not chosen:
         print("nothing to cancel: these runs have ended")
         return
-    if not given.yes:
-        if not sys.stdin.isatty():
-            raise Refusal(f"this would cancel {counts}; add --yes")
-        if input(f"cancel {counts}? [y/N] ").strip().lower() not in ("y", "yes"):
-            print("nothing was cancelled")
-            return
+    if not agreed(given, f"cancel {counts}"):
+        print("nothing was cancelled")
+        return
     now, later = cancel(sweep, chosen)
     print(f"{now} cancelled" + (f", {later} being trained save and leave" if later else ""))
     print(f"back again: python scripts/sweep.py resume {given.name} --cancelled")
+
+
+def clean(sweep: Sweep, given: argparse.Namespace) -> None:
+    from slurm.clean import find, remove, size
+
+    found = {kind: paths for kind, paths in find(sweep, given.what).items() if paths}
+    if not found:
+        print(f"nothing to remove of {', '.join(given.what)}: what is there is still needed")
+        return
+    told = ", ".join(f"{kind} ({len(paths)}, {size(paths) / 1e6:,.1f} MB)" for kind, paths in found.items())
+    if not agreed(given, f"remove {told}"):
+        print("nothing was removed")
+        return
+    for paths in found.values():
+        remove(paths)
+    print(f"removed {told}")
+
+
+def agreed(given: argparse.Namespace, what: str) -> bool:
+    """Whether the user wants it, by --yes or when asked. Raises Refusal where there is nobody to ask."""
+    if not given.yes and not sys.stdin.isatty():
+        raise Refusal(f"this would {what}; add --yes")
+    return given.yes or input(f"{what}? [y/N] ").strip().lower() in ("y", "yes")
 
 
 def collect(sweep: Sweep, given: argparse.Namespace) -> None:
@@ -132,7 +177,9 @@ def doctor() -> None:
     show(table(list(findings())))
 
 
-COMMANDS = {command.__name__: command for command in (plan, launch, status, logs, resume, cancel, collect, repro)}
+COMMANDS = {
+    command.__name__: command for command in (plan, launch, status, logs, resume, cancel, finish, collect, clean, repro)
+}
 
 if __name__ == "__main__":
     run_main(main, prints=not {"launch", "resume"} & {*sys.argv[1:2]})

@@ -76,7 +76,7 @@ def parse() -> argparse.Namespace:
     add_debug(parser)
     add_fields(parser, Run, [key for key in Run.model_fields if key != "model"])
     add_fields(parser, How)
-    add_fields(parser, Resources)
+    add_fields(parser, Resources, title="on SLURM: what each job asks for")
     return parser.parse()
 
 

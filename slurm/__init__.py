@@ -6,5 +6,7 @@ queue/    who runs it and how it goes: workers, claims, states, tables
 cluster/  SLURM: profiles, submission, the scheduler's words
 flags     of sweep.py and tune.py
 launch    the one door: train what is missing, wherever it stands
+clean     what a sweep leaves that nothing needs
+wait      until the jobs of a sweep have ended
 prepare   what must hold before: models, data, folders
 """

@@ -9,7 +9,7 @@ import contextlib
 import math
 import shlex
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ def launch(
     flags: Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
     keep_code: bool = True,
+    finish: Sequence[str] = (),
 ) -> list[Status]:
     """Train the runs of the given kinds; the statuses of all runs, in the order of the sweep, when it returns.
 
@@ -60,6 +61,7 @@ def launch(
         flags: fields of slurm.cluster.clusters.Resources that win over those of profile and sweep.
         overrides: the same, where the runs need just these: elements submitted earlier are then kept from them.
         keep_code: jobs run a copy of the code as it is now.
+        finish: words of scripts/sweep.py that a job on the cluster runs when all others have ended; none for no job.
 
     Raises:
         Refusal: nothing could be started; or, after Ctrl-C or SIGTERM, with the exit code 130 or 143.
@@ -73,7 +75,7 @@ def launch(
         return _here(sweep, how, cluster, slots, kinds)
     if slots:
         raise Refusal("--slots is for this machine only; on SLURM it is --array-parallelism and --pack")
-    order = _Order(sweep, how, cluster, kinds, _needs(sweep, cluster, flags), bool(overrides), keep_code)
+    order = _Order(sweep, how, cluster, kinds, _needs(sweep, cluster, flags), bool(overrides), keep_code, tuple(finish))
     sweep.make_folder()
     with local.only_launcher(sweep, PATIENCE_SECONDS):
         _submit(order)
@@ -96,6 +98,7 @@ class _Order:
     alone: bool
     """No other element may take these runs."""
     keep_code: bool
+    finish: tuple[str, ...]
 
 
 def _here(sweep: Sweep, how: dict[str, Any], cluster: str, slots: int | None, kinds: set[str]) -> list[Status]:
@@ -156,12 +159,13 @@ def _submit(order: _Order) -> None:
     statuses = _told(sweep, [worker.look(folder) for folder in sweep.folders], order.kinds)
     what = f"{len(unprobed)} to probe" if unprobed else f"{len(chosen.places)} to train"
     print(f"{sweep.name}: {_done(statuses)}, {what} on {order.cluster}", flush=True)
-    there = {element.comment.partition("/")[0] for element in live}
     if todo:
-        _submit_elements(order, chosen, todo, there)
+        _submit_elements(order, chosen, todo, live)
     elif chosen or unprobed:
-        chosen.release(there)
+        chosen.release(_launches(live))
         print(f"nothing to submit: {len(live)} elements wait or run already, and take all that is left")
+        if order.finish:
+            _finish(order, _new_launch(order), order.needs[0], live)
 
 
 def _lacking(
@@ -180,34 +184,52 @@ def _lacking(
     return todo
 
 
-def _submit_elements(order: _Order, chosen: Chosen, todo: list[tuple[Shape, int]], there: set[str]) -> None:
-    """One array per shape. Whatever SLURM or this machine would refuse is refused before the first one.
-
-    Args:
-        there: launches that have live elements.
-    """
-    sweep = order.sweep
-    code = snapshot.take(sweep.folder.parent) if order.keep_code else store.ROOT
-    note = {
-        "cluster": order.cluster,
-        "commit": snapshot.label(code),
-        "snapshot": str(code) if order.keep_code else None,
-    }
-    launched = submit.Launch(sweep, local.new_launch_id(), order.how, code, note | {"command": shlex.join(sys.argv)})
+def _submit_elements(
+    order: _Order, chosen: Chosen, todo: list[tuple[Shape, int]], live: list[scheduler.Element]
+) -> None:
+    """One array per shape. Whatever SLURM or this machine would refuse is refused before the first one."""
+    sweep, launched = order.sweep, _new_launch(order)
+    code = launched.code
     for shape, count in todo:
         launched.check(shape, count)
     for node, (why, path) in launched.exclude.items():
         print(f"without {node}, which had a fault ({why}); if that is mended: rm {path}", flush=True)
     _tell_of_gpus(sweep, order.how, [shape.resources for shape, _ in todo])
     prepare(chosen.runs, order.how)
-    chosen.release(there, launched.name if order.alone else None)
+    chosen.release(_launches(live), launched.name if order.alone else None)
     if order.keep_code and (jobs := scheduler.own_jobs()) is not None:
         snapshot.prune(sweep.folder.parent, jobs, code)
+    new = []
     for shape, count in todo:
         made = launched.submit(shape, count)
         few = f" of {count}, as many as one may have" if made.elements < count else ""
         runs = f"{len(shape.folders)} run" + "s" * (len(shape.folders) > 1)
         print(f"job {made.job}: {made.elements} elements{few} for {runs}, each {shape.resources.told()}", flush=True)
+        new.append(made.job)
+    if order.finish:
+        _finish(order, launched, todo[0][0].resources, live, new)
+
+
+def _new_launch(order: _Order) -> submit.Launch:
+    """A launch with the code that its jobs run."""
+    code = snapshot.take(order.sweep.folder.parent) if order.keep_code else store.ROOT
+    kept = str(code) if order.keep_code else None
+    note = {"cluster": order.cluster, "commit": snapshot.label(code), "snapshot": kept, "command": shlex.join(sys.argv)}
+    return submit.Launch(order.sweep, local.new_launch_id(), order.how, code, note)
+
+
+def _launches(live: list[scheduler.Element]) -> set[str]:
+    """Launches that have live elements."""
+    return {element.comment.partition("/")[0] for element in live}
+
+
+def _finish(
+    order: _Order, launched: submit.Launch, needs: Resources, live: list[scheduler.Element], new: Sequence[str] = ()
+) -> None:
+    """Submit the job that collects and reports when all others have ended."""
+    jobs = [*(element.job.partition("_")[0] for element in live), *new]
+    job = launched.finish(Shape(needs, ()), jobs, order.finish)
+    print(f"job {job}: {shlex.join(order.finish)}, when these have ended", flush=True)
 
 
 def _tell_of_gpus(sweep: Sweep, how: dict[str, Any], shapes: list[Resources]) -> None:
@@ -215,7 +237,7 @@ def _tell_of_gpus(sweep: Sweep, how: dict[str, Any], shapes: list[Resources]) ->
     if next(sweep.jobs_folder.glob("*/launch.json"), None) or how.get("device") == "cpu":
         return
     for resources in dict.fromkeys(shapes):
-        if not resources.gpus and (there := scheduler.gpus(resources.partition)):
+        if not resources.gpus_per_node and (there := scheduler.gpus(resources.partition)):
             print(f"warning: nodes here have GPUs ({there}), and these jobs ask for none; --gpus 1 does", flush=True)
             return
 

@@ -34,8 +34,8 @@ from analysis.typeset import MISSING, Sheet, accuracy, count_text, number, plus_
 from engine.errors import DATA, Refusal
 from engine.fields import claims
 from engine.fields.rungs import resolve
+from engine.fields.values import nearest
 from engine.folder import predictions
-from engine.run import nearest
 
 BETTER, WORSE, EQUAL, NO_PAIRS = "better", "worse", "equal", "no pairs"
 IMAGES = 3  # test images that may change sides between two evaluations of the same weights

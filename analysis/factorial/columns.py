@@ -28,11 +28,11 @@ COLUMNS += ["verdict", "margin", "said"]
 def table(frame: pd.DataFrame, wanted: Mapping[str, Mapping[str, float]], asked: Mapping[str, Family]) -> pd.DataFrame:
     """One row per contrast, by family ("" for CONTRASTS) and then by size, the largest gain first.
 
-    Columns: `family`, `contrast`, `weights` (by rung with its condition), `of` (the ingredients whose effect it is; ()
-    where other things differ too), `others` (then all that differs, by name; the tuned rate and a width within a
+    Columns: `family`, `contrast`, `weights` (by rung with its condition), `of` (the ingredients whose effect it is;
+    () where other things differ too), `others` (then all that differs, by name; the tuned rate and a width within a
     hundredth do not count), `differs` (the same with values), `diff`, `low`, `high` (points; of two seeds of
-    CONTRASTS no interval), `n` (seeds), `p`, `p_equal` (both after Holm), `verdict` (gain, loss, equal, undecided), `margin` (points), `said` (why it is
-    undecided, where that is not for want of evidence).
+    CONTRASTS no interval), `n` (seeds), `p`, `p_equal` (both after Holm), `verdict` (gain, loss, equal, undecided),
+    `margin` (points), `said` (why it is undecided, where that is not for want of evidence).
 
     Args:
         frame: of `frames.load`, of the runs of this sweep alone. Contrasts of CONTRASTS that are between rungs on

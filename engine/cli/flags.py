@@ -17,12 +17,13 @@ from pydantic import BaseModel
 from archs.parts.family import FamilyError
 from engine.cli import streams, timm_flags
 from engine.errors import USAGE, Refusal
-from engine.fields.values import home, pairs
-from engine.run import How, Run, make_how, make_run, nearest, read_yaml
+from engine.fields.values import home, nearest, pairs
+from engine.run import How, Run, make_how, make_run, read_yaml
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 ALIASES = {"batch_size": "-b", "workers": "-j", "model": "--arch"}
 LISTS = {"keep_epochs": "EPOCH"}
+WORDS = {"sbatch": "KEY=VALUE"}
 PAIRS = {"opt_betas": ("B1", "B2"), "scale": ("MIN", "MAX"), "ratio": ("MIN", "MAX")}
 
 
@@ -73,9 +74,13 @@ class TimmFlags(argparse.Action):
         parser.exit()
 
 
-def add_fields(parser: argparse.ArgumentParser, kind: type[BaseModel], only: Sequence[str] | None = None) -> None:
-    """One flag per field of Run or How. A flag that is not given leaves no trace, so that YAML shows through."""
-    group = parser.add_argument_group("what decides the result" if kind is Run else "what does not change the result")
+def add_fields(
+    parser: argparse.ArgumentParser, kind: type[BaseModel], only: Sequence[str] | None = None, title: str = ""
+) -> None:
+    """One flag per field of Run, How or another model. A flag that is not given leaves no trace, so that YAML shows
+    through."""
+    usual = "what decides the result" if kind is Run else "what does not change the result"
+    group = parser.add_argument_group(title or usual)
     for name, field in kind.model_fields.items():
         if name == "scheme" or (only is not None and name not in only):  # kept with a run, never chosen
             continue
@@ -88,6 +93,8 @@ def add_fields(parser: argparse.ArgumentParser, kind: type[BaseModel], only: Seq
             group.add_argument(*names, action=parser_action, **common)
         elif name == "model_kwargs":
             group.add_argument(*names, nargs="*", action="extend", metavar="KEY=VALUE", **common)
+        elif name in WORDS:
+            group.add_argument(*names, nargs="+", action="extend", metavar=WORDS[name], **common)
         elif name in LISTS:
             group.add_argument(*names, nargs="+", type=int, metavar=LISTS[name], **common)
         elif name in PAIRS:

@@ -12,6 +12,7 @@ LIST = Path(__file__).with_suffix(".txt")
 # Another word for the same. The first three lines are timm's, then Scaling MLPs', then those of the rank-pruning study.
 RENAMED = {
     "--dr": "--decay-rate",
+    "--use-deterministic-algorithms": "--deterministic",
     "--train-num-samples": "--train-samples",
     "--recovery-interval": "--checkpoint-interval",
     "--data-path": "--data-dir",
@@ -57,7 +58,7 @@ _OF_DATA = "facts of the data set (engine/data/sets.py), measured for a folder b
 _ONE_SPLIT = "make_beton.py writes the two splits train and val; --holdout sets images of train aside"
 _READERS = "make_beton.py reads folders of images and the named data sets only"
 _RESUME = "repeat the command: a run goes on where it was, with its optimizer"
-_SAVED = "the last two checkpoints, the best weights and the last ones are kept"
+_SAVED = "the last two checkpoints (--checkpoint-hist), the best weights and the last ones are kept"
 _SCALED = "give --lr itself, the peak; it is not scaled by the batch size"
 _NOISE = "the schedules here have no noise"
 _CYCLE = "the schedules here have one cycle"
@@ -148,7 +149,7 @@ _ANSWERS: dict[str, tuple[str, ...]] = {
     ),
     "pixels depend on --seed, the epoch and the image, not on the worker": ("--worker-seeding",),
     "every epoch is validated, or every Nth: --val-interval N": ("--calculate-stats",),
-    _SAVED: ("--checkpoint-hist", "--save-epochs", "--save"),
+    _SAVED: ("--save-epochs", "--save"),
     "make_beton.py --verify FILE draws a sheet of images": ("--save-images",),
     _LOADER: ("--pin-mem", "--no-prefetcher", "--use-multi-epochs-loader", "--cache-dataset", "--backend", "--use-v2"),
     "acc1 is the metric; of record is that of the last epoch": ("--eval-metric",),
@@ -193,7 +194,6 @@ _ANSWERS: dict[str, tuple[str, ...]] = {
     "tune with python scripts/tune.py --grid lr=1e-3,1e-2": ("--lr-grid",),
     "tune with python scripts/tune.py --grid weight_decay=0,0.05": ("--wd-grid",),
     "an argument of the model, as --model-kwargs act=gelu": ("--act", "--normalization"),
-    "runs repeat bit for bit on a CPU; on a GPU that is not promised": ("--use-deterministic-algorithms",),
 }
 ANSWERS = {flag: answer for answer, flags in _ANSWERS.items() for flag in flags}
 

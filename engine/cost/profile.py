@@ -140,8 +140,9 @@ def _words(arguments: dict[str, Any]) -> str:
     return " ".join(f"{key}={value}" for key, value in arguments.items())
 
 
-def count_params(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+def count_params(model: nn.Module, trainable: bool = False) -> int:
+    """Numbers in the parameters, or in those of them that get gradients."""
+    return sum(weight.numel() for weight in model.parameters() if weight.requires_grad or not trainable)
 
 
 def saved_bytes(model: nn.Module, x: Tensor) -> int:

@@ -17,17 +17,20 @@ class Optimizer(NamedTuple):
     betas: tuple[float, float] | None = None
     eps: float | None = None
     momentum: bool = False
+    states: int = 1
+    """Tensors that it keeps for each weight."""
 
 
 OPTIMIZERS = {
-    "adamw": Optimizer((0.9, 0.999), 1e-8),
-    "adam": Optimizer((0.9, 0.999), 1e-8),
-    "nadamw": Optimizer((0.9, 0.999), 1e-8),
+    "adamw": Optimizer((0.9, 0.999), 1e-8, states=2),
+    "adam": Optimizer((0.9, 0.999), 1e-8, states=2),
+    "nadamw": Optimizer((0.9, 0.999), 1e-8, states=2),
     "sgd": Optimizer(momentum=True),
     "momentum": Optimizer(momentum=True),
-    "rmsprop": Optimizer(eps=1e-8, momentum=True),
-    "lamb": Optimizer((0.9, 0.999), 1e-6),
+    "rmsprop": Optimizer(eps=1e-8, momentum=True, states=2),
+    "lamb": Optimizer((0.9, 0.999), 1e-6, states=2),
     "lion": Optimizer((0.9, 0.99)),
+    "muon": Optimizer((0.9, 0.95), 1e-7, momentum=True),
 }
 # Fields that say how training images are changed.
 AUGMENTED = ("crop_pad", "hflip", "scale", "ratio", "aa", "color_jitter", "reprob", "remode")

@@ -6,6 +6,7 @@ it. Standard library and PyYAML only.
 """
 
 import codecs
+import difflib
 import os
 import re
 from collections.abc import Sequence
@@ -148,3 +149,15 @@ def _load(text: str, where: str, lines: bool = False) -> Any:
         raise Refusal(f"{where}: not YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise Refusal(f"{where}: not YAML that can be read: nested too deeply") from None
+
+
+def unknown(kind: str, word: str, known: Any) -> str:
+    """One line for a misspelling: unknown key 'modle'; did you mean 'model'?"""
+    close = nearest(word.replace("-", "_"), known)
+    return f"unknown {kind} '{word}'" + (f"; did you mean '{close}'?" if close else f"; known: {', '.join(known)}")
+
+
+def nearest(word: str, known: Any) -> str | None:
+    """The likeliest intended word; two letters swapped ('modle') are likelier than one left out ('mode')."""
+    close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    return next((other for other in close if sorted(other) == sorted(word)), close[0] if close else None)

@@ -1,7 +1,7 @@
 """Checkpoints: tensors and plain values only, published by rename, verified before they are believed.
 
 `torch.save` writes a zip file with a CRC-32 per record and `torch.load` does not look at them, so a flipped bit loads
-silently; `zipfile` looks. Files are `checkpoint-STEP.pth.tar`; the two newest are kept, and the order is that of the
+silently; `zipfile` looks. Files are `checkpoint-STEP.pth.tar`; the newest are kept, and the order is that of the
 number in the name, never of the clock.
 """
 
@@ -15,22 +15,21 @@ import torch
 
 from engine.errors import CHECKPOINT, Refusal, line_of
 from engine.folder.files import replacing, settle
+from engine.run import BEST
 
-KEEP = 2
-BEST = "model_best.pth.tar"
 HISTORY = ("metrics.jsonl", BEST)
 _NAME = re.compile(r"checkpoint-(\d+)\.pth\.tar")
 log = logging.getLogger("softmlp")
 
 
-def save(folder: Path, state: dict[str, Any]) -> None:
-    """Publish the state of a run after `state["step"]` steps, then drop all but the two newest.
+def save(folder: Path, state: dict[str, Any], keep: int = 2) -> None:
+    """Publish the state of a run after `state["step"]` steps, then drop all but the newest.
 
     What a run that goes on from there does not write again is made durable first.
     """
     settle_history(folder)
     write(folder / f"checkpoint-{state['step']:09d}.pth.tar", state)
-    for path in _newest_first(folder)[KEEP:]:
+    for path in _newest_first(folder)[keep:]:
         path.unlink(missing_ok=True)
 
 

@@ -99,8 +99,9 @@ def _value(text: str) -> Any:
 
 
 def places(results: Path, name: str) -> list[Path]:
-    """Where tables of a study may be: in a results folder, and in the checkout."""
-    return list(dict.fromkeys((results.absolute() / name, store.ROOT / "results" / name)))
+    """Where tables of a study may be: in a results folder, and in the checkout; for NAME@SEEDS also those of NAME."""
+    names = dict.fromkeys((name, name.partition("@")[0]))
+    return list(dict.fromkeys(place / own for own in names for place in (results.absolute(), store.ROOT / "results")))
 
 
 def places_of(sweeps: Iterable[Any]) -> list[Path]:

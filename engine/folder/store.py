@@ -61,9 +61,9 @@ SHAPES: dict[str, dict[str, str]] = {
         **dict.fromkeys(_NUMBERS, "number"),
         **dict.fromkeys(("error_class", "error", "host"), "text"),
     },
-    "profile.json": dict.fromkeys(("params", "macs", "flops"), "count"),
+    "profile.json": dict.fromkeys(("params", "macs", "flops", "trainable_params"), "count"),
     "env.json": {
-        **dict.fromkeys(("threads", "world_size"), "count"),
+        **dict.fromkeys(("threads", "world_size", "micro_batches"), "count"),
         **dict.fromkeys(("device", "processor", "host", "commit", "initial_checkpoint_sha256"), "text"),
     },
 }

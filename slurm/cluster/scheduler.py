@@ -165,6 +165,14 @@ def test_only(script: str) -> None:
         raise Refusal(f"SLURM would refuse this: {line}; see python scripts/sweep.py doctor", CLUSTER)
 
 
+def submit(script: str) -> str:
+    """sbatch a script; the number of the job. Raises Refusal (CLUSTER) with its own line."""
+    told = _run("sbatch", "--parsable", text=script)
+    if isinstance(told, str):
+        raise Refusal(f"SLURM refused: {told}; see python scripts/sweep.py doctor", CLUSTER)
+    return told.stdout.strip().partition(";")[0]
+
+
 def config() -> dict[str, str]:
     """`scontrol show config` as a dict; empty where it does not answer."""
     text = ask("scontrol", "show", "config") or ""
@@ -187,6 +195,12 @@ def deaths(jobs: Sequence[str]) -> dict[str, str]:
 
 def _refused(*words: str, text: str | None = None) -> str | None:
     """Run a command; None if it succeeded, otherwise the line that says why not."""
+    told = _run(*words, text=text)
+    return told if isinstance(told, str) else None
+
+
+def _run(*words: str, text: str | None = None) -> subprocess.CompletedProcess[str] | str:
+    """Run a command; the line that says why not, where it did not succeed."""
     try:
         done = subprocess.run(words, input=text or "", capture_output=True, text=True, timeout=ACT_SECONDS)
     except FileNotFoundError:
@@ -194,6 +208,7 @@ def _refused(*words: str, text: str | None = None) -> str | None:
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"{words[0]} did not answer ({type(error).__name__})"
     if done.returncode == 0:
-        return None
+        return done
     lines = [re.sub(r"^\w+: (error|fatal): ", "", line) for line in done.stderr.splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith('Try "')]
     return lines[-1] if lines else f"{words[0]} ended with {done.returncode}"

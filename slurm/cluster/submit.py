@@ -12,6 +12,7 @@ import math
 import os
 import re
 import shlex
+import sys
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from slurm.cluster.scheduler import Element
 from slurm.define.sweep import Sweep
 from slurm.queue.task import Task
 
+FINISH = "finish"  # comment of the job that comes after a sweep's
 MAX_RESTARTS = 50  # of an element that dies by a signal; how often a run may is decided in slurm/queue/worker.py
 # After srun: what was killed is started again; of what was told to leave, the scheduler starts again what it wants to.
 TEARDOWN = (
@@ -164,7 +166,7 @@ class Launch:
             raise Refusal(line, OUTPUT) from None
         spec = self.folder / f"shape-{shape.key}.json"
         how = {"threads": max(1, resources.cpus // resources.pack), **self.how}
-        if resources.gpus and how.get("device", "auto") == "auto":
+        if resources.gpus_per_node and how.get("device", "auto") == "auto":
             how["device"] = "cuda"  # a job that was given a GPU must not train on the CPU because that is broken
         limits = resources.model_dump(include={"pack", "timeout_min"}) | {"signal_delay_s": resources.warning_s}
         who = {"launch": self.name, "name": job_name(self.sweep), "probes": list(self.sweep.probes)}
@@ -192,10 +194,36 @@ class Launch:
         store.write_json(self.folder / "launch.json", self.record)
         return submitted
 
+    def finish(self, shape: Shape, jobs: Iterable[str], words: Iterable[str]) -> str:
+        """Submit one job that begins when all these have ended, however they did; its number. An earlier one goes.
+
+        Args:
+            shape: whose place, memory and time it gets; it has no GPU.
+            words: of scripts/sweep.py.
+
+        Raises Refusal (CLUSTER), in sbatch's words.
+        """
+        name, given = f"{job_name(self.sweep)}-finish", shape.resources
+        scheduler.cancel([element.job for element in scheduler.queue(name) or () if element.waits])
+        sbatch = tuple(option for option in given.sbatch if not option.startswith("gres="))
+        alone = given.model_copy(update={"gpus": 0, "nodes": 1, "tasks": 1, "sbatch": sbatch})
+        with _outside_jobs():
+            executor = self._executor(Shape(alone, ()), 1)
+            after = "afterany:" + ":".join(dict.fromkeys(jobs))
+            executor.update_parameters(job_name=name, comment=FINISH, dependency=after)
+            python = given.python or shlex.quote(sys.executable)
+            command = f"{python} -u {shlex.join([str(self.code / 'scripts/sweep.py'), *words])}"
+            self.folder.mkdir(parents=True, exist_ok=True)
+            job = scheduler.submit(executor._make_submission_file_text(command, FINISH))
+        store.write_json(self.folder / "launch.json", self.record | {FINISH: job})
+        return job
+
     def _executor(self, shape: Shape, elements: int) -> Any:
         import submitit
 
         given = shape.resources
+        options = given.asked
+        exclude = [*self.exclude, *filter(None, [options.pop("exclude", "")])]
         executor = submitit.SlurmExecutor(self.folder, max_num_timeout=1_000_000, python=given.python)
         executor.update_parameters(
             job_name=job_name(self.sweep),
@@ -210,8 +238,8 @@ class Launch:
             teardown=list(TEARDOWN),
             stderr_to_stdout=True,
             wckey=None,
-            exclude=",".join(self.exclude) or None,
-            additional_parameters={"requeue": True},
+            exclude=",".join(exclude) or None,
+            additional_parameters={"requeue": True, **options},
             # srun does not take over sbatch's --cpus-per-task since SLURM 22.05.
             srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={given.cpus}"],
             **given.model_dump(include={"partition", "account", "qos", "constraint"}),

@@ -2,6 +2,7 @@
 
 sweep    a list of runs with a question
 load     sweeps by name, read from their files
+seeds    the same sweep with other seeds
 asked    what they were made to compare, checked
 find     runs by what a person names
 grid     sweeps without a file
@@ -10,4 +11,5 @@ tune     which cell of a space does best on held-out images
 halving  tuning by rounds, each cut by successive halving
 plan     what a launch would train
 cost     what that would cost
+totals   what it takes beside time
 """

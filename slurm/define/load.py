@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from engine.errors import Refusal
 from engine.run import Run, unknown
 from slurm.cluster import clusters
-from slurm.define import asked, grid
+from slurm.define import asked, grid, seeds
 from slurm.define.asked import short
 from slurm.define.sweep import MAX_RUNS, Sweep
 
@@ -39,8 +39,14 @@ def names() -> list[str]:
 def load(name: str) -> Sweep:
     """The sweep of that name, or of a .py file given by its path, whose stem is then the name; or a grid by its name.
 
+    `NAME@0-9` is the same with these seeds (slurm/define/seeds.py).
+
     Raises Refusal: no such sweep, or its file does not give a list of valid runs.
     """
+    name, mark, text = name.partition(seeds.MARK)
+    wanted = seeds.parse(text) if mark else ()
+    if mark and name not in names() and grid.load(name):
+        raise Refusal(f"{name} is a grid, which has its seeds among its values: --grid seed={text}")
     if name not in names() and _NAME.fullmatch(name) and (launched := grid.load(name)):
         return launched
     path = _find(name)
@@ -60,6 +66,8 @@ def load(name: str) -> Sweep:
                 if other != item:
                     raise Refusal(f"two different runs have the signature {item.signature}; change one a little")
                 dropped += 1
+        if wanted:
+            found = {run.signature: run for run in seeds.replaced(found.values(), wanted)}
         needs = tuple(_needs(module, run) for run in found.values()) if hasattr(module, "resources") else ()
         probes = _probes(getattr(module, "PROBES", ()))
         contrasts = asked.contrasts(getattr(module, "CONTRASTS", {}), found.values())
@@ -74,14 +82,15 @@ def load(name: str) -> Sweep:
     question = " ".join(cleandoc(module.__doc__ or "").partition("\n\n")[0].split())
     told = {"probes": probes, "contrasts": contrasts, "families": families, "stopping": stopping, "baseline": baseline}
     told["labels"] = labels
-    return Sweep(path.stem, question, tuple(found.values()), dropped, needs, **told)
+    name = path.stem + (f"{seeds.MARK}{seeds.told(wanted)}" if wanted else "")
+    return Sweep(name, question, tuple(found.values()), dropped, needs, **told)
 
 
 def folders_of(word: str) -> list[Path]:
     """The run folder of that path, or the folders of a sweep's runs."""
     if (Path(word) / "args.yaml").is_file():
         return [Path(word)]
-    if "/" in word and not word.endswith(".py"):
+    if "/" in word and not word.partition(seeds.MARK)[0].endswith(".py"):
         raise Refusal(f"{word} is not the folder of a run: it has no args.yaml")
     return load(word).folders
 

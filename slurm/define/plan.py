@@ -9,7 +9,7 @@ from typing import Any
 from engine.cli import repro as line
 from engine.folder import store
 from engine.run import Run
-from slurm.define import cost
+from slurm.define import cost, totals
 from slurm.define.sweep import Sweep
 from slurm.queue import tables, worker
 from slurm.queue.progress import duration
@@ -70,7 +70,8 @@ def table(sweep: Sweep, slots: int = 1) -> Any:
     if len(rows) > ROWS:
         shown.add_row(Text(f"... and {len(rows) - ROWS} more"))
     in_order = [guesses[run] for run in sweep.runs if run in guesses]
-    shown.caption, shown.caption_justify = _summary(sweep, statuses, in_order, slots), "left"
+    told = [_summary(sweep, statuses, in_order, slots), totals.told(sweep, statuses, guesses, known, slots)]
+    shown.caption, shown.caption_justify = "\n".join(filter(None, told)), "left"
     return shown
 
 

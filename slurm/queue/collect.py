@@ -81,13 +81,16 @@ def collect(sweep: Sweep) -> list[Path]:
 def _before(sweep: Sweep) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Predictions]]:
     """The tables that are there, and the predictions: of the results folder, and of runs that only the checkout has."""
     names = ("runs.csv", "epochs.csv", "probes.csv")
+    places = tables.places(sweep)
     found, *others = (
         ({name: _read(place / name) for name in names}, predictions.read_table(place / predictions.FILE))
-        for place in tables.places(sweep)
+        for place in places
     )
-    for theirs, predicted in others:
+    for place, (theirs, predicted) in zip(places[1:], others, strict=True):
         known = {row["signature"] for row in found[0]["runs.csv"] if row.get("state") == store.DONE}
         added = {row["signature"] for row in theirs["runs.csv"] if published.is_ours(row)} - known
+        if place.name != sweep.name:  # of the sweep with its own seeds
+            added &= {run.signature for run in sweep.runs}
         for name in names:
             mine = [row for row in found[0][name] if row["signature"] not in added]
             found[0][name] = mine + [row for row in theirs[name] if row["signature"] in added]

@@ -63,6 +63,14 @@ def test_other_optimizers_and_seeds_agree(name):
     assert _passing(name, "momentum", seed=3) == expected(name, "sgd")
 
 
+@pytest.mark.parametrize("name", ["mlp_nano", "bmlp_nano", "patchmlp_nano_unshared", "convmixer_nano", "gmlp_nano"])
+def test_muon_is_blind_to_rotations_and_not_to_orders_across_the_axes_of_its_matrix(name):
+    assert _passing(name, "muon") == expected(name, "muon")
+    assert ("rotation" in expected(name, "muon")) == ("rotation" in expected(name, "sgd"))
+    lost = {"patches", "patches_own"} if name == "patchmlp_nano_unshared" else set()
+    assert expected(name, "muon") == expected(name, "sgd") - lost
+
+
 @pytest.mark.proves("relabel: a map for each claim, which keeps the logits")
 @pytest.mark.parametrize("name", NANO)
 def test_every_claim_has_a_map_that_keeps_the_logits(name):

@@ -164,3 +164,91 @@ def test_gradients_are_clipped_as_they_are_and_not_as_they_are_scaled(tiny, amp)
     step(batches())
     moved = torch.nn.utils.parameters_to_vector(state.model.parameters()) - before
     assert moved.norm().item() == pytest.approx(0.5 * 0.05, rel=1e-3)
+
+
+class TooSmall(torch.nn.Module):
+    """A stand-in for a GPU's memory: the model, on which more than a few images at a time do not fit.
+
+    Args:
+        when: forward or backward, where torch then says so.
+    """
+
+    def __init__(self, model, images, when):
+        super().__init__()
+        self.model, self.images, self.when, self.refused = model, images, when, 0
+
+    def forward(self, x):
+        if len(x) > self.images and self.when == "forward":
+            self._refuse()
+        logits = self.model(x)
+        if len(x) > self.images and self.training:  # in the middle of it: the head has its gradients already
+            logits.grad_fn.next_functions[1][0].register_hook(lambda *_: self._refuse())
+        return logits
+
+    def _refuse(self):
+        self.refused += 1
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+@pytest.mark.parametrize("when", ["forward", "backward"])
+@pytest.mark.parametrize("images", [4, 3])
+def test_a_batch_that_does_not_fit_is_split_and_gives_the_same_weights(tiny, when, images):
+    """Eight images in two parts, or in four, as three at a time do not halve them: the same but for rounding."""
+    run = tiny.but(drop_path=0.0, amp=False, opt="sgd", lr=0.05)
+    whole, step = begin(run)
+    data, again = itertools.tee(batches())
+    other, small = begin(run)
+    small.forward = TooSmall(other.model, images, when)
+    for _ in range(3):
+        step(data), small(again)
+    assert small.micro_batches == {4: 2, 3: 4}[images] and small.forward.refused == {4: 1, 3: 2}[images]
+    assert torch.allclose(whole.settle(), other.settle(), rtol=1e-6)
+    start, _ = begin(run)
+    for mine, theirs, first in zip(
+        whole.model.parameters(), other.model.parameters(), start.model.parameters(), strict=True
+    ):
+        assert (mine - theirs).norm() < 1e-5 * (mine - first).norm() + 1e-7
+
+
+def test_parts_of_different_sizes_count_by_their_images(tiny):
+    run = tiny.but(drop_path=0.0, amp=False, opt="momentum", momentum=0.0, mixup=0.0, cutmix=0.0, model_ema=False,
+                   model_ema_decay=0.999)  # fmt: skip
+    data, again = itertools.tee(batches())
+    whole, step = begin(run)
+    parts, split = begin(run)
+    split.micro_batches = 3  # 3, 3 and 2
+    step(data), split(again)
+    for mine, theirs in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
+        assert torch.allclose(mine, theirs, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("fields", "images", "words"),
+    [
+        ({"model": "convmixer_nano", "model_kwargs": {}}, 4, "takes statistics of the batch"),
+        ({"drop_path": 0.2}, 4, "draws at random for it"),
+        ({}, 0, "one image at a time does not fit"),
+    ],
+)
+def test_a_batch_is_not_split_where_that_would_change_more_than_rounding(tiny, fields, images, words):
+    run = tiny.but(**{"drop_path": 0.0, **fields})
+    state, step = begin(run)
+    step.forward = TooSmall(state.model, images, "forward")
+    with pytest.raises(Refusal, match=words) as refusal:
+        step(batches())
+    assert "--batch-size 4 --grad-accum-steps 2" in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_a_later_batch_of_a_step_is_not_split(tiny):
+    """What a backward pass added to the gradients of the first batch before it broke off cannot be taken off again."""
+    state, step = begin(tiny.but(drop_path=0.0, grad_accum_steps=2))
+    small = TooSmall(state.model, 8, "backward")
+    first = iter([8, 4])
+
+    def forward(x):
+        small.images = next(first)
+        return small(x)
+
+    step.forward = forward
+    with pytest.raises(Refusal, match="it was in a later batch of the step"):
+        step(batches())

@@ -5,6 +5,7 @@ What needs a SLURM is in tests/test_slurm_*.py.
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -86,6 +87,41 @@ def test_a_faulty_table_of_clusters_is_refused_in_one_line(tmp_path, monkeypatch
         clusters.profiles()
     assert words in str(refusal.value) and str(tmp_path / "c.yaml") in str(refusal.value)
     assert "\n" not in str(refusal.value) and refusal.value.code == USAGE
+
+
+def test_options_of_sbatch_add_up_and_each_is_taken_from_where_it_wins(tmp_path, monkeypatch):
+    (tmp_path / "c.yaml").write_text(
+        "mine: {sbatch: {gres: 'gpu:a100:2', reservation: course, exclusive: true}, cpus: 2}\nplain: {gpus: 1}\n"
+    )
+    monkeypatch.setenv("SOFTMLP_CLUSTERS", str(tmp_path / "c.yaml"))
+    env = {"SOFTMLP_SBATCH": "--mail-type=END,FAIL reservation=exam"}
+    made = clusters.resources("mine", {"mem_gb": 8}, {"sbatch": ["mail-type=ALL", "exclude=n1,n2"]}, env)
+    assert made.sbatch == ("exclude=n1,n2", "exclusive", "gres=gpu:a100:2", "mail-type=ALL", "reservation=exam")
+    assert (made.gpus, made.gpus_per_node, made.asked["exclusive"]) == (0, 2, True)
+    assert "gres=gpu:a100:2" in made.told()
+    typed = clusters.resources("plain", {}, {"sbatch": "gres=gpu:h100:4"}, {})
+    assert (typed.gpus, typed.gpus_per_node) == (0, 4), "a kind takes the place of the profile's number"
+    plain = clusters.resources("mine", {"gpus": 1}, {}, {})
+    assert (plain.gpus, plain.gpus_per_node) == (1, 1) and "gres" not in plain.asked
+    for gres, count in {"gpu": 1, "gpu:3": 3, "gpu:a100": 1, "gpu:a:2,gpu:b:1": 3, "licence:2": 0}.items():
+        assert Resources(sbatch=f"gres={gres}").gpus_per_node == count
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("mem=4G", "mem is --mem-gb here"),
+        ("gpus=a100:1", "gpus is --gpus here, or gres=gpu:TYPE:NUMBER"),
+        ("--comment=x", "comment is set by the launch"),
+        ("Mail=x", "'Mail=x' is no option of sbatch"),
+        ("mail-type=END\n#SBATCH --wrap", "is no option of sbatch"),
+        ("gres=", "is no option of sbatch"),
+    ],
+)
+def test_an_option_that_is_none_or_is_ours_is_refused(word, line):
+    with pytest.raises(Refusal, match=re.escape(line)) as refusal:
+        clusters.make({"sbatch": [word]})
+    assert refusal.value.code == USAGE
 
 
 def test_the_table_of_clusters_that_we_ship_is_valid():

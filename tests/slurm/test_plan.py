@@ -17,9 +17,10 @@ import archs
 from engine.cli.flags import Parser, add_fields, collect
 from engine.cost.profile import profile
 from engine.errors import Refusal
+from engine.fields.effects import OPTIMIZERS
 from engine.folder import store
-from engine.run import How, Run
-from slurm.define import cost, plan
+from engine.run import BEST, LAST, How, Run
+from slurm.define import cost, plan, totals
 from slurm.define.sweep import Sweep
 
 ROOT = Path(__file__).parents[2]
@@ -193,7 +194,43 @@ def test_the_table_counts_repeats_and_what_is_done(results):
 
 def test_what_was_never_measured_is_said_to_be_unknown(results):
     text = shown(Run())
-    assert text.splitlines()[-1].strip() == "1 runs: 0 done, 1 to train"
+    assert [line.strip() for line in text.splitlines()[-2:]] == [
+        "1 runs: 0 done, 1 to train",
+        "0.22 MB of disk for weights, 0.99 MB more while training",
+    ]  # 27,562 weights: twice, and three checkpoints with two averages of each
+
+
+def test_hours_and_memory_are_those_that_were_measured(results):
+    runs = [Run(epochs=10, seed=seed) for seed in range(5)]
+    done(runs[0], seconds=3600.0, memory_gb=0.8)
+    done(runs[1], seconds=3600.0, memory_gb=0.9)
+    for run, device in zip(runs, ("cpu", "cpu"), strict=False):
+        store.write_json(store.folder_of(run) / "env.json", {"threads": 2, "world_size": 1, "device": device})
+    assert "about 6 core-hours (2 threads each); up to 0.9 GB of memory a run; 0.66 MB of disk" in shown(*runs)
+    for run in runs[:2]:
+        store.write_json(store.folder_of(run) / "env.json", {"threads": 2, "world_size": 4, "device": "cuda:0"})
+    text = shown(*runs, slots=3)
+    assert "about 12 GPU-hours (4 GPUs each); up to 0.9 GB of GPU memory a run" in text and "3 MB more while" in text
+    assert "core-hours" not in shown(*runs[:2]) and "disk" not in shown(*runs[:2]), "nothing is left"
+
+
+@pytest.mark.parametrize("opt", OPTIMIZERS)
+def test_disk_is_what_a_run_writes(results, digits, opt):
+    """A checkpoint and the weights of a real run, within what files are longer than what is in them."""
+    from engine.errors import STOPPED
+    from engine.train import train
+
+    run = Run(model="mixer_nano", opt=opt, epochs=2, train_samples=256, lr=1e-4, model_ema=opt == "adam")
+    folder, how = store.folder_of(run), How(data_dir=digits, threads=1, checkpoint_interval=1)
+    steps = iter([0, 0, STOPPED])
+    with pytest.raises(Refusal, match="stopped at step 3"):
+        train(run, folder, how, lambda: next(steps))
+    after, during = totals._bytes(run, 27_562)
+    checkpoints = [path.stat().st_size for path in folder.glob("checkpoint-*")]
+    assert len(checkpoints) == 2 and 1 < sum(checkpoints) / (during * 2 / 3) < 1.25
+    train(run, folder, how)
+    weights = [folder / name for name in (LAST, BEST)]
+    assert 1 < sum(path.stat().st_size for path in weights) / after < 1.25
 
 
 def test_ten_thousand_runs_are_planned_in_seconds(results):
