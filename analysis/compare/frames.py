@@ -235,6 +235,7 @@ def curves(frame: pd.DataFrame) -> pd.DataFrame:
         pd.DataFrame(_epochs_of(row, tables)).assign(rung=row.rung, family=row.family, seed=row.seed)
         for row in frame[frame["acc1"].notna()].itertuples()
     ]
+    parts = [part for part in parts if len(part)]  # a published table may have no epochs beside it
     if not parts:
         return pd.DataFrame()
     table = pd.concat(parts, ignore_index=True)

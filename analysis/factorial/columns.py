@@ -28,11 +28,11 @@ COLUMNS += ["verdict", "margin", "said"]
 def table(frame: pd.DataFrame, wanted: Mapping[str, Mapping[str, float]], asked: Mapping[str, Family]) -> pd.DataFrame:
     """One row per contrast, by family ("" for CONTRASTS) and then by size, the largest gain first.
 
-    Columns: `family`, `contrast`, `weights` (by rung with its condition), `of` (the ingredients whose effect it is;
-    () where other things differ too), `others` (then all that differs, by name; the tuned rate and a width within a
-    hundredth do not count), `differs` (the same with values), `diff`, `low`, `high` (points; of two seeds of
-    CONTRASTS no interval), `n` (seeds), `p`, `p_equal` (both after Holm), `verdict` (gain, loss, equal, undecided),
-    `margin` (points), `said` (why it is undecided, where that is not for want of evidence).
+    Columns: `family`, `contrast`, `weights` (by rung with its condition), `of` (the ingredients whose effect it is; ()
+    where other things differ too), `others` (then all that differs, by name; the tuned rate and a width within a
+    hundredth do not count), `differs` (the same with values), `diff`, `low`, `high` (points; NaN for two seeds of
+    CONTRASTS), `n` (seeds), `p`, `p_equal` (both after Holm), `verdict` (gain, loss, equal, undecided), `margin`
+    (points), `said` (why it is undecided, where that is not for want of evidence).
 
     Args:
         frame: of `frames.load`, of the runs of this sweep alone. Contrasts of CONTRASTS that are between rungs on
@@ -51,7 +51,8 @@ def table(frame: pd.DataFrame, wanted: Mapping[str, Mapping[str, float]], asked:
         for row in plain.itertuples():
             name = row.contrast if several else row.contrast.removesuffix(f" ({row.condition})")
             made = _row(name, Contrast(row.weights), fields) | {"family": "", "n": row.diff_n, "said": ""}
-            half = row.diff_half if row.diff_n > 2 else math.nan  # of two it is 13 times as wide as these are apart
+            # The interval of two seeds is 13 times as wide as they are apart.
+            half = row.diff_half if row.diff_n > 2 else math.nan
             made |= {"diff": row.diff, "low": row.diff - half, "high": row.diff + half}
             made |= {"p": row.diff_p_holm, "p_equal": row.equal_p_holm, "margin": stats.MARGIN}
             rows.append(made)

@@ -22,7 +22,7 @@ from analysis.report.page import Page, Section
 from engine.errors import Refusal
 from engine.fields.claims import Family
 from engine.folder.published import Study, places
-from engine.folder.store import write_bytes
+from engine.folder.store import FAILED, write_bytes
 from engine.run import Run
 
 SECTIONS = Path(__file__).parent / "sections"
@@ -127,7 +127,7 @@ def _state(page: Page) -> str:
 
 def _failed(page: Page) -> list[str]:
     """What stands above the question: runs that failed."""
-    failed = page.frame[page.frame["error_class"] != ""]
+    failed = page.frame[page.frame["state"].isin([FAILED, frames.UNREADABLE])]
     if failed.empty:
         return []
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in failed["error_class"].value_counts(sort=False).items())

@@ -103,6 +103,8 @@ def _runs(sweep: Sweep) -> list[dict[str, Any]]:
     for run, folder, status in zip(sweep.runs, sweep.folders, Watch(sweep).look(), strict=True):
         profile = store.read_or_warn(folder / "profile.json")
         measured = {key: status.get(key) for key in STATUS} | {key: profile.get(key) for key in PROFILE}
+        env = store.read_or_warn(folder / "env.json")
+        measured |= {key: env.get(key) for key in published.ENV}
         measured[LOSS] = _train_loss(folder) if status["state"] == store.DONE else None
         rows.append(
             {

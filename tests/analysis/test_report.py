@@ -183,7 +183,8 @@ def test_failed_and_missing_runs_are_listed(folders, runs, tmp_path):
     assert "2 of 13 runs have no result yet or failed" in text
     above = text[: text.index("<h1>")]
     assert "1 of 13 runs failed (1 diverged)" in above, "a failed run stands above the question"
-    assert "runs failed" not in page_of(folders[3:6], tmp_path)
+    write_run(tmp_path, runs[4], 50.0, state="stopped", error_class="terminated", error="stopped by 15", epoch=2)
+    assert "runs failed" not in page_of(folders[3:6], tmp_path), "one that was stopped has not failed"
 
 
 @pytest.mark.parametrize("count", [1, 4])

@@ -28,6 +28,7 @@ TINY = {"model": "mixer_nano", "model_kwargs": {"depth": 1, "dim": 16}, "epochs"
 def checkout(tmp_path, monkeypatch) -> Path:
     """Results beside a checkout that has its own."""
     monkeypatch.setenv("SOFTMLP_RESULTS", str(tmp_path / "away"))
+    shutil.copytree(store.ROOT / "results" / "published", tmp_path / "checkout" / "results" / "published")
     monkeypatch.setattr(store, "ROOT", tmp_path / "checkout")
     return tmp_path / "checkout"
 

@@ -5,11 +5,12 @@ from markupsafe import Markup
 
 from analysis import judges
 from analysis.bias import signatures
+from analysis.compare.frames import UNREADABLE
 from analysis.report.page import Page, Section
 from analysis.report.parts import div, icon
 from analysis.report.sentences import self_test_sentence, undecided
 from analysis.report.tables import shown, unfinished
-from engine.folder.store import DONE
+from engine.folder.store import DONE, FAILED
 
 PLACE, TITLE, SHORT = 80, "How the sweep went, and what it cost", "Health"
 
@@ -29,7 +30,7 @@ def draw(page: Page) -> Section:
 def _tiles(page: Page) -> Markup:
     frame = page.frame
     seconds, attempts = frame["seconds"].dropna(), frame["attempt"].dropna()
-    done, failed = int((frame["state"] == DONE).sum()), int((frame["error_class"] != "").sum())
+    done, failed = int((frame["state"] == DONE).sum()), int(frame["state"].isin([FAILED, UNREADABLE]).sum())
     tiles = [(f"{done:,} / {len(frame):,}", "runs done", f"{failed or 'none'} failed")]
     if len(seconds):
         tiles.append((f"{seconds.sum() / 3600:.1f} h", "of training", f"median {seconds.median():.0f} s a run"))
