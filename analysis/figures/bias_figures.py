@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.figures import draw
 from analysis.figures.draw import INK, PAPER
-from analysis.typeset import estimate, number, plus_minus
+from analysis.typeset import T_OF_TWO, accuracy, estimate, number, plus_minus
 
 PER_LINE = 4  # panels beside each other, so that their ticks can be read
 
@@ -96,6 +97,8 @@ def gaps(table: pd.DataFrame, families: Iterable[str]) -> str:
 def resolution(table: pd.DataFrame) -> str:
     """Accuracy against the size of the test images, a line per rung and training size, which a ring marks.
 
+    Bars are 95 % intervals over seeds, of two seeds both.
+
     Args:
         table: of `analysis.bias.resolution.summary`.
     """
@@ -105,7 +108,8 @@ def resolution(table: pd.DataFrame) -> str:
         figure, axes = draw.plain(6.4, 3.6)
         for i, (key, group) in enumerate(table.sort_values("side").groupby(["rung", "trained_px"], sort=False)):
             (rung, trained), (colour, marker) = key, look[group["family"].iloc[0]]
-            bars = group["acc1_half"].where(group["acc1_half"] > 0).fillna(0)
+            reach = group["acc1_half"].where(group["n"] > 2, group["acc1_half"] / T_OF_TWO).fillna(0)
+            bars = np.stack([reach, np.minimum(reach, 100 - group["acc1"])])
             label = f"{names[rung]}, trained at {trained} px"
             axes.errorbar(
                 group["side"], group["acc1"], yerr=bars, color=colour, marker=marker, linewidth=1.2, label=label
@@ -115,7 +119,7 @@ def resolution(table: pd.DataFrame) -> str:
                 own = row.img_size == trained
                 ring = {"markersize": 11 if own else 7, "markerfacecolor": "none", "markeredgewidth": 1.2 if own else 0}
                 axes.plot(row.side, row.acc1, "o", color=colour, gid=gid, **ring)
-                said = plus_minus(row.acc1, row.acc1_half, row.n)
+                said = accuracy(row.acc1, row.acc1_half, row.n)
                 tips[gid] = f"{rung}\ntrained at {trained} px, judged at {row.img_size}\n{said} %, n = {row.n}"
         axes.set_xscale("log", base=2)
         ticks = table.drop_duplicates("img_size")
