@@ -24,6 +24,7 @@ from analysis.bias.probe_table import path_of
 from engine import models, transfer
 from engine.data import loaders, normalize
 from engine.errors import CHECKPOINT, OUTPUT, Refusal
+from engine.fields import sizes
 from engine.folder import store
 from engine.run import How
 
@@ -73,7 +74,8 @@ def open_run(folder: Path, how: How) -> Subject:
     if (places := normalize.places(run)) is not None:
         model = Rearranged(model, places)
     images = Images(loader, normalize.Normalize(mean, std, device))
-    return Subject(model.to(device).eval(), images, run.img_size, facts["num_classes"], run.patch_size)
+    side = math.gcd(*sizes.pair(run.img_size))
+    return Subject(model.to(device).eval(), images, side, facts["num_classes"], run.patch_size)
 
 
 def weights_of(folder: Path) -> Path:
