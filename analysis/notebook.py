@@ -5,6 +5,7 @@
 What has a folder on this machine is read from it, the rest from published tables; mistakes are Refusals, in one line.
 """
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -135,7 +136,7 @@ def probe(
         if int(y_N.min()) < 0 or int(y_N.max()) >= classes:
             raise Refusal(f"labels are {int(y_N.min())} to {int(y_N.max())}, of {classes} classes")
         batches = [(x.to(device), y) for x, y in zip(x_NCHW.split(batch_size), y_N.split(batch_size), strict=True)]
-        subject = Subject(model, batches, min(x_NCHW.shape[2:]), classes, patch_size)
+        subject = Subject(model, batches, math.gcd(*x_NCHW.shape[2:]), classes, patch_size)
         return importlib.import_module(f"analysis.probes.{name}").measure(subject)
     finally:
         model.train(training)

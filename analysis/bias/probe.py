@@ -33,6 +33,7 @@ class Subject:
 
     Args:
         model: images BCHW -> logits (B, num_classes), in evaluation mode.
+        img_size: pixels of a square; of an oblong image the side of the largest squares that tile it.
         images: batches of images BCHW as the model takes them and labels (B,); can be iterated again, in equal order.
         patch_size: pixels; None for a model without patches.
         start: the model as its training began, in evaluation mode; None where that cannot be had.

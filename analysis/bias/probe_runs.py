@@ -25,6 +25,7 @@ from analysis.bias.probe_table import path_of
 from engine import models, rng, transfer
 from engine.data import loaders, normalize
 from engine.errors import CHECKPOINT, OUTPUT, Refusal
+from engine.fields import sizes
 from engine.folder import epochs, store
 from engine.run import How
 
@@ -64,9 +65,9 @@ class Opened:
     def subject(self, epoch: int | None = None) -> Subject:
         """At the end of the run, or after so many epochs."""
         path = weights_of(self.folder) if epoch is None else epochs.path_of(self.folder, epoch)
-        size, classes = self.run.img_size, self.facts["num_classes"]
+        side, classes = math.gcd(*sizes.pair(self.run.img_size)), self.facts["num_classes"]
         known = {"start": self.start, "mean": self.mean, "std": self.std, "dataset": self.run.dataset}
-        return Subject(self._model(path), self.images, size, classes, self.run.patch_size, **known)
+        return Subject(self._model(path), self.images, side, classes, self.run.patch_size, **known)
 
     def _model(self, path: Path) -> nn.Module:
         model = self._fresh()

@@ -85,7 +85,7 @@ def sheet(table: pd.DataFrame) -> Sheet:
         by_size = {row.img_size: accuracy(row.acc1, row.acc1_half, row.n) for row in group.itertuples()}
         rows.append([rung, trained, str(group["n"].max()), *(by_size.get(size, "") for size in wanted)])
     header = ("rung", "trained at, px", "n", *(f"at {size}" for size in wanted))
-    note = "accuracy, %, ± 95 % interval over seeds; weights as trained"
+    note = "accuracy, %, ± 95 % interval over seeds, of two seeds both in brackets; weights as trained"
     if not rows:
         raise Refusal("no run could be judged at another size", USAGE)
     return Sheet("Accuracy at other sizes of image", header, rows, table, note)

@@ -1,6 +1,7 @@
 """Figures of the permutation gap and of other sizes of image; strings as those of analysis/figures/draw.py."""
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -8,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis.figures import draw
 from analysis.figures.draw import INK, PAPER
 from analysis.figures.looks import looks
-from analysis.typeset import number, plus_minus
+from analysis.typeset import T_OF_TWO, number, plus_minus
 
 
 def gaps(table: pd.DataFrame) -> str:
@@ -50,6 +51,8 @@ def gaps(table: pd.DataFrame) -> str:
 def resolution(table: pd.DataFrame) -> str:
     """Accuracy against the size of the test images, a line per rung and training size, which a ring marks.
 
+    Bars are 95 % intervals over seeds, of two seeds both.
+
     Args:
         table: of `analysis.bias.resolution.summary`.
     """
@@ -59,7 +62,8 @@ def resolution(table: pd.DataFrame) -> str:
         for i, (key, group) in enumerate(table.sort_values("side").groupby(["rung", "trained_px"], sort=False)):
             (rung, trained), own_look = key, look[group["family"].iloc[0]]
             colour, marker = draw.hue(own_look), draw.marker(own_look)
-            bars = group["acc1_half"].where(group["acc1_half"] > 0).fillna(0)
+            reach = group["acc1_half"].where(group["n"] > 2, group["acc1_half"] / T_OF_TWO).fillna(0)
+            bars = np.stack([reach, np.minimum(reach, 100 - group["acc1"])])
             label = f"{rung}, trained at {trained} px"
             axes.errorbar(
                 group["side"], group["acc1"], yerr=bars, color=colour, marker=marker, linewidth=1.2, label=label
@@ -69,7 +73,7 @@ def resolution(table: pd.DataFrame) -> str:
                 own = row.img_size == trained
                 ring = {"markersize": 11 if own else 7, "markerfacecolor": "none", "markeredgewidth": 1.2 if own else 0}
                 axes.plot(row.side, row.acc1, "o", color=colour, gid=gid, **ring)
-                said = plus_minus(row.acc1, row.acc1_half, row.n)
+                said = accuracy(row.acc1, row.acc1_half, row.n)
                 tips[gid] = f"{rung}\ntrained at {trained} px, judged at {row.img_size}\n{said} %, n = {row.n}"
         axes.set_xscale("log", base=2)
         ticks = table.drop_duplicates("img_size")

@@ -42,7 +42,7 @@ def _whole(value: Any) -> bool:
 
 def _size(value: Any) -> bool:
     try:
-        return not isinstance(value, bool) and sizes.plain(value) == value
+        return type(value) in (int, str) and sizes.plain(sizes.read(value)) == value
     except ValueError:
         return False
 

@@ -105,6 +105,9 @@ def test_a_probe_looks_at_any_module():
     assert found["acc_1"].low <= 100 and found["acc"].null == pytest.approx(50, abs=5)
     shuffled = notebook.probe("patch_shuffle", model, torch.from_numpy(x), torch.from_numpy(y), batch_size=7)
     same = notebook.probe("patch_shuffle", model, x, y)
+    wide = np.concatenate([x, np.zeros((60, 1, 8, 4))], 3)  # 8 x 12 is tiled by 4 x 4
+    found = notebook.probe("patch_shuffle", model, wide, y)
+    assert "acc_2" in found and "acc_4" not in found
     assert shuffled == same and 30 < shuffled["acc_2"].value < 80
 
 
