@@ -282,6 +282,9 @@ class How(BaseModel):
 
     data_dir: Folder = Field(DATA_DIR, description="folder of the .beton files")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
+    stage: bool = Field(
+        False, description="read the .beton files from a copy on the node's disk, $SLURM_TMPDIR or $TMPDIR"
+    )
     workers: Annotated[Threads, Field(ge=1)] = Field(1, description="threads that decode and augment")
     threads: Annotated[Threads, Field(ge=0)] = Field(0, description="threads of torch; 0: all cores")
     log_interval: Count = Field(50, description="steps between two lines of metrics.jsonl")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from engine import distributed, models, optim, rng, transfer
 from engine.cost.peak import matmul_flops
 from engine.cost.profile import count_params, profile
+from engine.data import staging
 from engine.data.loaders import Loader, make_loaders
 from engine.data.normalize import channel_statistics, make_prepare
 from engine.errors import CLASSES, MACHINE, OUTSIDE, STOPPED, Refusal, of_machine
@@ -93,7 +94,7 @@ def _train(
     initial = transfer.check(run, folder)
 
     # --- data --------------------------------------------------------------------------------------------------------
-    train_loader, val_loader, facts = make_loaders(run, how)
+    train_loader, val_loader, facts = make_loaders(run, staging.staged(run, how))
     val_part = val_loader.part(how.val_samples) if how.val_samples else None
     num_classes, in_chans = facts["num_classes"], len(channel_statistics(run, facts)[0])
     models.check_batch(run, num_classes, in_chans)

@@ -69,11 +69,17 @@ def train(sweep: Sweep, given: argparse.Namespace, kinds: set[str]) -> int:
     where = flags.where_of(given, how)
     again = given.name or sweep.name
     later = flags.finish_words(again, how) if given.finish else ()
-    statuses = launch(sweep, kinds=kinds, overrides=overrides, keep_code=not given.no_snapshot, finish=later, **where)
+    where |= {"overrides": overrides, "keep_code": not given.no_snapshot, "rule": given.escalate}
+    statuses = launch(sweep, kinds=kinds, finish=later, **where)
     if given.wait:
+        from slurm.escalate import may_grow
         from slurm.wait import until_ended
 
-        return end(sweep, how, again, until_ended(sweep))
+        statuses = until_ended(sweep)
+        while given.escalate and may_grow(sweep, statuses, given.escalate):
+            launch(sweep, kinds={"memory"}, finish=later, **where)
+            statuses = until_ended(sweep)
+        return end(sweep, how, again, statuses)
     unprobed = sum(status.get("unprobed", False) for status in statuses)
     if unprobed:
         print(f"{unprobed} finished runs are probed by the jobs; repeat the command for the report")

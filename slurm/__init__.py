@@ -7,6 +7,7 @@ cluster/  SLURM: profiles, submission, the scheduler's words
 flags     of sweep.py and tune.py
 launch    the one door: train what is missing, wherever it stands
 clean     what a sweep leaves that nothing needs
+escalate  more memory for what died from too little
 wait      until the jobs of a sweep have ended
 prepare   what must hold before: models, data, folders
 """

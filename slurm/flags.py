@@ -10,7 +10,7 @@ from engine.cli.numbers import processes, whole
 from engine.errors import Refusal
 from engine.fields.values import pairs
 from engine.run import How, Run, make_how
-from slurm import clean
+from slurm import clean, escalate
 from slurm.cluster.clusters import Resources
 from slurm.define.grid import sweep_of
 from slurm.define.load import load
@@ -38,6 +38,7 @@ RESUMED = {
     "unfinished": "what has neither ended nor been cancelled (the default)",
     "cancelled": "what was cancelled",
     "published": "what a published table alone has as done",
+    "memory": "what failed for lack of memory, as far as that is known",
 }
 
 
@@ -126,6 +127,8 @@ def _add_where(part: argparse.ArgumentParser) -> None:
     where.add_argument("--no-snapshot", action="store_true", help="jobs run the checkout, not a copy of it")
     words = "on SLURM return when all jobs have ended, with table and report; the exit code says whether all are done"
     where.add_argument("--wait", action="store_true", help=words)
+    words = "memory by measured peaks, and after a death from too little FACTOR times as much; with --wait by itself"
+    where.add_argument("--escalate", type=escalate.parse, metavar="mem_gb=FACTOR:LIMIT", help=words)
     words = "on SLURM also submit a job that runs `finish` when all others have ended, however they did"
     where.add_argument("--finish", action="store_true", help=words)
     add_fields(part, How)

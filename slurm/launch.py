@@ -17,6 +17,7 @@ from typing import Any
 from engine.errors import CLUSTER, MACHINE, Refusal
 from engine.folder import lease, store
 from engine.signals import CODES, Stop
+from slurm import escalate
 from slurm.cluster import clusters, scheduler, snapshot, submit
 from slurm.cluster.clusters import Resources
 from slurm.cluster.submit import Shape
@@ -42,6 +43,7 @@ def launch(
     overrides: Mapping[str, Any] | None = None,
     keep_code: bool = True,
     finish: Sequence[str] = (),
+    rule: escalate.Rule | None = None,
 ) -> list[Status]:
     """Train the runs of the given kinds; the statuses of all runs, in the order of the sweep, when it returns.
 
@@ -62,6 +64,7 @@ def launch(
         overrides: the same, where the runs need just these: elements submitted earlier are then kept from them.
         keep_code: jobs run a copy of the code as it is now.
         finish: words of scripts/sweep.py that a job on the cluster runs when all others have ended; none for no job.
+        rule: by which the memory of runs follows from what was seen.
 
     Raises:
         Refusal: nothing could be started; or, after Ctrl-C or SIGTERM, with the exit code 130 or 143.
@@ -70,12 +73,16 @@ def launch(
     kinds = {*kinds, *(["failed"] if retry else [])}
     flags = {**(flags or {}), **(overrides or {})}
     if cluster in ("local", "debug"):
-        if flags:
-            raise Refusal(f"{', '.join(flags)}: for SLURM only, and this trains on this machine ({asked}); use --slots")
+        if named := [*flags, *(["escalate"] if rule else [])]:
+            raise Refusal(f"{', '.join(named)}: for SLURM only, and this trains on this machine ({asked}); use --slots")
         return _here(sweep, how, cluster, slots, kinds)
     if slots:
         raise Refusal("--slots is for this machine only; on SLURM it is --array-parallelism and --pack")
-    order = _Order(sweep, how, cluster, kinds, _needs(sweep, cluster, flags), bool(overrides), keep_code, tuple(finish))
+    needs, alone = _needs(sweep, cluster, flags), bool(overrides)
+    if rule:
+        grown = escalate.needs(sweep, needs, [worker.look(folder) for folder in sweep.folders], rule)
+        alone, needs = alone or "memory" in kinds or "failed" in kinds, grown
+    order = _Order(sweep, how, cluster, kinds, needs, alone, keep_code, tuple(finish))
     sweep.make_folder()
     with local.only_launcher(sweep, PATIENCE_SECONDS):
         _submit(order)

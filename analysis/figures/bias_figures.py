@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis.figures import draw
 from analysis.figures.draw import INK, PAPER
 from analysis.figures.looks import looks
-from analysis.typeset import T_OF_TWO, number, plus_minus
+from analysis.typeset import T_OF_TWO, accuracy, number, plus_minus
 
 
 def gaps(table: pd.DataFrame) -> str:

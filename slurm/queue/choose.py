@@ -1,8 +1,9 @@
 """Which runs of a sweep a launch trains, and how they are let be trained again."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from engine.errors import CLASSES, TIMED_OUT
 from engine.folder import store
@@ -12,7 +13,9 @@ from slurm.queue import tables, worker
 from slurm.queue.progress import Status
 from slurm.queue.worker import ended
 
-KINDS = ("unfinished", "failed", "timeout", "cancelled", "published")
+KINDS = ("unfinished", "failed", "timeout", "cancelled", "published", "memory")
+KILLED = "signal"  # error class of a run whose process died without a word, again and again
+OUT_OF_MEMORY = ("allocate memory", "not enough memory", "Unable to allocate", "Cannot allocate memory", "MemoryError")
 WHY = ("error_class", "error", "exit_code")  # of status.json, where a run did not end well
 
 
@@ -67,8 +70,16 @@ def choose(sweep: Sweep, kinds: Collection[str]) -> Chosen:
 def _kinds(status: Status) -> set[str]:
     if tables.TABLE in status:
         return {"published"}
+    memory = {"memory"} if is_of_memory(status) else set()
     timeout = {"timeout"} if status.get("error_class") == CLASSES[TIMED_OUT] and not status["owner"] else set()
-    return {"unfinished" if not ended(status) else status["state"]} | timeout
+    return {"unfinished" if not ended(status) else status["state"]} | timeout | memory
+
+
+def is_of_memory(status: Mapping[str, Any]) -> bool:
+    """Whether a run failed because of too little memory of the machine, as far as its record tells."""
+    said = str(status.get("error"))
+    own = any(word in said for word in OUT_OF_MEMORY) and "CUDA" not in said
+    return status["state"] == store.FAILED and (status.get("error_class") == KILLED or own)
 
 
 def _renew(folder: Path, status: Status, reserved: str | None) -> None:

@@ -103,6 +103,15 @@ PUBLISHED = {
     "convmixer_cifar10_100": (CIFAR, lambda step, steps: triangle((step + 1) / steps, 0.05)),
     "deit_imagenet": (IMAGENET, lambda step, steps: deit(step)),
     "deit_dilution_imagenet": (IMAGENET, lambda step, steps: deit(step, epochs=400, peak=2e-3, per_epoch=625)),
+    "deit_finetune_cifar10": (CIFAR, lambda step, steps: deit(step, epochs=1000, peak=0.01, per_epoch=65)),
+    "resmlp_finetune_cifar10": (
+        CIFAR,
+        lambda step, steps: warm(step, 325, 1e-6, 5e-6, lambda t: 5e-6 * (1 + math.cos(math.pi * t / (995 * 65))) / 2),
+    ),
+    "mixer_finetune_cifar10": (
+        CIFAR,
+        lambda step, steps: warm(step, 500, 0, 0.03, lambda t: 0.03 * (1 + math.cos(math.pi * t / (steps - 500))) / 2),
+    ),
     "rank_pruning_two": (48_000, lambda step, steps: 5e-3),
     "rank_pruning_three": (48_000, lambda step, steps: 5e-3 * 0.1 ** (step // (93 * 30))),
     "rank_pruning_six": (40_000, lambda step, steps: 1e-4 * 0.1 ** (step // (78 * 30))),

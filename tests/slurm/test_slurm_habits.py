@@ -1,6 +1,9 @@
 """What a user of a cluster asks for beside training, on a real SLURM: options of a site, waiting, what comes after."""
 
+import os
+
 from engine.folder import store
+from tests.trial import ROOT
 
 
 def test_a_launch_that_waits_and_a_job_that_comes_after(make_trial, lab):
@@ -40,3 +43,23 @@ def test_waiting_ends_when_no_job_comes_for_what_is_left(make_trial, lab):
     trial.thaw(0)
     said = launch.communicate(timeout=240)[0]
     assert launch.returncode == 1 and "1 of 1 runs are left" in said and "resume" in said, said
+
+
+SMALL = """
+import os, signal, sys
+if "slurm.queue.task" in sys.orig_argv and int(os.environ.get("SLURM_MEM_PER_NODE", 0)) < 2000:
+    import engine.train
+    engine.train.profile = lambda *args, **given: os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_memory_was_too_little_for_gets_more_until_it_is_done(make_trial, lab):
+    """A stand-in for the kernel's killer, as the lab's nodes limit nothing: below 2,000 MB a process is killed."""
+    trial = make_trial(0)
+    (trial.folder / "path").mkdir()
+    (trial.folder / "path" / "sitecustomize.py").write_text(SMALL)
+    trial.env |= {"PYTHONPATH": f"{trial.folder / 'path'}{os.pathsep}{ROOT}"}
+    said = trial.script("launch", "--no-snapshot", "--mem-gb", "1", "--wait", "--escalate", "mem_gb=1.6:1.5", code=1)
+    assert said.count("elements for 1 run") == 2 and "1.5 GB" in said and "1 of 1 runs failed" in said, said
+    said = trial.script("resume", "--no-snapshot", "--memory", "--wait", "--escalate", "mem_gb=1.6:3")
+    assert "2.4 GB" in said and "1 done" in said and said.count("elements for 1 run") == 1, said
