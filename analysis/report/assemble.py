@@ -20,7 +20,7 @@ from analysis.compare import fairness, frames, ladder
 from analysis.compare.frames import gain_text, quantity
 from analysis.figures import draw
 from analysis.report import sentences
-from analysis.report.sections import bias, claimed, cost
+from analysis.report.sections import bias, claimed, cost, removal
 from analysis.report.tables import DRAWN, ROWS, Cell, Shown, commands, environment, health, limited, runs, shown
 from analysis.report.tables import unfinished as without_result
 from analysis.typeset import accuracy
@@ -70,6 +70,7 @@ def write_report(
     frame = frames.load(folders, runs, places(results, name))
     page = _page(frame, ladder.table(frames.rungs(frame)), results, name, speeds, planned or {}, baseline)
     page["families"] = claimed.tables(frame, families) if families else []
+    page["removed"] = removal.tables(results, name)
     drawn = page.pop("drawn")
     text = _template().render(name=name, question=question, figures=_marked(drawn), **page)
     for old in (path.parent / "figures").glob("*.svg") if drawn else ():  # or they are what somebody published

@@ -53,10 +53,10 @@ def runs(
     """
     known, path = table(study)
     if not known:
-        names = " ".join(f"results/runs/{source.name}" for source in sources)
+        words = " ".join(str(store.folder_of(source)) for source in sources)
         raise Refusal(
-            f"no layers are chosen yet: train the sources, then python scripts/choose_layers.py {names} "
-            f"--results-file {path}",
+            f"no layers are chosen yet: train the sources, then mkdir -p {path.parent}; "
+            f"python scripts/choose_layers.py {words} -k K --results-file {path}",
             DATA,
         )
     for source in sources:

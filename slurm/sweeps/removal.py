@@ -3,6 +3,7 @@
 Written down before the first run. From three trained models (removal_base) 2, 4 or all of 8 attentions are removed:
 
     python scripts/sweep.py launch removal_base
+    mkdir -p results/removal
     python scripts/choose_layers.py results/runs/*-deit_1m-s? -k 4 --results-file results/removal/choices.csv
     git add results/removal/choices.csv           # before anything heals: it is part of the plan
     python scripts/sweep.py launch removal

@@ -3,4 +3,5 @@
 bias     built in and learned
 claimed  families of claims
 cost     cost and certainty
+removal  mixing removed: before and after healing
 """

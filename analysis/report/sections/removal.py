@@ -1,0 +1,28 @@
+"""What the report says of a study that removes mixing: accuracy before and after, and what criteria and ways are worth.
+
+From RESULTS/NAME/removal.csv, which scripts/bench/removal.py writes; nothing without it.
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+
+from analysis.removal import bench
+from analysis.report.tables import Shown, shown
+from engine.cli import tables as files
+
+MARGIN = 0.5  # points, of the study's claims
+
+
+def tables(results: Path, name: str, asked: Collection[str] = ()) -> list[Shown]:
+    """Two tables, or none where nothing was measured.
+
+    Args:
+        asked: as of `bench.table`.
+    """
+    path = results / name / "removal.csv"
+    rows = files.read(path, ("criterion", "source", "seed", "share", "way", "acc_before")) if path.is_file() else []
+    if not rows:
+        return []
+    frame = bench.table(rows, asked)
+    sheets = [bench.sheet(frame), bench.effect_sheet(frame, MARGIN)]
+    return [shown(f"removal-{place}", sheet) for place, sheet in enumerate(sheets) if sheet.rows]
