@@ -6,7 +6,7 @@ within each of the two families, for shares below all layers: where all go, crit
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -28,20 +28,20 @@ def labels(choices: Iterable[Choice], source: str, layers: Sequence[int]) -> lis
     return [choice.label for choice in own if sorted(choice.order[: len(wanted)]) == wanted]
 
 
-def table(rows: Sequence[Mapping[str, Any]], asked: Collection[str] = ()) -> pd.DataFrame:
+def table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Rows of removal.csv, `asked` their criterion, which all draws of chance share.
 
     Args:
-        rows: with source, seed, criterion, share, way, acc_whole, acc_before and, of healed ones, acc_after.
-        asked: criteria whose choices were healed on purpose; what another chose by coincidence is not counted for it.
+        rows: with source, seed, criterion, share, way, acc_whole, acc_before and, of healed ones, acc_after; `claimed`
+            says whether the criterion's choices were healed on purpose: a coincidence is not counted for it.
     """
     frame = pd.DataFrame(list(rows))
     numbers = [key for key in frame if key.startswith("acc_") or key in ("seed", "share")]
     frame[numbers] = frame[numbers].apply(pd.to_numeric)
     by_chance = frame["criterion"].str.startswith(CHANCE)
     frame["asked"] = frame["criterion"].where(~by_chance, CHANCE)
-    if asked:
-        frame.loc[~frame["criterion"].isin([*asked, EVERY]), "acc_after"] = math.nan
+    if "claimed" in frame:
+        frame.loc[frame["claimed"].astype(str) == "False", "acc_after"] = math.nan
     return frame
 
 

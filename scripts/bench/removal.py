@@ -29,12 +29,15 @@ def main() -> None:
     given = parser.parse()
     how = make_how({key: value for key, value in vars(given).items() if key in How.model_fields})
 
+    import logging
+
     from analysis.figures import draw, removal_figures
     from analysis.removal import bench, measured
     from engine.folder import files
     from slurm.define import removal
     from slurm.define.load import load
 
+    logging.getLogger("softmlp").setLevel(logging.ERROR)  # every start leaves weights out, as it is meant to
     sweep = load(given.sweep)
     for run in sweep.runs:
         if "mlp_layers" not in run.final_kwargs or not (run.initial_identity or "").startswith("run:"):
@@ -50,8 +53,10 @@ def main() -> None:
     rows = measured.rows(
         [(run, removal.way_of(run), run.signature in ours) for run in starts], known, sweep.folder, how
     )
+    meant = asked(sweep.name)
+    rows = [{**row, "claimed": not meant or row["criterion"] in (*meant, bench.EVERY)} for row in rows]
     write(sweep.folder / "removal.csv", rows)
-    frame = bench.table(rows, asked(sweep.name))
+    frame = bench.table(rows)
     figure = sweep.folder / "removal.svg"
     files.write_bytes(figure, draw.standalone(removal_figures.bench(frame)).encode())
     for sheet in (bench.sheet(frame), bench.effect_sheet(frame, given.margin)):
