@@ -7,6 +7,7 @@ With "avg" there is no class token and the head reads the mean of the patches, a
 `mlp_layers` are the blocks whose attention is removed as in "MLP can be a good Transformer learner", in the form left
 when training has replaced attention by the identity of the block's input: x <- 2x, then x <- x + MLP(LN(x)). Such a
 block has neither its first norm nor attention. `dilute` puts attention on the way there (archs/attention/diluted.py).
+`replacement` says what else may stand there: nothing, or a mixer of the lattice (archs/attention/removed.py).
 
 `merge_r` tokens are merged in each block that keeps its attention, from number `merge_start` of those on
 (archs/attention/merging.py); no weight depends on it, so a model may be trained with it or given it afterwards.
@@ -27,9 +28,11 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from archs.attention.diluted import Diluted, Double
+from archs.attention import removed
+from archs.attention.diluted import Diluted
 from archs.attention.merging import MergingBlock, MergingStream
-from archs.parts.backbone import Backbone, Grid, grid_of, ramp
+from archs.attention.removed import Removable, Replacement
+from archs.parts.backbone import Grid, grid_of, ramp
 from archs.parts.bias import Bias
 from archs.parts.init import normal_linears
 from archs.parts.layers import Mlp, Patchify, Residual
@@ -191,11 +194,13 @@ class Attention(nn.Module):
         return self.proj(mixed.transpose(1, 2).reshape(x.shape)), k.mean(1)
 
 
-class Deit(Backbone):
+class Deit(Removable):
     """A Backbone whose stages see one sequence: positions added, the class token first where there is one.
 
     `forward_features` gives the sequence, (B, N, C), as timm's does.
     """
+
+    mixing = "attention"
 
     def __init__(
         self,
@@ -213,7 +218,7 @@ class Deit(Backbone):
 
     def no_weight_decay(self) -> set[str]:
         """Names that timm's optimizers spare, as in the authors' recipe."""
-        return {"cls_token", "pos_embed"}
+        return {"cls_token", "pos_embed"} | super().no_weight_decay()
 
     def embed(self, x_BCHW: Tensor) -> Tensor:
         x_BNC = super().embed(x_BCHW).flatten(1, 2)
@@ -227,18 +232,9 @@ class Deit(Backbone):
         return isinstance(self.stages[0], MergingStream)
 
     def dilute(self, layers: Sequence[int]) -> list[Diluted]:
-        """Put the attention of these layers on its way out, at a share of 1 at first; the halves that know the share.
-
-        Raises ValueError for a layer that has no attention.
-        """
-        stage, halves = self.stages[0], []
-        for i in layers:
-            if i not in range(len(stage)) or not isinstance(stage[i][0], Residual):
-                raise ValueError(f"layer {i} has no attention to dilute")
-            stage[i][0] = Diluted(stage[i][0])
-            halves.append(stage[i][0])
+        halves = super().dilute(layers)
         if self.merging:
-            stage.place()
+            self.stages[0].place()
         return halves
 
     def forward_intermediates(self, *given: Any, **named: Any) -> Any:
@@ -264,10 +260,15 @@ class Deit(Backbone):
 
 
 def block(
-    dim: int, grid: Grid, drop_path: float = 0.0, num_heads: int = 3, mlp_ratio: float = 4.0, attention: bool = True
+    dim: int,
+    grid: Grid,
+    drop_path: float = 0.0,
+    num_heads: int = 3,
+    mlp_ratio: float = 4.0,
+    instead: nn.Module | None = None,
 ) -> nn.Module:
-    """One transformer layer, with its attention or with what remains once it is removed."""
-    first = Residual(Norm(dim), Attention(dim, num_heads), drop_path) if attention else Double()
+    """One transformer layer, with its attention or with what stands there `instead` once it is removed."""
+    first = instead or Residual(Norm(dim), Attention(dim, num_heads), drop_path)
     return nn.Sequential(first, Residual(Norm(dim), Mlp(dim, int(mlp_ratio * dim)), drop_path))
 
 
@@ -282,6 +283,7 @@ def build(
     in_chans: int = 3,
     mlp_ratio: float = 4.0,
     mlp_layers: Sequence[int] = (),
+    replacement: Replacement = "double",
     global_pool: Literal["token", "avg"] = "token",
     pos_embed: bool = True,
     drop_path: float = 0.0,
@@ -291,13 +293,15 @@ def build(
 ) -> Deit:
     if dim % num_heads:
         raise ValueError(f"dim {dim} is not a multiple of num_heads {num_heads}")
-    if wrong := [i for i in mlp_layers if i not in range(depth)]:
-        raise ValueError(f"mlp_layers {wrong} are not among the blocks 0 to {depth - 1}")
+    removed.check(mlp_layers, replacement, depth)
+    if merge_r and replacement not in removed.PLAIN:
+        raise ValueError(f"replacement {replacement} needs every patch in its place; leave out merge_r")
     if global_pool not in ("token", "avg"):
         raise ValueError(f"global_pool '{global_pool}' is unknown; known: token, avg")
     grid = grid_of(img_size, patch_size)
     make = partial(block, dim, grid, num_heads=num_heads, mlp_ratio=mlp_ratio)
-    blocks = [make(rate, attention=i not in mlp_layers) for i, rate in enumerate(ramp(drop_path, depth))]
+    gone = {i: removed.half(replacement, partial(Norm, dim), dim, grid, depth) for i in sorted(mlp_layers)}
+    blocks = [make(rate, instead=gone.get(i)) for i, rate in enumerate(ramp(drop_path, depth))]
     stem, head = Patchify(patch_size, dim, in_chans), nn.Linear(dim, num_classes)
     class_token = global_pool == "token"
     stage = nn.Sequential(*blocks)
@@ -321,6 +325,7 @@ def init(model: Deit) -> Deit:
     for embedding in (model.cls_token, model.pos_embed):
         if embedding is not None:
             nn.init.trunc_normal_(embedding, std=0.02)
+    removed.draw(model)
     return model
 
 
@@ -337,10 +342,11 @@ def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:
 
 def leftover(state_dict: State, own: Mapping[str, Any]) -> tuple[set[str], str]:
     """Attention in layers that have none: files of the removal keep it, trained away, and so inert."""
-    gone = tuple(f"stages.0.{i}.0." for i in own["mlp_layers"])
-    layers = sorted({int(key.split(".")[2]) for key in state_dict if key.startswith(gone)})
-    words = f"attention of layers {layers}, where the model has none; a file that used it there computes something else"
-    return {key for key in state_dict if key.startswith(gone)}, words
+    keys, why = removed.leftover(state_dict, own)
+    return keys, why.replace("mixing", Deit.mixing)
+
+
+afresh = removed.afresh
 
 
 def resize(state_dict: State, grid_from: Grid, grid_to: Grid) -> State:
@@ -356,6 +362,8 @@ def resize(state_dict: State, grid_from: Grid, grid_to: Grid) -> State:
 def relabel(state_dict: State, relabeling: Relabeling) -> State | None:
     """The positions follow the patches; the class token has none of them."""
     state, tokens = on_stem(state_dict, relabeling), relabeling.tokens
+    if removed.moves(state_dict):
+        return None
     if state is None or "pos_embed" not in state:
         return state
     if "cls_token" in state:

@@ -4,7 +4,7 @@ Deviations: GELU is exact (erf) as in timm, the authors' Flax code uses the tanh
 stochastic depth is scaled by 1 / (1 - rate), which the authors' mask is not. `nano`, `1m` and `5m` are ours.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,9 @@ from einops import rearrange
 from timm.layers import lecun_normal_
 from torch import nn
 
-from archs.parts.backbone import Backbone, Grid, grid_of, ramp, stage
+from archs.attention import removed
+from archs.attention.removed import Removable, Replacement
+from archs.parts.backbone import Grid, grid_of, ramp
 from archs.parts.bias import Bias
 from archs.parts.layers import Mlp, OverTokens, Patchify, Residual, TokenLinear
 from archs.parts.relabeling import Relabeling, along, on_stem
@@ -57,14 +59,21 @@ Norm = partial(nn.LayerNorm, eps=1e-6)
 
 
 def block(
-    dim: int, grid: Grid, drop_path: float = 0.0, token_ratio: float = 0.5, channel_ratio: float = 4.0
+    dim: int,
+    grid: Grid,
+    drop_path: float = 0.0,
+    token_ratio: float = 0.5,
+    channel_ratio: float = 4.0,
+    instead: nn.Module | None = None,
 ) -> nn.Module:
-    """One Mixer layer; the token MLP is `token_ratio * dim` wide, whatever the number of tokens (table 1)."""
-    tokens = Mlp(grid[0] * grid[1], int(token_ratio * dim), TokenLinear)
-    return nn.Sequential(
-        Residual(Norm(dim), OverTokens(tokens, transpose=False), drop_path),
-        Residual(Norm(dim), Mlp(dim, int(channel_ratio * dim)), drop_path),
-    )
+    """One Mixer layer; the token MLP is `token_ratio * dim` wide, whatever the number of tokens (table 1).
+
+    `instead` stands in place of the token MLP and its residual.
+    """
+    if instead is None:
+        tokens = Mlp(grid[0] * grid[1], int(token_ratio * dim), TokenLinear)
+        instead = Residual(Norm(dim), OverTokens(tokens, transpose=False), drop_path)
+    return nn.Sequential(instead, Residual(Norm(dim), Mlp(dim, int(channel_ratio * dim)), drop_path))
 
 
 def build(
@@ -78,30 +87,41 @@ def build(
     token_ratio: float = 0.5,
     channel_ratio: float = 4.0,
     drop_path: float = 0.0,
-) -> Backbone:
-    make = partial(block, token_ratio=token_ratio, channel_ratio=channel_ratio)
-    blocks = stage(make, dim, grid_of(img_size, patch_size), ramp(drop_path, depth))
-    return init(Backbone(Patchify(patch_size, dim, in_chans), [blocks], Norm(dim), nn.Linear(dim, num_classes)))
+    mlp_layers: Sequence[int] = (),
+    replacement: Replacement = "double",
+) -> Removable:
+    """`mlp_layers` have lost what mixes tokens, and `replacement` stands there (archs/attention/removed.py)."""
+    removed.check(mlp_layers, replacement, depth)
+    grid = grid_of(img_size, patch_size)
+    gone = {i: removed.half(replacement, partial(Norm, dim), dim, grid, depth) for i in sorted(mlp_layers)}
+    make = partial(block, dim, grid, token_ratio=token_ratio, channel_ratio=channel_ratio)
+    blocks = nn.Sequential(*(make(rate, instead=gone.get(i)) for i, rate in enumerate(ramp(drop_path, depth))))
+    return init(Removable(Patchify(patch_size, dim, in_chans), [blocks], Norm(dim), nn.Linear(dim, num_classes)))
 
 
-def init(model: Backbone) -> Backbone:
+def init(model: Removable) -> Removable:
     """Lecun-normal kernels, zero biases, zero head: Flax's defaults, as in the authors' code."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             lecun_normal_(module.weight)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:  # of a mixer that stands in place of a token MLP
+                nn.init.zeros_(module.bias)
     nn.init.zeros_(model.head.weight)
+    removed.draw(model)
     return model
 
 
 def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:
     """The width of the token MLP too: it grows with `resize`."""
-    key = "stages.0.0.0.branch.mix.fc1.weight"
+    key = f"stages.0.{removed.kept(own)}.0.branch.mix.fc1.weight"
     said = frame(state_dict, own, columns(state_dict, key))
     if key in state_dict:
         hidden, dim = len(state_dict[key]), own["dim"]
         said["token_ratio"] = own["token_ratio"] if int(own["token_ratio"] * dim) == hidden else hidden / dim
     return said
+
+
+leftover, afresh = removed.leftover, removed.afresh
 
 
 def resize(state_dict: State, grid_from: Grid, grid_to: Grid) -> State:
@@ -136,5 +156,7 @@ def resize(state_dict: State, grid_from: Grid, grid_to: Grid) -> State:
 
 def relabel(state_dict: State, relabeling: Relabeling) -> State | None:
     """What the token MLPs read and write follows the patches."""
+    if removed.moves(state_dict):
+        return None
     places = {"*.0.branch.mix.fc1.weight": (1,), "*.0.branch.mix.fc2.*": (0,)}
     return along(on_stem(state_dict, relabeling), relabeling.tokens, places)

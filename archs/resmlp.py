@@ -4,7 +4,7 @@ Deviations: none in the function. timm's models of the same name differ in initi
 layers, xavier, zero head); here it is the authors'. `nano`, `1m` and `5m` are ours, shallow, so LayerScale is s12's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,9 @@ import torch
 from timm.layers import LayerScale
 from torch import Tensor, nn
 
-from archs.parts.backbone import Backbone, Grid, grid_of, stage
+from archs.attention import removed
+from archs.attention.removed import Removable, Replacement
+from archs.parts.backbone import Grid, grid_of
 from archs.parts.bias import Bias
 from archs.parts.init import normal_linears
 from archs.parts.layers import Mlp, OverTokens, Patchify, Residual, TokenLinear
@@ -65,18 +67,18 @@ def block(
     mlp_ratio: float = 4.0,
     init_values: float = 0.1,
     mixer: nn.Module | None = None,
+    instead: nn.Module | None = None,
 ) -> nn.Module:
     """One ResMLP layer around `mixer`, a module x_BHWC -> x_BHWC; without one, a full matrix over the tokens.
 
-    `init_values` is where LayerScale starts.
+    `init_values` is where LayerScale starts; `instead` stands in place of the mixer and its residual.
     """
-    if mixer is None:
+    if instead is None:
         num_tokens = grid[0] * grid[1]
-        mixer = OverTokens(TokenLinear(num_tokens, num_tokens), transpose=False)
-    return nn.Sequential(
-        Residual(Affine(dim), mixer, drop_path, LayerScale(dim, init_values)),
-        Residual(Affine(dim), Mlp(dim, int(mlp_ratio * dim)), drop_path, LayerScale(dim, init_values)),
-    )
+        mixer = mixer or OverTokens(TokenLinear(num_tokens, num_tokens), transpose=False)
+        instead = Residual(Affine(dim), mixer, drop_path, LayerScale(dim, init_values))
+    mlp = Residual(Affine(dim), Mlp(dim, int(mlp_ratio * dim)), drop_path, LayerScale(dim, init_values))
+    return nn.Sequential(instead, mlp)
 
 
 def build(
@@ -90,24 +92,36 @@ def build(
     mlp_ratio: float = 4.0,
     init_values: float = 0.1,
     drop_path: float = 0.0,
-) -> Backbone:
-    make = partial(block, mlp_ratio=mlp_ratio, init_values=init_values)
+    mlp_layers: Sequence[int] = (),
+    replacement: Replacement = "double",
+) -> Removable:
+    """`mlp_layers` have lost what mixes tokens, and `replacement` stands there (archs/attention/removed.py)."""
+    removed.check(mlp_layers, replacement, depth)
+    grid = grid_of(img_size, patch_size)
+    gone = {i: removed.half(replacement, partial(Affine, dim), dim, grid, depth) for i in sorted(mlp_layers)}
     # Every layer has the same rate in the authors' code, not a ramp.
-    blocks = stage(make, dim, grid_of(img_size, patch_size), [drop_path] * depth)
-    return init(Backbone(Patchify(patch_size, dim, in_chans), [blocks], Affine(dim), nn.Linear(dim, num_classes)))
+    make = partial(block, dim, grid, drop_path, mlp_ratio, init_values)
+    blocks = nn.Sequential(*(make(instead=gone.get(i)) for i in range(depth)))
+    return init(Removable(Patchify(patch_size, dim, in_chans), [blocks], Affine(dim), nn.Linear(dim, num_classes)))
 
 
-def init(model: Backbone) -> Backbone:
+def init(model: Removable) -> Removable:
     """Normal(0.02) weights and zero biases, the head's too; the stem keeps the convolution's default."""
     normal_linears(model.stages, model.head)
+    removed.draw(model)
     return model
 
 
 def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:
-    return frame(state_dict, own, columns(state_dict, "stages.0.0.0.branch.mix.weight"))
+    return frame(state_dict, own, columns(state_dict, f"stages.0.{removed.kept(own)}.0.branch.mix.weight"))
+
+
+leftover, afresh = removed.leftover, removed.afresh
 
 
 def relabel(state_dict: State, relabeling: Relabeling) -> State | None:
     """Rows and columns of the matrices across patches follow the patches."""
+    if removed.moves(state_dict):
+        return None
     places = {"*.0.branch.mix.weight": (0, 1), "*.0.branch.mix.bias": (0,)}
     return along(on_stem(state_dict, relabeling), relabeling.tokens, places)

@@ -1,12 +1,17 @@
-"""Figures of the choice of layers: which layer each criterion gives away, and how surely."""
+"""Figures of removals: which layer each criterion gives away and how surely, and what is left without them."""
 
 import matplotlib
+import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.figures import draw
 from analysis.figures.draw import INK
 from analysis.figures.looks import KINDS
+from analysis.removal.bench import cells
 from analysis.removal.ranks import Ranking
+
+HUES = tuple(light for light, *_ in KINDS.values())
+MARKERS = "osD^vPX*"
 
 
 def choices(rankings: list[Ranking], k: int, over: str) -> str:
@@ -38,3 +43,33 @@ def choices(rankings: list[Ranking], k: int, over: str) -> str:
         axes.spines["left"].set_visible(False)
         axes.set_xlabel(f"layer; ring: among the {k} chosen, disc: share of {over}")
         return draw.inline(figure, "choice", f"Which {k} layers each criterion chooses", titles)
+
+
+def bench(frame: pd.DataFrame) -> str:
+    """A panel per way, a line per criterion: accuracy over the share of layers that lost their mixing, mean of seeds
+    with its 95 % interval; hollow before healing, filled after it. The dashed line is the whole model."""
+    means, whole, titles = cells(frame), frame.drop_duplicates("source")["acc_whole"].mean(), {}
+    ways, asked = (list(dict.fromkeys(means[key])) for key in ("way", "asked"))
+    with matplotlib.rc_context(draw.STYLE):
+        figure = Figure(figsize=(max(3.2 * len(ways), 4.2), 3.6), layout="constrained")
+        panels = figure.subplots(1, len(ways), sharey=True, squeeze=False)[0]
+        for axes, way in zip(panels, ways, strict=True):
+            for i, name in enumerate(asked):
+                for when, filled in (("before", False), ("after", True)):
+                    own = means[(means["way"] == way) & (means["asked"] == name) & (means["when"] == when)]
+                    colour, marker = HUES[i % len(HUES)], MARKERS[i % len(MARKERS)]
+                    x = own["share"] + 1.2 * (i - (len(asked) - 1) / 2)
+                    label = name.replace("_", " ") if filled and axes is panels[0] else None
+                    style = {"color": colour, "marker": marker, "markersize": 5, "capsize": 0, "linewidth": 1}
+                    style |= {"linestyle": "-" if filled else ":", "markerfacecolor": colour if filled else draw.PAPER}
+                    half = own["half"].fillna(0.0)
+                    axes.errorbar(x, own["mean"], yerr=half, label=label, gid=f"bench-{way}-{i}-{when}", **style)
+                    told = "; ".join(f"{row.share:.0f} %: {row.mean:.2f}" for row in own.itertuples())
+                    titles[f"bench-{way}-{i}-{when}"] = f"{name}, {way}, {when} healing\n{told}"
+            axes.axhline(whole, color=INK, linewidth=0.8, dashes=(4, 3))
+            axes.set_title(way, fontsize=10)
+            axes.set_xlabel("layers without their mixing, %")
+        panels[0].set_ylabel("accuracy, %")
+        figure.legend(loc="outside lower center", ncols=4)
+        words = "Accuracy by criterion and way; hollow: before healing, filled: after it, dashed: the whole model"
+        return draw.inline(figure, "bench", words, titles)

@@ -129,7 +129,7 @@ class Passes:
         hooks = []
 
         def note(layer: int, given: Tensor, out: Tensor) -> None:
-            cosines.append(torch.cosine_similarity(given.double(), out.double(), dim=-1).mean(1))
+            cosines.append(torch.cosine_similarity(given.double(), out.double(), dim=-1).flatten(1).mean(1))
             added_NC = (out - given).double().sum(0)
             self._means[layer] = self._means[layer] + added_NC if layer in self._means else added_NC
 

@@ -16,23 +16,28 @@ SHOWN = 1e4  # larger costs are written with an exponent
 
 
 def rows(checkpoint: str, rankings: Sequence[Ranking], k: int) -> list[dict[str, Any]]:
-    """A row per ranking and layer: cost, place from 1, whether it is chosen, and in which share of resamples."""
+    """A row per ranking and layer: cost, place from 1, whether it is chosen, and in which share of resamples.
+
+    Of an order by chance, those of each draw, of way `draw 1` and so on.
+    """
     found = []
     for ranking in rankings:
-        shares, places, chosen = ranking.frequency(k), ranking.places(), ranking.chosen(k)
-        for i, layer in enumerate(ranking.layers):
-            found.append(
-                {
-                    "checkpoint": checkpoint,
-                    "criterion": ranking.name,
-                    "way": ranking.way or None,
-                    "layer": layer,
-                    "cost": None if ranking.drawn else float(ranking.costs[i]),
-                    "place": float(places[i]) + 1,
-                    "chosen": None if ranking.drawn else layer in chosen,
-                    "share": float(shares[i]),
-                }
-            )
+        shares = ranking.frequency(k)
+        for draw, order in enumerate(ranking.orders if ranking.drawn else ranking.orders[:1], 1):
+            places = {int(layer): place for place, layer in enumerate(order, 1)}
+            for i, layer in enumerate(ranking.layers):
+                found.append(
+                    {
+                        "checkpoint": checkpoint,
+                        "criterion": ranking.name,
+                        "way": f"draw {draw}" if ranking.drawn else ranking.way or None,
+                        "layer": layer,
+                        "cost": None if ranking.drawn else float(ranking.costs[i]),
+                        "place": places[layer],
+                        "chosen": places[layer] <= k,
+                        "share": float(shares[i]),
+                    }
+                )
     return found
 
 

@@ -1,4 +1,5 @@
-"""A trained DeiT before images of its data set, as they are, with the attention of some of its layers skipped."""
+"""A trained DeiT, Mixer or ResMLP before images of its data set, as they are, with what mixes tokens skipped in some
+layers; it is called attention here whichever it is."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -95,7 +96,7 @@ def open_subject(checkpoint: Path, named: dict[str, Any], split: str, images: in
 def check(model: nn.Module, run: Run) -> None:
     """Raises Refusal for a model that this cannot look into."""
     if not hasattr(model, "dilute"):
-        raise Refusal(f"{run.rung} has no attention that can be skipped; deit_* has")
+        raise Refusal(f"{run.rung} has no attention that can be skipped; deit_* has, mixer_* and resmlp_* their mixing")
     if model.merging:
         raise Refusal(f"{run.rung} merges tokens, so that layers see other tokens without others; leave out merge_r")
     if not any(isinstance(layer[0], Residual) for layer in model.stages[0]):

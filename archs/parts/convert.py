@@ -3,8 +3,8 @@
 What differs per family: `convert` of archs/formats/FAMILY.py renames each public layout (and reshapes; it drops
 nothing), and `said`, where there is one, reads what a file keeps beside its weights; in the family's own file `implied`
 reads from converted weights the arguments of `create` that they decide (and takes out what is no weight), `leftover`
-names what a file may hold without use for the model, and `resize`, where there is one, carries them to another token
-grid. Weights of this zoo's own layout, and the files that a run exports, pass through.
+names what a file may hold without use for the model, `afresh` what it may lack, and `resize`, where there is one,
+carries them to another token grid. Weights of this zoo's own layout, and the files that a run exports, pass through.
 
 A key that no rule knows keeps its name and is reported; what is left over is said; nothing is ever loaded in part.
 """
@@ -68,9 +68,9 @@ def adapt(
         ValueError: as `convert_checkpoint`, or the weights cannot be carried over.
     """
     given = {key: value for key, value in arguments.items() if key not in ADAPTED}
-    found, wanted = _read(name, file, given), _with_defaults(name, arguments)
-    state, notes = dict(found.state_dict), [*found.notes]
     fresh = model.state_dict()
+    found, wanted = _read(name, file, given, fresh), _with_defaults(name, arguments)
+    state, notes = dict(found.state_dict), [*found.notes]
 
     def differs(key: str) -> bool:
         return key in found.implied and key in wanted and _plain(found.implied[key]) != _plain(wanted[key])
@@ -115,13 +115,21 @@ def unwrap(file: Mapping[str, Any]) -> State:
 # --- the steps
 
 
-def _read(name: str, file: Mapping[str, Any], overrides: Mapping[str, Any]) -> Checkpoint:
-    """Convert, and compare with the model that `overrides` and the file together describe."""
+def _read(
+    name: str, file: Mapping[str, Any], overrides: Mapping[str, Any], fresh: Mapping[str, Tensor] | None = None
+) -> Checkpoint:
+    """Convert, and compare with the model that `overrides` and the file together describe.
+
+    Args:
+        fresh: weights of a fresh model, for those that start afresh; without them a file must have them.
+    """
     said, state = _said(name, file), unwrap(file)
     if not any(key.startswith(("stages.", "stem.0.proj.")) for key in state):
         state = _converted(name, state)
     implied = {**said, **_implied(name, state, _with_defaults(name, {**overrides, **said}))}
+    added, begun = _afresh(name, state, {**overrides, **implied}, fresh or {})
     state, notes = _without_leftover(name, state, {**overrides, **implied})
+    state, notes = state | added, notes + begun
     with torch.device("meta"):
         expected = zoo.create(name, **{**overrides, **implied}).state_dict()
     _compare(name, state, {key: tuple(value.shape) for key, value in expected.items()})
@@ -165,6 +173,20 @@ def _without_leftover(name: str, state: State, given: Mapping[str, Any]) -> tupl
         return state, ()
     kept = {key: value for key, value in state.items() if key not in keys}
     return kept, (f"left out {len(keys)} tensors of the file ({_few(sorted(keys), 2)}): {why}",)
+
+
+def _afresh(
+    name: str, state: State, given: Mapping[str, Any], fresh: Mapping[str, Tensor]
+) -> tuple[State, tuple[str, ...]]:
+    """Weights of a fresh model that the file lacks, because what they belong to was not there, and a note."""
+    family = _family(name)
+    if not fresh or not hasattr(family, "afresh"):
+        return {}, ()
+    lacking = [key for key in fresh if key not in state]
+    keys = sorted(family.afresh(lacking, state, _with_defaults(name, given)))
+    if not keys:
+        return {}, ()
+    return {key: fresh[key] for key in keys}, (f"{len(keys)} tensors start afresh ({_few(keys, 2)})",)
 
 
 def _implied(name: str, state: State, own: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,6 +42,7 @@ MAY = {
     "nominal_macs": "(counted, given) -> MACs without the products with weights that are always zero",
     "implied": "(state_dict, own) -> arguments of `build` that the shapes of weights tell; without it, `weights.frame`",
     "leftover": "(state_dict, own) -> keys of a file that the model has no use for, and why they may be there",
+    "afresh": "(keys, state_dict, own) -> those of the model's keys that a file may lack, because they start afresh",
     "resize": "(state_dict, grid_from, grid_to) -> weights bound to places, carried to another grid",
 }
 LITERAL = {"BIAS": False} | {key: True for key in (*MUST, *MAY) if key.isupper() and key != "BIAS"}

@@ -72,6 +72,9 @@ def symmetry(name: str, **overrides: Any) -> tuple[str, ...]:
     source = protocol.read(family)
     if "MIXER" in source.tables:
         return declared.groups({**source.defaults, **arguments(name, **overrides)})
+    if (instead := overrides.get("replacement")) in declared.names():
+        own = {**protocol.read("lattice").defaults, **defaults(name), "mixer": instead}
+        return tuple(group for group in source.symmetry(variant) if group in declared.groups(own))
     return source.symmetry(variant)
 
 

@@ -110,7 +110,11 @@ def conflict(run: Any, arguments: dict[str, Any]) -> str | None:
 def _layers_fault(run: Any, arguments: dict[str, Any]) -> str | None:
     begin = f"dilute_layers {run.dilute_layers}:"
     if END not in arguments:
-        return f"{begin} {run.model} has no attention that can be diluted; deit_* has"
+        return (
+            f"{begin} {run.model} has no attention that can be diluted; deit_* has, mixer_* and resmlp_* their mixing"
+        )
+    if arguments["replacement"] != "double":
+        return f"{begin} what is diluted leaves 2x; leave out replacement {arguments['replacement']}"
     for layer in layers(run.dilute_layers):
         if layer >= arguments["depth"]:
             return f"{begin} layer {layer} is not among the layers 0 to {arguments['depth'] - 1} of {run.model}"

@@ -240,7 +240,7 @@ def test_the_command_ends_with_a_line_that_trains(runs, digits, tmp_path, monkey
     for part in ("cost of each layer", "over 2 checkpoints", "rank correlation", "nats without the constant"):
         assert part in out
     assert (tmp_path / "c.svg").read_text().startswith("<svg xmlns")
-    assert len((tmp_path / "c.csv").read_text().splitlines()) == 1 + 2 * 10 * 3
+    assert len((tmp_path / "c.csv").read_text().splitlines()) == 1 + 2 * (9 + 10) * 3  # of ten draws each
     line = shlex.split(out.splitlines()[-1])
     assert line[:2] == ["python", "scripts/train.py"]
     parser = Parser(prog="scripts/train.py")
@@ -271,7 +271,7 @@ def test_the_figure_shows_every_ranking():
 def test_models_without_attention_to_skip_are_refused(tmp_path, digits):
     how = make_how({"data_dir": digits, "threads": 1})
     for fields, words in (
-        ({"model": "mixer_nano"}, "mixer_nano has no attention that can be skipped; deit_[*] has"),
+        ({"model": "gmlp_nano"}, "gmlp_nano has no attention that can be skipped; deit_[*] has"),
         ({"model": "deit_nano", "model_kwargs": ["merge_r=2"]}, "merges tokens.*leave out merge_r"),
         ({"model": "deit_nano", "model_kwargs": ["mlp_layers=0,1"]}, "has no attention left"),
     ):

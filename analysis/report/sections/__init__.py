@@ -13,4 +13,5 @@ recipes     rates and decays that were tried
 published   what others report
 health      how it went, what it does not show
 reproduce   commands, versions, signatures
+removal     mixing removed: before and after healing
 """
