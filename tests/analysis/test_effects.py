@@ -120,7 +120,7 @@ def test_a_family_is_corrected_within_itself(make):
         assert table[f"{test}_holm"].tolist() == pytest.approx(theirs)
     assert table["verdict"].tolist() == ["equal within the margin", "gain", "loss"] or table["p_holm"].iloc[2] > 0.05
     assert table["loss"].tolist() == pytest.approx((-table["diff"] / 100).tolist())
-    assert set(table["df"]) == {3 * 4} and table.loc["mixer_nano over mlp", "differs"].startswith("family mlp to mixer")
+    assert set(table["df"]) == {3 * 4} and table.loc["mixer_nano over mlp", "differs"].startswith("frame mlp to mixer")
     text = families.sheet(families.table(frame, FAMILY), "pairs", 1.0).markdown()
     assert "**pairs: 3 claims**" in text and "after Holm over the 3 of the family" in text
 

@@ -144,7 +144,7 @@ def test_references_stand_beside_the_rungs_at_the_size_of_their_images(tmp_path)
     assert (rung.label, reference.label) == ("mixer_1m", "timm/resnet18") and reference.arguments == {}
     assert reference.shape == rung.shape == {"img_size": 32, "in_chans": 3, "num_classes": 10}
     sweep.write_text(text + '    yield Run(model="mixer_nano", dataset="digits")\n')
-    with pytest.raises(Refusal, match="--reference: the rungs of .* take images of 2 shapes"):
+    with pytest.raises(Refusal, match=r"--reference: the rungs of .* take images of 2 shapes"):
         profile_model.subjects_of(given, {})
     alone = script("mixer_nano", "--reference", "timm/resnet18")
     assert alone.returncode == 2 and "--reference goes with --sweep" in alone.stderr
