@@ -15,7 +15,6 @@ import archs
 from analysis import typeset
 from analysis.compare import frames, ladder
 from analysis.compare.pareto import front
-from analysis.figures import draw
 from analysis.stats import holm
 from engine.folder import store
 from engine.folder.store import folder_of
@@ -50,8 +49,7 @@ def test_curves_leave_out_epochs_that_some_seed_was_not_evaluated_after(make):
     curves = frames.curves(frame)
     found = {rung: part["epoch"].tolist() for rung, part in curves.groupby("rung")}
     assert found == {"mixer_nano": [1.0, 1.0, 1.0], "mlp_nano": [0.0, 1.0]}
-    svg = draw.learning_curves(curves, frame["family"].unique())
-    assert "81.00 % after 2 epochs" in svg and "70.00 % after 2 epochs" in svg and " nan" not in svg
+    assert curves["eval_top1"].notna().all()
 
 
 def test_gain_is_paired_over_common_seeds(make):

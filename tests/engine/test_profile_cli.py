@@ -1,5 +1,6 @@
 """scripts/profile_model.py: rows, ratios, budgets, and one line for each mistake."""
 
+import argparse
 import csv
 import json
 import os
@@ -14,7 +15,8 @@ import archs
 from engine.cli import tables
 from engine.cost import measure
 from engine.cost.profile import own_shape, profile, saved_bytes, witnessed
-from engine.errors import USAGE
+from engine.errors import USAGE, Refusal
+from scripts import profile_model
 
 CPU = torch.device("cpu")
 
@@ -129,6 +131,23 @@ def test_each_rung_of_a_sweep_is_timed_where_reports_look(tmp_path):
     wide = profile("mixer_nano", img_size=8, in_chans=1, num_classes=10, dim=16)["macs"]
     assert [int(row["macs"]) for row in rows] == [wide, 28_560]
     assert all(float(row["latency_ms"]) > 0 for row in rows)
+
+
+def test_references_stand_beside_the_rungs_at_the_size_of_their_images(tmp_path):
+    sweep = tmp_path / "tiny.py"
+    text = (
+        '"""What?"""\nfrom engine.run import Run\n\n\ndef runs():\n    yield Run(model="mixer_1m", dataset="cifar10")\n'
+    )
+    sweep.write_text(text)
+    given = argparse.Namespace(sweep=str(sweep), reference=["timm/resnet18", "mixer_1m"])
+    rung, reference = profile_model.subjects_of(given, {})
+    assert (rung.label, reference.label) == ("mixer_1m", "timm/resnet18") and reference.arguments == {}
+    assert reference.shape == rung.shape == {"img_size": 32, "in_chans": 3, "num_classes": 10}
+    sweep.write_text(text + '    yield Run(model="mixer_nano", dataset="digits")\n')
+    with pytest.raises(Refusal, match=r"--reference: the rungs of .* take images of 2 shapes"):
+        profile_model.subjects_of(given, {})
+    alone = script("mixer_nano", "--reference", "timm/resnet18")
+    assert alone.returncode == 2 and "--reference goes with --sweep" in alone.stderr
 
 
 def test_by_module_as_markdown(tmp_path):

@@ -1,9 +1,13 @@
 """What tells two runs apart, and how far an epoch is, where there is no terminal."""
 
+import pytest
+
 from engine.cli import console
+from engine.errors import Refusal
 from engine.fields import rungs
 from engine.folder import store
 from engine.run import make_run
+from slurm.define import asked
 from slurm.define.sweep import Sweep
 from slurm.queue import progress, states
 
@@ -40,3 +44,13 @@ def test_a_training_without_a_terminal_has_a_line_now_and_then(monkeypatch):
     assert "epoch 0/20  1,234 images/s" in said[0]
     tell({"state": "running"})
     assert len(said) == 2, "nothing before the first step"
+
+
+def test_labels_of_a_sweep_name_its_rungs_and_differ():
+    assert asked.labels({"mlp_nano": "flat"}, RATES[:2]) == {"mlp_nano": "flat"}
+    with pytest.raises(Refusal, match="LABELS: unknown rung 'mlp_nan'; did you mean 'mlp_nano"):
+        asked.labels({"mlp_nan": "flat"}, RATES[:2])
+    with pytest.raises(Refusal, match="LABELS: two rungs are called 'flat'"):
+        asked.labels({"mlp_nano lr=0.001": "flat", "mlp_nano lr=0.004": "flat"}, RATES)
+    with pytest.raises(Refusal, match="LABELS must map rungs to what they are called"):
+        asked.labels(["mlp_nano"], RATES)
