@@ -4,6 +4,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
+from analysis import stats
 from analysis.figures import draw
 from analysis.figures.draw import INK
 from analysis.figures.looks import KINDS
@@ -58,16 +59,27 @@ def bench(frame: pd.DataFrame) -> str:
                 for when, filled in (("before", False), ("after", True)):
                     own = means[(means["way"] == way) & (means["asked"] == name) & (means["when"] == when)]
                     colour, marker = HUES[i % len(HUES)], MARKERS[i % len(MARKERS)]
-                    x = own["share"] + 1.2 * (i - (len(asked) - 1) / 2)
+                    x = own["share"] + 1.5 * (i - (len(asked) - 1) / 2)
                     label = name.replace("_", " ") if filled and axes is panels[0] else None
                     style = {"color": colour, "marker": marker, "markersize": 5, "capsize": 0, "linewidth": 1}
                     style |= {"linestyle": "-" if filled else ":", "markerfacecolor": colour if filled else draw.PAPER}
-                    half = own["half"].fillna(0.0)
-                    axes.errorbar(x, own["mean"], yerr=half, label=label, gid=f"bench-{way}-{i}-{when}", **style)
+                    ends = [stats.within(row.mean, 0 if pd.isna(row.half) else row.half) for row in own.itertuples()]
+                    reach = [
+                        [abs(mean - end[side]) for mean, end in zip(own["mean"], ends, strict=True)] for side in (0, 1)
+                    ]
+                    axes.errorbar(
+                        x,
+                        own["mean"],
+                        yerr=reach if len(own) else None,
+                        label=label,
+                        gid=f"bench-{way}-{i}-{when}",
+                        **style,
+                    )
                     told = "; ".join(f"{row.share:.0f} %: {row.mean:.2f}" for row in own.itertuples())
                     titles[f"bench-{way}-{i}-{when}"] = f"{name}, {way}, {when} healing\n{told}"
             axes.axhline(whole, color=INK, linewidth=0.8, dashes=(4, 3))
             axes.set_title(way, fontsize=10)
+            axes.set_xticks(sorted(means["share"].unique()))
             axes.set_xlabel("layers without their mixing, %")
         panels[0].set_ylabel("accuracy, %")
         figure.legend(loc="outside lower center", ncols=4)

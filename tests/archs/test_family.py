@@ -70,8 +70,8 @@ MISTAKES = {
     ),
     "text": ('("patches",)', '("patches")', "has SYMMETRY = 'patches', a text; it is a tuple: ('patches',)"),
     "swallows": (
-        "    drop_path: float = 0.0,\n) -> Backbone",
-        "    drop_path: float = 0.0,\n    **rest: int,\n) -> Backbone",
+        '    replacement: Replacement = "double",\n) -> Removable',
+        '    replacement: Replacement = "double",\n    **rest: int,\n) -> Removable',
         "has a `build` with **rest, which swallows a misspelling; name every argument",
     ),
     "positional": (
