@@ -62,6 +62,13 @@ EXPECTED = {
     "1m": {"params": 1_036_474, "macs": 67_683_744},
     "5m": {"params": 5_087_618, "macs": 331_164_400},
 }
+EXPECTED_WITH = {  # of the demo, so that its plan needs no torch
+    "nano mixer=none": {"params": 25_994, "macs": 395_584},
+    "nano mixer=banded": {"params": 26_294, "macs": 420_160},
+    "nano mixer=toeplitz": {"params": 26_141, "macs": 420_160},
+    "nano mixer=kernel": {"params": 26_021, "macs": 420_160},
+    "nano mixer=depthwise": {"params": 26_858, "macs": 409_408},
+}
 
 Norm = partial(nn.LayerNorm, eps=1e-6)
 MixerName = str  # a file of archs/mixing/

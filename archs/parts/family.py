@@ -30,6 +30,7 @@ MUST = {
 MAY = {
     "VARIANT_BIAS": "variant -> fields of Bias that differ from BIAS",
     "VARIANT_SYMMETRY": "variant -> groups, in place of SYMMETRY",
+    "EXPECTED_WITH": "variant and arguments, as a run's name tells them -> the same as EXPECTED",
     "MIXER": "argument of `build` that names a file of archs/mixing/; it decides SYMMETRY, `relabel` takes `given`",
     "WEIGHTLESS": "arguments of `build` on which no weight depends, so that weights may be used with others",
     "INERT": "patterns of parameters that get no gradient, with the reason in a comment",

@@ -179,14 +179,15 @@ def _newest(folder: Path) -> list[Path]:
 
 
 def _expected(run: Run, shape: Shape) -> dict[str, int] | None:
-    """The family's own numbers, where the run has the variant as it is, at its own size."""
-    if run.final_kwargs or run.model.startswith("timm/"):
+    """The family's own numbers, where it has them of the variant with these arguments, at its own size."""
+    if run.model.startswith("timm/"):
         return None
     own = {"in_chans": 3, **archs.arguments(run.model)}
     if shape[1:] != (own["img_size"], own["in_chans"], own["num_classes"]):
         return None
-    family, _, variant = run.model.partition("_")
-    return read(family).tables["EXPECTED"][variant]
+    family, _, variant = run.rung.partition("_")
+    tables = read(family).tables
+    return {**tables["EXPECTED"], **tables.get("EXPECTED_WITH", {})}.get(variant)
 
 
 def _measured(folders: Iterable[Path]) -> dict[str, int] | None:

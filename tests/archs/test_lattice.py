@@ -9,6 +9,7 @@ import archs
 from archs import lattice
 from archs.ingredients import declared
 from archs.ingredients.mixer import Mixer
+from engine.cost.profile import profile
 from engine.cost.record import record
 
 MIXERS = declared.names()
@@ -375,3 +376,12 @@ def test_what_makes_no_sense_is_one_line(given, words):
     with pytest.raises(ValueError, match=words) as caught:
         archs.create("lattice_s", **given)
     assert "\n" not in str(caught.value)
+
+
+def test_costs_that_the_family_tells_of_mixers_are_counted_ones():
+    for text, told in lattice.EXPECTED_WITH.items():
+        variant, *words = text.split()
+        own = lattice.VARIANTS[variant]
+        shape = {key: own[key] for key in ("img_size", "in_chans", "num_classes")}
+        counted = profile(f"lattice_{variant}", **shape, **dict(word.split("=") for word in words))
+        assert {key: counted[key] for key in told} == told, text
