@@ -271,7 +271,7 @@ def test_a_failed_run_does_not_end_the_others(launched, digits, capsys):
     assert [status["state"] for status in statuses] == ["done", "failed", "done"]
     assert statuses[1]["exit_code"] == DIVERGED
     assert "\x1b" not in out and "\r" not in out, "a log has no control characters"
-    assert len(re.findall(r"^[\d:]+  \d/3  mixer_nano depth=1 s\d (?:done|failed)", out, re.M)) == 3
+    assert len(re.findall(r"^[\d:]+  \d/3  mixer_nano depth=1 lr=\S+ s\d (?:done|failed)", out, re.M)) == 3
 
     before = (sweep.folders[0] / "status.json").read_bytes()
     again = launch.launch(sweep, {"data_dir": str(digits)}, cluster="debug")
@@ -281,7 +281,8 @@ def test_a_failed_run_does_not_end_the_others(launched, digits, capsys):
     assert [status["attempt"] for status in again] == [1, 2, 1], "except what failed, on request"
     assert (sweep.folders[0] / "status.json").read_bytes() == before
 
-    runs, epochs = collect(sweep)
+    runs, epochs, predicted = collect(sweep)
+    assert predicted.name == "predictions.npz"
     rows = list(csv.DictReader(runs.open()))
     assert [row["state"] for row in rows] == ["done", "failed", "done"]
     assert list(rows[0])[: 3 + len(Run.model_fields)] == ["signature", "folder", "rung", *Run.model_fields]
@@ -296,7 +297,7 @@ def test_a_failed_run_does_not_end_the_others(launched, digits, capsys):
     numbers = {"value": 61.5, "low": 60.0, "high": 63.0, "null": None}
     (sweep.folders[2] / "probes").mkdir()
     store.write_json(sweep.folders[2] / "probes" / "shift.json", {"values": {"acc_1": numbers}})
-    *_, probes = collect(sweep)
+    probes = collect(sweep)[2]
     (row,) = csv.DictReader(probes.open())
     assert (row["signature"], row["probe"], row["key"]) == (sweep.runs[2].signature, "shift", "acc_1")
     assert [row[key] for key in numbers] == ["61.5", "60.0", "63.0", ""]
