@@ -31,7 +31,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from archs.attention import removed
 from archs.attention.diluted import Diluted
 from archs.attention.merging import MergingBlock, MergingStream
-from archs.attention.removed import Removable, Replacement
+from archs.attention.removed import Removable
 from archs.parts.backbone import Grid, grid_of, ramp
 from archs.parts.bias import Bias
 from archs.parts.init import normal_linears
@@ -166,6 +166,7 @@ EXPECTED = {
     "b16_mlp013469": {"params": 72_384_232, "macs": 14_417_476_608},
 }
 
+Replacement = removed.Replacement  # `double`, `skip`, or a file of archs/mixing/
 Norm = partial(nn.LayerNorm, eps=1e-6)
 
 

@@ -14,7 +14,7 @@ from timm.layers import lecun_normal_
 from torch import nn
 
 from archs.attention import removed
-from archs.attention.removed import Removable, Replacement
+from archs.attention.removed import Removable
 from archs.parts.backbone import Grid, grid_of, ramp
 from archs.parts.bias import Bias
 from archs.parts.layers import Mlp, OverTokens, Patchify, Residual, TokenLinear
@@ -55,6 +55,7 @@ EXPECTED = {
     "h14": {"params": 432_350_952, "macs": 120_989_911_040},
 }
 
+Replacement = removed.Replacement  # `double`, `skip`, or a file of archs/mixing/
 Norm = partial(nn.LayerNorm, eps=1e-6)
 
 
@@ -121,7 +122,8 @@ def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:
     return said
 
 
-leftover, afresh = removed.leftover, removed.afresh
+leftover = removed.leftover
+afresh = removed.afresh
 
 
 def resize(state_dict: State, grid_from: Grid, grid_to: Grid) -> State:

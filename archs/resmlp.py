@@ -13,7 +13,7 @@ from timm.layers import LayerScale
 from torch import Tensor, nn
 
 from archs.attention import removed
-from archs.attention.removed import Removable, Replacement
+from archs.attention.removed import Removable
 from archs.parts.backbone import Grid, grid_of
 from archs.parts.bias import Bias
 from archs.parts.init import normal_linears
@@ -46,6 +46,8 @@ EXPECTED = {
     "s36": {"params": 44_690_488, "macs": 8_912_845_824},
     "b24_8": {"params": 129_138_280, "macs": 100_230_739_968},
 }
+
+Replacement = removed.Replacement  # `double`, `skip`, or a file of archs/mixing/
 
 
 class Affine(nn.Module):
@@ -116,7 +118,8 @@ def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:
     return frame(state_dict, own, columns(state_dict, f"stages.0.{removed.kept(own)}.0.branch.mix.weight"))
 
 
-leftover, afresh = removed.leftover, removed.afresh
+leftover = removed.leftover
+afresh = removed.afresh
 
 
 def relabel(state_dict: State, relabeling: Relabeling) -> State | None:

@@ -102,7 +102,14 @@ def test_a_mistake_is_one_line_with_file_name_and_remedy(mistake, tmp_path):
 def test_what_is_right_is_read_as_it_is_imported(tmp_path):
     (tmp_path / "mine.py").write_text(MIXER + "\n\ndef helper() -> None:\n    pass\n")
     assert read("mine", tmp_path) == read("mixer")
-    assert read("mixer").defaults == {"in_chans": 3, "token_ratio": 0.5, "channel_ratio": 4.0, "drop_path": 0.0}
+    assert read("mixer").defaults == {
+        "in_chans": 3,
+        "token_ratio": 0.5,
+        "channel_ratio": 4.0,
+        "drop_path": 0.0,
+        "mlp_layers": (),
+        "replacement": "double",
+    }
     assert read("patchmlp").bias("nano_unshared").stem == "local" and read("patchmlp").bias("nano").stem == "shared"
     assert read("patchmlp").symmetry("nano_unshared") == ("patches_own",)
 
