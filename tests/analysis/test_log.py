@@ -1,5 +1,6 @@
 """What results/LOG.md says of the ladder, from its committed tables: by the code of the project and by SciPy alone."""
 
+import json
 import re
 from pathlib import Path
 
@@ -48,7 +49,8 @@ def frame():
     table["name"], table["condition"] = table["rung"], "permute=" + table["permute"]
     table["rung"] = table["name"] + " " + table["condition"]
     table["data"], table["pair"] = table["permute"], table["seed"].astype(str)
-    table["family"] = table["model"].str.partition("_")[0]
+    table["family"], table["table"], table["equivalent"] = table["model"].str.partition("_")[0], "", None
+    table["model_kwargs"] = TABLE["model_kwargs"].map(json.loads)
     return table
 
 
