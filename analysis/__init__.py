@@ -4,6 +4,7 @@ compare/    accuracies, contrasts, fairness at equal cost, scaling
 factorial/  cells: effects, claims, rates, seeds and images
 bias/       symmetry signature, probes over runs, the laboratory's self-test
 probes/     one file a probe
+measures/   what probes compute with
 removal/    which layers can lose their attention
 choosing/   one file a criterion for that
 figures/    inline SVG

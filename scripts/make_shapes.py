@@ -15,7 +15,7 @@ The same command draws the same pixels.
 import shutil
 from pathlib import Path
 
-from analysis.bias import shapes
+from analysis.measures import shapes
 from engine.cli.flags import Parser, run_main
 from engine.cli.numbers import whole
 from engine.errors import OUTPUT, Refusal

@@ -8,6 +8,7 @@ flags     of sweep.py and tune.py
 launch    the one door: train what is missing, wherever it stands
 clean     what a sweep leaves that nothing needs
 escalate  more memory for what died from too little
+totals    what a sweep takes beside time
 wait      until the jobs of a sweep have ended
 prepare   what must hold before: models, data, folders
 """

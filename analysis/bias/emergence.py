@@ -19,6 +19,7 @@ from analysis import probes, stats
 from analysis.bias import probe_table
 from analysis.compare import frames
 from analysis.figures import draw
+from analysis.figures.looks import looks
 from engine.folder import store
 from engine.rng import derive
 
@@ -116,19 +117,23 @@ def figure(frame: pd.DataFrame, keys: Sequence[str]) -> str:
     """A small panel per key of `over_training`, as inline SVG: a line per run, its null dotted."""
     shown = [key for key in keys if key in set(frame["key"])]
     rungs = list(dict.fromkeys(frame["rung"]))
-    look = draw.looks(rungs)
+    look, told = looks(rungs), set()
     with matplotlib.rc_context(draw.STYLE):
         sheet = matplotlib.figure.Figure(figsize=(7.2, 2.1 * math.ceil(len(shown) / 2) + 0.5), layout="constrained")
         for i, key in enumerate(shown, 1):
             axes = sheet.add_subplot(math.ceil(len(shown) / 2), 2, i)
             for (_, rung), one in frame[frame["key"] == key].groupby(["folder", "rung"], sort=False):
-                colour, marker = look[rung]
+                colour, marker = draw.hue(look[rung]), draw.marker(look[rung])
                 one = one.sort_values("epoch")
-                axes.plot(one["epoch"], one["value"], color=colour, marker=marker, markersize=4, linewidth=1)
+                label = rung if i == 1 and rung not in told else None
+                told.add(rung)
+                axes.plot(
+                    one["epoch"], one["value"], color=colour, marker=marker, markersize=4, linewidth=1, label=label
+                )
                 axes.plot(one["epoch"], one["null"], color=colour, linewidth=0.8, linestyle=":")
             axes.set_title(key, loc="left", fontsize=10)
             axes.set_xlabel("epoch")
-        draw.legend(sheet, pd.Series(rungs), look)
+        sheet.legend(loc="outside lower center", ncols=2)
         return draw.inline(sheet, "emergence", "Probes over training; dotted: the null", {})
 
 

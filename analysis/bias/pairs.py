@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from analysis.bias import depth, probe_runs
-from analysis.bias.alike import NEIGHBOURS, products, shared_neighbours
+from analysis.bias import probe_runs
 from analysis.bias.probe import Estimate, Subject, over_images
 from analysis.compare import frames
+from analysis.measures import depth
+from analysis.measures.alike import NEIGHBOURS, products, shared_neighbours
 from analysis.probes.cka import batches_of, over_batches
 from engine.errors import USAGE, Refusal
 from engine.folder import store

@@ -211,8 +211,8 @@ def _values(name: str, estimates: Mapping[str, Estimate]) -> dict[str, dict[str,
 
 
 def code_of(name: str) -> str:
-    """Eight hex digits of what a probe's numbers follow from: its file and those of analysis/bias/ and analysis/probes/
-    that it imports, directly or not, but for their words, those of a figure too."""
+    """Eight hex digits of what a probe's numbers follow from: its file and those of analysis/bias/, measures/ and
+    probes/ that it imports, directly or not, but for their words, those of a figure too."""
     digest = hashlib.sha256()
     for module in _sources(f"analysis.probes.{name}"):
         tree = ast.parse(_file(module).read_text())
@@ -225,7 +225,7 @@ def code_of(name: str) -> str:
 
 
 def _sources(first: str) -> list[str]:
-    """The module and those of the two rooms that it imports, each once, in the order of the alphabet."""
+    """The module and those of the three rooms that it imports, each once, in the order of the alphabet."""
     found, left = set(), [first]
     while left:
         found.add(module := left.pop())
@@ -233,7 +233,7 @@ def _sources(first: str) -> list[str]:
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("analysis."):
                 names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
                 left += [each for each in names if each not in found and _file(each).is_file()]
-    return sorted(each for each in found if re.match(r"analysis\.(bias|probes)\.", each))
+    return sorted(each for each in found if re.match(r"analysis\.(bias|measures|probes)\.", each))
 
 
 def _file(module: str) -> Path:

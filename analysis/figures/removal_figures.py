@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from analysis import stats
 from analysis.figures import draw
-from analysis.figures.draw import INK
+from analysis.figures.draw import INK, PAPER
 from analysis.figures.looks import KINDS
 from analysis.removal.bench import cells
 from analysis.removal.ranks import Ranking
@@ -62,7 +62,7 @@ def bench(frame: pd.DataFrame) -> str:
                     x = own["share"] + 1.5 * (i - (len(asked) - 1) / 2)
                     label = name.replace("_", " ") if filled and axes is panels[0] else None
                     style = {"color": colour, "marker": marker, "markersize": 5, "capsize": 0, "linewidth": 1}
-                    style |= {"linestyle": "-" if filled else ":", "markerfacecolor": colour if filled else draw.PAPER}
+                    style |= {"linestyle": "-" if filled else ":", "markerfacecolor": colour if filled else PAPER}
                     ends = [stats.within(row.mean, 0 if pd.isna(row.half) else row.half) for row in own.itertuples()]
                     reach = [
                         [abs(mean - end[side]) for mean, end in zip(own["mean"], ends, strict=True)] for side in (0, 1)

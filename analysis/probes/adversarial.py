@@ -33,8 +33,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
-from analysis.bias import pixels
 from analysis.bias.probe import Estimate, Subject, agreement, hits, over_images
+from analysis.measures import pixels
 from engine.rng import derive
 
 PROTOCOL = {"images": 1000, "radii": [1, 2, 4, 8], "steps": 40, "restarts": 2, "trials": 20, "noise": 4, "seed": 0}

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.bias import depth, pixels
-from analysis.bias.alike import cka, products
 from analysis.bias.probe import Estimate, Subject, over_images
+from analysis.measures import depth, pixels
+from analysis.measures.alike import cka, products
 from engine.rng import permutation
 
 PROTOCOL = {"images": 2000, "batch": 100, "kernel": "linear"}

@@ -1,6 +1,6 @@
 """Corruptions: how much accuracy is left when images are noisy, blurred, behind weather or badly stored?
 
-Fifteen corruptions in five severities, CIFAR-10-C-like and never CIFAR-10-C (analysis/bias/corruption.py says what
+Fifteen corruptions in five severities, CIFAR-10-C-like and never CIFAR-10-C (analysis/measures/corruption.py says what
 differs); lengths are those for images of 32 pixels, so other sizes compare among themselves alone.
 
     mca = mean accuracy over the 75 cells      kept = (mca - chance) / (acc - chance)      chance = 100 / classes
@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.bias import pixels
-from analysis.bias.corruption import LEVELS, corrupt
 from analysis.bias.probe import Estimate, Subject, agreement, by_chance, hits, over_images
+from analysis.measures import pixels
+from analysis.measures.corruption import LEVELS, corrupt
 
 PROTOCOL = {"images": 1000, "severities": 5, "constants": "CIFAR-10", "seed": 0}
 UNITS = {"acc": "%", "mca": "%", "kept": "ratio", "noise": "%", "blur": "%", "weather": "%", "digital": "%"}

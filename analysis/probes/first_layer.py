@@ -30,9 +30,9 @@ import numpy as np
 from scipy.special import digamma
 from torch import nn
 
-from analysis.bias import fields, gabor
-from analysis.bias.pictures import tiles
 from analysis.bias.probe import Estimate, Rearranged, Subject, over_images
+from analysis.measures import fields, gabor
+from analysis.measures.pictures import tiles
 from archs.lattice import Stem
 from archs.parts.backbone import Backbone
 

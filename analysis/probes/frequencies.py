@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from analysis.bias import pixels
 from analysis.bias.probe import Estimate, Subject, View, agreement, crossing, hits, over_images
+from analysis.measures import pixels
 
 PROTOCOL = {"cycles": [1, 2, 3, 4, 6, 8, 12, 16]}
 UNITS = {"acc": "%", "low_#": "%", "high_#": "%", "half": "cycles per image", "centroid": "cycles per image"}

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from analysis.bias import pixels
 from analysis.bias.probe import Estimate, Subject, over_images
+from analysis.measures import pixels
 from engine.rng import derive
 
 PROTOCOL = {"images": 2000, "axes": 2, "seed": 0}

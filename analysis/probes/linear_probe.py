@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.bias import depth, pixels
 from analysis.bias.probe import Estimate, Subject, agreement, crossing, hits, over_images
+from analysis.measures import depth, pixels
 
 PROTOCOL = {"images": 2000, "components": 512, "penalties": [1e-4, 1e-3, 1e-2, 0.1, 1, 10, 100]}
 UNITS = {"avg_#": "%", "all_#": "%", "avg_last": "%", "all_last": "%", "depth90_avg": "ratio", "depth90_all": "ratio"}

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.bias import pixels
 from analysis.bias.probe import Estimate, Subject, agreement, hits, over_images
+from analysis.measures import pixels
 from engine.rng import permutation
 
 PROTOCOL = {"images": 4000, "seed": 0}

@@ -25,8 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from analysis.bias.mixing import READERS
 from analysis.bias.probe import Estimate, Rearranged, Subject
+from analysis.measures.mixing import READERS
 from archs.parts.backbone import Backbone
 from archs.parts.layers import TokenLinear
 

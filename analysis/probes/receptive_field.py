@@ -30,9 +30,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from analysis.bias import fields
-from analysis.bias.pictures import sheet
 from analysis.bias.probe import Estimate, Rearranged, Subject, over_images
+from analysis.measures import fields
+from analysis.measures.pictures import sheet
 from archs.parts.backbone import Backbone, Grid, pair
 
 PROTOCOL = {"images": 64, "channels": 16, "mass": 0.95}

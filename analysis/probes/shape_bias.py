@@ -20,8 +20,8 @@ Cost: 1,300 images through the model, and some seconds to draw them. Other data 
 import numpy as np
 import torch
 
-from analysis.bias import pixels, shapes
 from analysis.bias.probe import Estimate, Subject, agreement, hits, over_images
+from analysis.measures import pixels, shapes
 
 PROTOCOL = {"per_pair": 8, "per_class": 20, "seed": 0}
 UNITS = {"shape_bias": "%", "shape": "%", "texture": "%", "matched": "%"}

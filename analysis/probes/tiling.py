@@ -19,8 +19,8 @@ Cost: no pass; the products of 64 units.
 
 import numpy as np
 
-from analysis.bias import fields
 from analysis.bias.probe import Estimate, Subject, over_images
+from analysis.measures import fields
 from analysis.probes.first_layer import weights
 
 PROTOCOL = {"units": 64, "largest": 5, "cells": 4, "draws": 2, "seed": 0}

@@ -1,8 +1,8 @@
 """Toeplitz: how convolutional has the mixing of tokens become, and how local?
 
-For a matrix V over the N tokens of a grid (analysis/bias/mixing.py), P V has in each entry the mean of V over all pairs
-of tokens with the same displacement: the nearest convolution with zeros beyond the border. M keeps what is at most one
-row and one column away.
+For a matrix V over the N tokens of a grid (analysis/measures/mixing.py), P V has in each entry the mean of V over all
+pairs of tokens with the same displacement: the nearest convolution with zeros beyond the border. M keeps what is at
+most one row and one column away.
 
     toeplitz   T = |P V|^2 / |V|^2                     null: Tn, the mean of T over all relabelings of the tokens
     geometry   (T - Tn) / (1 - Tn)                     1 for a convolution, 0 for what no relabeling changes: all
@@ -36,10 +36,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.bias.fields import jackknife
-from analysis.bias.mixing import Mixing, in_other_order, matrices
-from analysis.bias.pictures import sheet
 from analysis.bias.probe import Estimate, Rearranged, Subject
+from analysis.measures.fields import jackknife
+from analysis.measures.mixing import Mixing, in_other_order, matrices
+from analysis.measures.pictures import sheet
 from archs.parts.backbone import Grid
 
 PROTOCOL = {"images": 256, "relabelings": 200, "tokens": 64, "channels": 32, "entries": 524288, "window": 1, "seed": 0}

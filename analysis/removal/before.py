@@ -61,7 +61,7 @@ def of_start(run: Run, path: Path, how: How) -> dict[str, float]:
     with file.open("rb") as weights:
         digest = hashlib.file_digest(weights, "sha256").hexdigest()[:16]
     modules = {name: importlib.import_module(f"analysis.probes.{name}") for name in PROBES}
-    key = {"key": key_of(run), "weights": digest, "code": "".join(map(probe_runs.code_of, modules.values()))}
+    key = {"key": key_of(run), "weights": digest, "code": "".join(map(probe_runs.code_of, modules))}
     for row in tables.read(path) if path.is_file() else ():
         if all(row.get(name) == value for name, value in key.items()):
             return {name: float(row[name]) for name in headlines() if row.get(name)}

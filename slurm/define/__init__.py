@@ -12,5 +12,4 @@ halving  tuning by rounds, each cut by successive halving
 removal  runs that heal models without some of their mixing, from a table of choices
 plan     what a launch would train
 cost     what that would cost
-totals   what it takes beside time
 """

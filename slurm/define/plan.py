@@ -9,7 +9,8 @@ from typing import Any
 from engine.cli import repro as line
 from engine.folder import store
 from engine.run import Run
-from slurm.define import cost, totals
+from slurm import totals
+from slurm.define import cost
 from slurm.define.sweep import Sweep
 from slurm.queue import tables, worker
 from slurm.queue.progress import duration

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from analysis.bias import pairs
-from analysis.bias.alike import cka, hsic, products, shared_neighbours
 from analysis.bias.probe import Subject
+from analysis.measures.alike import cka, hsic, products, shared_neighbours
 from analysis.probes import cka as probe
 from engine.errors import Refusal
 

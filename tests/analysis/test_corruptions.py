@@ -6,9 +6,9 @@ import torch
 from numpy.random import default_rng
 from torch import nn
 
-from analysis.bias import corruption, pixels
-from analysis.bias.corruption import LEVELS, corrupt
 from analysis.bias.probe import Subject
+from analysis.measures import corruption, pixels
+from analysis.measures.corruption import LEVELS, corrupt
 from analysis.probes import corruptions
 
 GREY = np.full((64, 64, 3), 0.5)

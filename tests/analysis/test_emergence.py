@@ -93,7 +93,7 @@ def test_epochs_that_are_not_in_the_file_are_measured(kept, how, tmp_path):
 
 def test_the_checksum_of_the_code_follows_what_a_probe_imports():
     sources = probe_runs._sources("analysis.probes.tiling")
-    assert {"analysis.probes.first_layer", "analysis.bias.fields", "analysis.bias.probe"} < set(sources)
+    assert {"analysis.probes.first_layer", "analysis.measures.fields", "analysis.bias.probe"} < set(sources)
     assert "analysis.stats" not in sources and "analysis.probes.shift" not in sources
     assert probe_runs.code_of("tiling") != probe_runs.code_of("shift")
 

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 import archs
-from analysis.bias import fields, gabor, pictures
 from analysis.bias.probe import Rearranged, Subject
+from analysis.measures import fields, gabor, pictures
 from analysis.probes import first_layer
 from engine.data.normalize import places
 from engine.run import make_run

@@ -7,9 +7,9 @@ from sklearn.linear_model import Ridge
 from torch import nn
 
 import archs
-from analysis.bias import depth
 from analysis.bias.probe import Subject
 from analysis.bias.probe_runs import Rearranged
+from analysis.measures import depth
 from analysis.probes import linear_probe
 
 

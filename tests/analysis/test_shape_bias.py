@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from analysis.bias import shapes
 from analysis.bias.probe import Subject
+from analysis.measures import shapes
 from analysis.probes import phase_amplitude, shape_bias
 from engine.errors import OUTPUT
 

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 import archs
-from analysis.bias import mixing
-from analysis.bias.mixing import Mixing, matrices
 from analysis.bias.probe import Rearranged, Subject
+from analysis.measures import mixing
+from analysis.measures.mixing import Mixing, matrices
 from analysis.probes import toeplitz
 from analysis.probes.receptive_field import randomise
 from analysis.probes.toeplitz import Places, estimates, indices, projected, relabeled

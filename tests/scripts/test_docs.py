@@ -70,7 +70,7 @@ def test_the_manual_is_built_without_warnings(tmp_path):
         "mixer_s16" in pages["models"] and "--batch-size" in pages["flags"] and "convmixer_imagenet" in pages["recipes"]
     )
     assert "engine/data/" in pages["glossary"] and "ladder_lr" in pages["log"] and "predictions.npz" in pages["files"]
-    assert (tmp_path / "site/figures/ladder.svg").is_file()
+    assert (tmp_path / "site/figures/gaps.svg").is_file()
     foreign = re.findall(r'(?:src|href)="(https?://[^"]+\.(?:js|css|woff2?))"', "".join(pages.values()))
     assert not foreign, foreign  # it is read without a network
 

@@ -20,7 +20,8 @@ from engine.errors import Refusal
 from engine.fields.effects import OPTIMIZERS
 from engine.folder import store
 from engine.run import BEST, LAST, How, Run
-from slurm.define import cost, plan, totals
+from slurm import totals
+from slurm.define import cost, plan
 from slurm.define.sweep import Sweep
 
 ROOT = Path(__file__).parents[2]

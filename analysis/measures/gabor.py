@@ -8,7 +8,7 @@ from where the spectrum has its peak.
 import numpy as np
 from scipy.optimize import least_squares
 
-from analysis.bias import fields
+from analysis.measures import fields
 
 STARTS = (0.5, 0.25)  # widths of the envelope at the start, in the spread of the image's own mass
 

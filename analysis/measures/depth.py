@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from analysis.bias import pixels
 from analysis.bias.probe import Subject
+from analysis.measures import pixels
 
 
 def count(subject: Subject) -> int:
