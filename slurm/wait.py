@@ -25,9 +25,9 @@ def until_ended(sweep: Sweep, every: float = EVERY_SECONDS) -> list[Status]:
         statuses = states.standing(sweep)
         left = any(status["state"] in states.UNFINISHED for status in statuses)
         quiet = quiet + 1 if live == [] else 0  # None: squeue does not answer, which says nothing
-        if not on_slurm or quiet == LOOKS or (quiet and not left):
-            return statuses
-        if (words := states.summary(statuses)) != told:
+        if on_slurm and (words := states.summary(statuses)) != told:
             told = words
             print(f"{datetime.now():%H:%M:%S}  {words}", flush=True)
+        if not on_slurm or quiet == LOOKS or (quiet and not left):
+            return statuses
         time.sleep(every)

@@ -75,7 +75,8 @@ class Seen:
 def write(folder: Path, seen: Predictions, num_classes: int) -> None:
     """The file of a run, replaced at once."""
     kind = np.min_scalar_type(num_classes - 1)
-    write_bytes(folder / FILE, _npz({"prediction": seen.prediction.astype(kind), "label": seen.label.astype(kind)}))
+    arrays = {"prediction": seen.prediction.astype(kind), "label": seen.label.astype(kind)}
+    write_bytes(folder / FILE, _npz(arrays), named=False)
 
 
 def read(folder: Path) -> Predictions | None:

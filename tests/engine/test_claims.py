@@ -25,6 +25,7 @@ def axes(monkeypatch):
         return [claims.Item(key, first[key], second[key]) for key in first if first[key] != second[key]]
 
     monkeypatch.setattr(archs, "difference", difference, raising=False)
+    monkeypatch.setattr(archs, "families", lambda: ["cells"])
 
 
 SQUARE = {f"{a}{b}": cell(a, b) for a in "01" for b in "01"}

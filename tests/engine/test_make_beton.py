@@ -21,13 +21,13 @@ def test_numbers_without_sense_are_refused(flag, number, tmp_path, monkeypatch):
     "words, said",
     [
         (["-j", "1025"], "'1025' is not a whole number from 1 to 1024"),
-        (["--img-size", "4097"], "'4097' is not a whole number from 1 to 4096"),
+        (["--img-size", "4097"], "'4097' is more than 4096 pixels"),
         (["--max-resolution", "100000"], "'100000' is not a whole number from 1 to 4096"),
         (["--quality", "101"], "'101' is not a whole number from 1 to 100"),
         (["--write-mode", "smart", "--smart-threshold", "-1"], "'-1' is not a whole number from 0 on"),
         (["--compress-probability", "nan"], "compress-probability nan is not from 0 to 1"),
         (["--compress-probability", "-0.5"], "compress-probability -0.5 is not from 0 to 1"),
-        (["--dataset", "imagefolder/x"], "needs the size of the squares to store, --img-size N"),
+        (["--dataset", "imagefolder/x"], "needs the size to store, --img-size N or --img-size HxW"),
     ],
 )
 def test_numbers_out_of_their_range_are_refused_with_it(words, said, tmp_path, monkeypatch):

@@ -99,7 +99,7 @@ def test_the_crossover_is_the_first_of_an_unbroken_row():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["mixer_nano", "--model-kwargs", "patch_size=4"], "mixer_nano has no tokens that can be merged"),
+        (["mixer_nano", "--model-kwargs", "patch_size=4"], "mixer_nano has no argument 'merge_r'"),
         (["deit_nano", "--merge-start", "2"], "--merge-start 2: no layer with attention is left"),
         (["deit_nano", "--img-size", "33"], "img_size 33 is not a multiple"),
     ],

@@ -55,7 +55,8 @@ def test_every_sweep_of_the_folder_loads():
         try:
             sweep = load(name)
         except Refusal as refusal:  # a study whose rates are still being tuned says so (tests/slurm/test_lattice.py)
-            assert "no learning rate for lattice_s" in str(refusal) and name.startswith("lattice")
+            wanted = {"lattice": "no learning rate for lattice_s", "removal": "no layers are chosen yet"}
+            assert wanted[name.partition("_")[0]] in str(refusal)
             continue
         assert sweep.name == name and sweep.question and sweep.runs
 
