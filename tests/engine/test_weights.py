@@ -103,7 +103,8 @@ def _old(content: Any) -> bytes:
 
 
 MODEL = archs.create("mixer_nano", depth=1, dim=16)
-WHOLE = f"{type(MODEL).__module__}.{type(MODEL).__name__}{{}}, which cannot be had without running code; write the weights alone"
+CLASS = f"{type(MODEL).__module__}.{type(MODEL).__name__}"
+WHOLE = CLASS + "{}, which cannot be had without running code; write the weights alone"
 
 
 @pytest.mark.parametrize(
