@@ -179,7 +179,7 @@ class MatrixMixer(Mixer):
     ) -> None:
         super().__init__(dim, grid, start)
         check_groups(dim, num_groups)
-        self.reads = reads
+        self.reads, self.num_groups = reads, num_groups
         self.hold("weight", (num_groups, *shape), start.g0 * reads**-0.5)
 
     def matrices(self) -> Tensor:
@@ -187,7 +187,7 @@ class MatrixMixer(Mixer):
         raise NotImplementedError
 
     def mix(self, x_BHWC: Tensor) -> Tensor:
-        return places.product(self.matrices(), x_BHWC)
+        return places.product(self.matrices(), x_BHWC, self.num_groups)
 
     def macs(self) -> tuple[int, int]:
         return round(self.dim * self.num_tokens * self.reads), self.dim * self.num_tokens**2

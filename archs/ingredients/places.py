@@ -13,9 +13,9 @@ from archs.parts.layers import mix_tokens
 from archs.parts.relabeling import Relabeling
 
 
-def product(matrices_GNN: Tensor, x_BHWC: Tensor) -> Tensor:
-    """Each group of channels of x with its matrix."""
-    num_groups, x_BNC = matrices_GNN.shape[0], x_BHWC.flatten(1, 2)
+def product(matrices_GNN: Tensor, x_BHWC: Tensor, num_groups: int) -> Tensor:
+    """Each group of channels of x with its matrix; how many there are is told, as a tracer knows no shapes."""
+    x_BNC = x_BHWC.flatten(1, 2)
     if num_groups == 1:
         return mix_tokens(x_BNC, matrices_GNN[0], None).reshape(x_BHWC.shape)
     # One product per group, over all images at once, wants the batch behind the tokens: one copy on either side.

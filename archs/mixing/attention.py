@@ -18,7 +18,6 @@ class Mixing(distance.Mixing):
 
     def __init__(self, dim: int, grid: Grid, start: Start, *, num_heads: int) -> None:
         super().__init__(dim, grid, start, num_heads=num_heads)
-        self.num_heads = num_heads
         self.project("q")
         self.project("k")
         self.deviation["q.weight"] = 0.0
@@ -28,7 +27,7 @@ class Mixing(distance.Mixing):
         return places.toeplitz(self.table, self.grid)
 
     def linear(self, x_BHWC: Tensor) -> Tensor:
-        return places.product(self.logits().softmax(-1), x_BHWC)
+        return places.product(self.logits().softmax(-1), x_BHWC, self.num_heads)
 
     def mix(self, x_BHWC: Tensor) -> Tensor:
         x_BNC = x_BHWC.flatten(1, 2)

@@ -22,6 +22,7 @@ class Mixing(Mixer):
     def __init__(self, dim: int, grid: Grid, start: Start, *, num_heads: int) -> None:
         check_groups(dim, num_heads, "num_heads")
         super().__init__(dim, grid, start)
+        self.num_heads = num_heads
         self.table = nn.Parameter(torch.empty(num_heads, 2 * grid[0] - 1, 2 * grid[1] - 1))
         self.deviation["table"] = 0.0
         self.project("v")
@@ -29,7 +30,7 @@ class Mixing(Mixer):
         self.scaled = "proj.weight"
 
     def linear(self, x_BHWC: Tensor) -> Tensor:
-        return places.product(places.toeplitz(self.table, self.grid).softmax(-1), x_BHWC)
+        return places.product(places.toeplitz(self.table, self.grid).softmax(-1), x_BHWC, self.num_heads)
 
     def mix(self, x_BHWC: Tensor) -> Tensor:
         return self.proj(self.linear(self.v(x_BHWC)))

@@ -23,7 +23,7 @@ class Mixing(dense.Mixing):
         self.hold("weight", self.weight.shape, self.target**0.5 * self.num_tokens**-0.5)
 
     def linear(self, x_BHWC: Tensor) -> Tensor:
-        return places.product(self.matrices(), x_BHWC)
+        return places.product(self.matrices(), x_BHWC, self.num_groups)
 
     def mix(self, x_BHWC: Tensor) -> Tensor:
         return x_BHWC * self.linear(x_BHWC)

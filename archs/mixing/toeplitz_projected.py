@@ -20,7 +20,7 @@ class Mixing(toeplitz.Mixing):
         self.project("proj")
 
     def linear(self, x_BHWC: Tensor) -> Tensor:
-        return places.product(self.matrices(), x_BHWC)
+        return places.product(self.matrices(), x_BHWC, self.num_groups)
 
     def mix(self, x_BHWC: Tensor) -> Tensor:
         return self.proj(self.linear(self.v(x_BHWC)))

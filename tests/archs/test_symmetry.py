@@ -239,7 +239,7 @@ def test_the_table_of_the_zoo_is_complete_and_as_declared():
         rows = list(csv.DictReader(file))
     held = {row["model"].partition("_")[0] for row in rows}
     names = [name for name in NANO if name.partition("_")[0] in held]
-    assert len(names) > 20
+    assert len(names) >= 18
     assert [(row["model"], row["opt"]) for row in rows] == [
         (name, opt) for name in names for opt in symmetry.OPTIMIZERS
     ]
