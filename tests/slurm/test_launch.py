@@ -1,4 +1,4 @@
-"""Launching without a scheduler: resources, shapes, copies of the code, resuming, cancelling, logs, refusals.
+"""Launching without a scheduler: resources, shapes, resuming, cancelling, logs, refusals.
 
 What needs a SLURM is in tests/test_slurm_*.py.
 """
@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from engine.errors import CLUSTER, USAGE, Refusal
-from engine.folder import environment, lease, store
+from engine.folder import lease, store
 from slurm import launch
-from slurm.cluster import clusters, snapshot, submit
+from slurm.cluster import clusters, submit
 from slurm.cluster.clusters import Resources
 from slurm.cluster.scheduler import Element
 from slurm.define.load import load
@@ -208,28 +208,6 @@ def test_what_an_element_imports_before_it_listens_is_light():
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
-
-
-# --- the copy of the code ---------------------------------------------------------------------------------------------
-
-
-def test_a_copy_of_the_code_is_whole_and_made_once(tmp_path):
-    copy = snapshot.take(tmp_path)
-    commit = (copy / "COMMIT").read_text()
-    assert copy == tmp_path / ".code" / commit == snapshot.take(tmp_path)
-    assert [path.name for path in (tmp_path / ".code").iterdir()] == [commit], "nothing half made is left"
-    assert (copy / "engine/train.py").read_bytes() == (ROOT / "engine/train.py").read_bytes()
-    assert not (copy / "results").exists() and not (copy / "tests").exists()
-    code = (
-        "import engine.folder.environment, engine.folder.store, slurm.cluster.snapshot, slurm.queue.task; "
-        "from pathlib import Path\n"
-        "print(engine.folder.environment.commit()); print(engine.folder.store.ROOT); "
-        "print(slurm.cluster.snapshot.take(Path('x')))"
-    )
-    env = {**os.environ, "PYTHONPATH": str(copy), "PYTHONSAFEPATH": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=env, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == [commit, str(copy), str(copy)], "run from the checkout, the copy is used"
-    assert commit.startswith(environment.commit().rstrip("+"))
 
 
 # --- resuming and cancelling ------------------------------------------------------------------------------------------
