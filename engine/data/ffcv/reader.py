@@ -102,7 +102,8 @@ class ImageDecoder(SimpleRGBImageDecoder):
                 squares = self._squares[worker][: len(chosen)]
                 self._cut(file, chosen, squares, worker)
                 source, addresses = self._squares_bytes[worker], np.arange(len(chosen)) * squares[0].size
-            pipeline.read(source, addresses, chosen, images, key, augmentation.crop_pad, augmentation.hflip)
+            crop = augmentation.crop_pad, augmentation.crop_step, augmentation.crop_fill == "wrap"
+            pipeline.read(source, addresses, chosen, images, key, *crop, augmentation.hflip)
             augmentation.finish(images, chosen, key)
 
     def _cut(self, file: np.ndarray, samples: np.ndarray, squares: np.ndarray, worker: int) -> None:
