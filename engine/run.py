@@ -104,10 +104,10 @@ class Run(BaseModel):
     aug_repeats: Annotated[int, Field(ge=0)] = Field(
         0, description="times that an image comes in an epoch, augmented anew, instead of others (0 and 1 are off)"
     )
-    permute: Literal["none", "pixels", "patches"] = Field(
+    permute: Literal["none", "pixels", "patches", "pixels_first"] = Field(
         "none",
         description="after augmentation, one fixed shuffle of the places in all images: of pixels; or of the model's "
-        "patches, and of the pixels inside them all alike",
+        "patches, and of the pixels inside them all alike; pixels_first: of pixels, before augmentation",
     )
     holdout: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="share of the training images, chosen by a hash of the index, to validate on instead of val"

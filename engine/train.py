@@ -151,7 +151,8 @@ def _train(
         _export(epochs.path_of(folder, 0), run, state.judged, {"epoch": -1, "eval_top1": None}, facts)
     # A run that resumes at the end of an epoch tells the rate of the last step taken.
     schedule.step_update(max(state.step - 1, 0))
-    step = Step(run, state, schedule, prepare, num_classes, compiled=how.torchcompile)
+    prepare_step = make_prepare(run, facts, device, training=True)
+    step = Step(run, state, schedule, prepare_step, num_classes, compiled=how.torchcompile)
     step.micro_batches = before.get("micro_batches", 1)
     metrics = Metrics(folder, state.step, len(state.history), lease)
     if lease:

@@ -34,6 +34,8 @@ OPTIMIZERS = {
 }
 # Fields that say how training images are changed.
 AUGMENTED = ("crop_pad", "crop_fill", "crop_step", "hflip", "scale", "ratio", "aa", "color_jitter", "reprob", "remode")
+# Those to which it matters where a pixel is; scale is refused with a shuffle before it.
+SPATIAL = ("crop_pad", "hflip", "aa", "reprob")
 DECAYING = ("cosine", "linear")  # the schedules that end at min_lr
 
 
@@ -121,6 +123,10 @@ def _conflict(run: Any, defaults: dict[str, Any]) -> str | None:
         return "aa changes colours itself and leaves color_jitter out"
     if run.aug_repeats > 1 and all(getattr(run, key) == defaults[key] for key in AUGMENTED):
         return f"aug_repeats {run.aug_repeats} repeats the same pixels without any augmentation"
+    if run.permute == "pixels_first" and run.scale is not None:
+        return "permute pixels_first shuffles whole images, and scale cuts and resizes as it reads; use crop_pad"
+    if run.permute == "pixels_first" and all(getattr(run, key) == defaults[key] for key in SPATIAL):
+        return f"permute pixels_first is permute pixels without any of {', '.join(SPATIAL)}; say permute pixels"
     if run.layer_decay is not None and run.body_lr_scale != 1.0:
         return "layer_decay and body_lr_scale are two ways to slow the body down; leave one out"
     if run.warmup_epochs + run.cooldown_epochs > run.epochs:
