@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 import archs
 from engine.data.augment.policy import FORMS, canonical
@@ -20,20 +20,16 @@ from engine.data.sets import DATASETS, SPLITS, lookup
 from engine.errors import CHECKPOINT, Refusal
 from engine.fields import dilution, sizes, values
 from engine.fields.effects import OPTIMIZERS, fault
-from engine.fields.limits import startable
+from engine.fields.how import DATA_DIR as DATA_DIR
+from engine.fields.how import Count, How
 from engine.fields.sizes import Pixels, Size
 from engine.fields.values import unknown
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Threads = Annotated[int, AfterValidator(startable)]
-Folder = Annotated[Path, AfterValidator(lambda path: Path(values.home(str(path))))]
 Scalar = bool | int | float | str | None
 Value = Scalar | list[Scalar]
-
-DATA_DIR = values.folder("SOFTMLP_DATA", Path(__file__).resolve().parent.parent / "data")
 
 # Version of what a signature stands for. Raise it, and only then change the pinned values of tests/engine/test_run.py,
 # when a change makes any run compute something else: a default, a family's VARIANTS or build, the order of the images,
@@ -273,51 +269,6 @@ class Run(BaseModel):
         if "initial_checkpoint" in changes:
             del record["initial_identity"]
         return make_run({**record, **changes})
-
-
-class How(BaseModel):
-    """What does not change a result. (The number of threads does change the last bits; it is kept with the run.)"""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    data_dir: Folder = Field(DATA_DIR, description="folder of the .beton files")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
-    stage: bool = Field(
-        False, description="read the .beton files from a copy on the node's disk, $SLURM_TMPDIR or $TMPDIR"
-    )
-    workers: Annotated[Threads, Field(ge=1)] = Field(1, description="threads that decode and augment")
-    threads: Annotated[Threads, Field(ge=0)] = Field(0, description="threads of torch; 0: all cores")
-    log_interval: Count = Field(50, description="steps between two lines of metrics.jsonl")
-    checkpoint_interval: Annotated[int, Field(ge=0)] = Field(0, description="also save every N steps; 0: epochs only")
-    checkpoint_hist: Count = Field(
-        2, description="checkpoints to keep while it trains, the newest N; its end drops all"
-    )
-    keep_epochs: tuple[Annotated[int, Field(ge=0)], ...] = Field(
-        (), description="also keep the weights after these epochs (0: as initialised), as weights-epoch-N.pth.tar"
-    )
-    val_interval: Count = Field(
-        1, description="epochs between two evaluations on all validation images; the last epoch always is"
-    )
-    val_samples: Annotated[int, Field(ge=0)] = Field(
-        0, description="after the epochs in between, look at so many validation images (never in acc1); 0: at none"
-    )
-    torchcompile: bool = Field(False, description="torch.compile; changes the last bits")
-    channels_last: bool = Field(False, description="weights and images in NHWC order; changes the last bits")
-    deterministic: bool = Field(
-        False, description="on a GPU: only algorithms that repeat bit for bit, or an error; on a CPU all do anyway"
-    )
-    log_tensorboard: bool = Field(False, description="also write TensorBoard files into the run's folder")
-    log_wandb: bool = Field(False, description="also write to wandb; offline where it cannot be reached")
-    wandb_project: str = Field("softer-mlps", description="project for log_wandb")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "How":
-        if self.val_samples and self.val_interval == 1:
-            raise ValueError(
-                f"val_samples {self.val_samples} is for the epochs between two evaluations, and every epoch is "
-                "evaluated on all images; give --val-interval 5, say, too"
-            )
-        return self
 
 
 def make_run(fields: dict[str, Any], where: str = "") -> Run:
