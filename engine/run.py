@@ -24,6 +24,7 @@ from engine.fields.how import DATA_DIR as DATA_DIR
 from engine.fields.how import Count, How
 from engine.fields.sizes import Pixels, Size
 from engine.fields.values import unknown
+from engine.pruning import criteria
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -94,15 +95,19 @@ class Run(BaseModel):
     color_jitter: Fraction = Field(0.0, description="brightness, contrast and saturation, each by up to this share")
     reprob: Fraction = Field(0.0, description="probability of erasing a random rectangle")
     remode: Literal["const", "pixel"] = Field("const", description="erase with the mean, or with random pixels")
-    crop_pad: Annotated[int, Field(ge=0)] = Field(0, description="pixels of zero padding before a random crop")
+    crop_pad: Annotated[int, Field(ge=0)] = Field(0, description="pixels of padding before a random crop")
+    crop_fill: Literal["zeros", "wrap"] = Field(
+        "zeros", description="what is there: black, or the other side of the image; with wrap half a side is any shift"
+    )
+    crop_step: Count = Field(1, description="pixels between two such crops: the patch's side shifts by whole patches")
     hflip: Fraction = Field(0.0, description="probability of a horizontal flip")
     aug_repeats: Annotated[int, Field(ge=0)] = Field(
         0, description="times that an image comes in an epoch, augmented anew, instead of others (0 and 1 are off)"
     )
-    permute: Literal["none", "pixels", "patches"] = Field(
+    permute: Literal["none", "pixels", "patches", "pixels_first"] = Field(
         "none",
         description="after augmentation, one fixed shuffle of the places in all images: of pixels; or of the model's "
-        "patches, and of the pixels inside them all alike",
+        "patches, and of the pixels inside them all alike; pixels_first: of pixels, before augmentation",
     )
     holdout: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="share of the training images, chosen by a hash of the index, to validate on instead of val"
@@ -116,6 +121,15 @@ class Run(BaseModel):
     dilute_epochs: Positive | None = Field(None, description="epochs over which a group goes (published: 299 of 400)")
     dilute_sched: Literal["linear", "cosine"] = Field("linear", description="how its share falls from 1 to 0")
     dilute_by: Literal["epoch", "step"] = Field("epoch", description="how often its share changes")
+    prune_by: str | None = Field(
+        None, description=f"zero weights or units of the model it starts from, for good: {', '.join(criteria.names())}"
+    )
+    prune_share: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="share of the weights of each unit (of the units of each layer) that is zero"
+    )
+    prune_rewind: bool = Field(
+        False, description="only which are zero comes from initial_checkpoint: train anew from the seed's own weights"
+    )
     best_from: Annotated[int, Field(ge=0)] | None = Field(
         None, description="first epoch, from 0, that may be the best one (default: 0, or where dilution has ended)"
     )
@@ -174,6 +188,8 @@ class Run(BaseModel):
                 self.__dict__[key] = None
         if self.aug_repeats == 1:
             self.__dict__["aug_repeats"] = 0
+        if self.prune_by is not None and self.prune_by not in criteria.names():
+            raise ValueError(unknown("prune_by", self.prune_by, criteria.names()))
         if line := fault(self, {key: field.default for key, field in Run.model_fields.items()}):
             raise ValueError(line)
         if self.drop_path and not self.model.startswith("timm/"):
@@ -182,10 +198,6 @@ class Run(BaseModel):
             raise ValueError(line)
         if self.best_from == dilution.gone_from(self):
             self.__dict__["best_from"] = None
-        if self.crop_pad >= min(sizes.pair(self.img_size)):
-            raise ValueError(
-                f"crop_pad {self.crop_pad} at {self.pixels} pixels: crops beside the image are black; give less"
-            )
         if self.permute == "patches" and not self.patch_size:
             raise ValueError(f"permute patches needs a model with patches, and {self.model} has none; permute pixels")
         return self
