@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from engine.fields.sizes import holds, pair, text
+from engine.fields.softness import WINDOWED
 
 
 class Optimizer(NamedTuple):
@@ -56,6 +57,8 @@ _CROPPED = Effect("crop_pad", lambda run: run.crop_pad > 0)
 _STEP = Effect("sched step", lambda run: run.sched == "step")
 _FULL = Effect("mode full", lambda run: run.mode == "full")
 _DILUTED = Effect("dilute_layers", lambda run: run.dilute_layers is not None)
+_ANNEALED = Effect("strictness_to", lambda run: run.strictness_to is not None)
+_PENALISED = Effect("penalty", lambda run: run.penalty is not None)
 _EMA = Effect("model_ema", lambda run: run.model_ema)
 
 # A field that is not here has an effect in every run.
@@ -84,6 +87,13 @@ EFFECTS = {
     "prune_rewind": Effect(
         "prune_by and initial_checkpoint", lambda run: run.prune_by is not None and run.initial_checkpoint is not None
     ),
+    "strictness_epochs": _ANNEALED,
+    "strictness_sched": _ANNEALED,
+    "penalty": _FULL,  # its matrices are the body's
+    "penalty_weight": _PENALISED,
+    "penalty_beta": Effect("penalty beta_lasso", lambda run: run.penalty == "beta_lasso"),
+    "penalty_kernel_size": Effect("penalty toeplitz or mask", lambda run: run.penalty in WINDOWED),
+    "penalty_stride": Effect("penalty toeplitz or mask", lambda run: run.penalty in WINDOWED),
     "model_ema_decay": _EMA,
     "model_ema_warmup": _EMA,
     "amp_dtype": Effect("amp", lambda run: run.amp),
