@@ -71,7 +71,7 @@ class Run(BaseModel):
     momentum: Fraction = Field(0.9, description="for sgd, momentum, rmsprop, muon")
     opt_eps: Positive | None = Field(None, description="default: timm's")
     layer_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        None, description="learning rate per layer from the head"
+        None, description="share of lr a layer from the head"
     )
     opt_betas: tuple[Fraction, Fraction] | None = Field(
         None, description="for adam's kin, lamb, lion, muon; default: timm's"
@@ -120,6 +120,7 @@ class Run(BaseModel):
     dilute_epochs: Positive | None = Field(None, description="epochs over which a group goes (published: 299 of 400)")
     dilute_sched: Literal["linear", "cosine"] = Field("linear", description="how its share falls from 1 to 0")
     dilute_by: Literal["epoch", "step"] = Field("epoch", description="how often its share changes")
+    distil_epochs: Positive | None = Field(None, description="first epochs: mlp_layers learn what they gave before")
     best_from: Annotated[int, Field(ge=0)] | None = Field(
         None, description="first epoch, from 0, that may be the best one (default: 0, or where dilution has ended)"
     )
@@ -182,7 +183,7 @@ class Run(BaseModel):
             raise ValueError(line)
         if self.drop_path and not self.model.startswith("timm/"):
             archs.arguments(self.model, drop_path=self.drop_path)  # a flag that the model cannot use is an error
-        if line := dilution.conflict(self, {} if self.dilute_layers is None else self._arguments):
+        if line := dilution.conflict(self, self._arguments):
             raise ValueError(line)
         if self.best_from == dilution.gone_from(self):
             self.__dict__["best_from"] = None

@@ -141,13 +141,16 @@ def _train(
         _export(epochs.path_of(folder, 0), run, state.judged, {"epoch": -1, "eval_top1": None}, facts)
     # A run that resumes at the end of an epoch tells the rate of the last step taken.
     schedule.step_update(max(state.step - 1, 0))
-    step = Step(run, state, schedule, prepare, num_classes, compiled=how.torchcompile)
+    distil_steps = dilution.distil_steps(run, steps_per_epoch)
+    taught = models.create_teacher(run, num_classes, in_chans) if state.step < distil_steps else None
+    step = Step(run, state, schedule, prepare, num_classes, compiled=how.torchcompile, taught=taught)
+    step.distil_steps = distil_steps
     step.micro_batches = before.get("micro_batches", 1)
     metrics = Metrics(folder, state.step, len(state.history), lease)
     if lease:
         trackers.open(len(state.history))
         status.train_flops_per_image = 3 * store.read_json(folder / "profile.json")["flops"]
-        if run.dilute_layers is None:  # else the FLOPs of a step change
+        if run.dilute_layers is None and run.distil_epochs is None:  # else the FLOPs of a step change
             status.peak_flops = matmul_flops(device.type, precision(run), threads) * world
     if device.type == "cuda":  # the peak is the run's, not that of the one before it here or of matmul_flops
         torch.cuda.reset_peak_memory_stats()

@@ -74,6 +74,9 @@ EFFECTS = {
     "dilute_epochs": _DILUTED,
     "dilute_sched": _DILUTED,
     "dilute_by": _DILUTED,
+    "distil_epochs": Effect(
+        "initial_checkpoint in mode full", lambda run: run.initial_checkpoint is not None and run.mode == "full"
+    ),
     "model_ema_decay": _EMA,
     "model_ema_warmup": _EMA,
     "amp_dtype": Effect("amp", lambda run: run.amp),

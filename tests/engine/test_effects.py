@@ -18,6 +18,7 @@ BASE = {"model_kwargs": {"depth": 2, "dim": 8}, "train_samples": 96, "batch_size
 OPTS = [{"opt": opt} for opt in OPTIMIZERS]
 SCHEDS = [{"sched": sched} for sched in ("cosine", "constant", "linear", "step", "triangular")]
 LINEAR = [{"mode": "linear", "initial_checkpoint": "WEIGHTS"}]
+LESS = {"initial_checkpoint": "WEIGHTS"}
 DEIT = {"model": "deit_nano"}
 DILUTED = {**DEIT, "dilute_layers": "0", "dilute_epochs": 2}
 LATER = {**DILUTED, "epochs": 4, "dilute_epochs": 3}  # of three epochs cosine and linear differ
@@ -71,6 +72,7 @@ WALK = {
     "dilute_epochs": (1.0, [{}, DILUTED]),
     "dilute_sched": ("cosine", [{}, DILUTED, LATER]),
     "dilute_by": ("step", [{}, DILUTED]),
+    "distil_epochs": (1.0, [{}, {**LESS, "model_kwargs": {**BASE["model_kwargs"], "mlp_layers": [0]}}]),
     "best_from": (2, [{"lr": 0.3}]),
     "mode": ("linear", [{}]),
     "body_lr_scale": (0.1, [{}, *LINEAR]),
@@ -145,6 +147,8 @@ def test_the_refusal_names_both_fields(field):
     for context in contexts:
         if context in LINEAR:
             context = {"mode": "linear"}
+        if "initial_checkpoint" in context:
+            context = {**context, "initial_identity": "run:00000000"}
         try:
             make_run({**BASE, **context, field: value})
             said.append("")

@@ -77,6 +77,7 @@ DEFAULTS = {
     "dilute_epochs": None,
     "dilute_sched": "linear",
     "dilute_by": "epoch",
+    "distil_epochs": None,
     "best_from": None,
     "mode": "full",
     "body_lr_scale": 1.0,
