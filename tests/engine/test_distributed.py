@@ -14,6 +14,7 @@ from engine.errors import DIVERGED, STOPPED, TERMINATED, USAGE
 from engine.folder import predictions, store
 from engine.run import make_run
 from engine.train import train
+from tests import warm
 from tests.engine.test_train import assert_same, result
 from tests.lab import PATIENCE
 
@@ -40,14 +41,13 @@ CODE = (
 
 
 def start(folder, data, world=2, command=None, **more):
-    """The processes of a run, as torchrun would start them."""
+    """The processes of a run, as torchrun would start them; a command of its own, in interpreters of its own."""
     env = {**os.environ, "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     env |= {"GLOO_SOCKET_IFNAME": "lo", "SOFTMLP_DISTRIBUTED_TIMEOUT": "120", **more}
-    command = command or [sys.executable, "-c", CODE, str(folder), str(data)]
-    return [
-        subprocess.Popen(command, env={**env, "RANK": str(r), "LOCAL_RANK": str(r)}, stderr=subprocess.PIPE, text=True)
-        for r in range(world)
-    ]
+    ranks = [{**env, "RANK": str(r), "LOCAL_RANK": str(r)} for r in range(world)]
+    if command:
+        return [subprocess.Popen(command, env=each, stderr=subprocess.PIPE, text=True) for each in ranks]
+    return [warm.Process("-c", CODE, folder, data, env=each) for each in ranks]
 
 
 def free_port():
