@@ -153,8 +153,8 @@ class Page:
 
     @cached_property
     def gaps(self) -> pd.DataFrame:
-        """Of `permutation_gap.pairs`, of one kind of shuffle: the first of its KINDS that is there; of the sweeps beside
-        this one where it has none itself."""
+        """Of `permutation_gap.pairs`, of one kind of shuffle, the first of its KINDS that is there; of the sweeps
+        beside this one where it has none itself."""
         pairs = permutation_gap.pairs(self.frame).dropna(subset="gap")
         elsewhere = [other.gaps.dropna(subset="gap") for other in self.beside if len(other.gaps)]
         pairs = pd.concat(elsewhere) if pairs.empty and elsewhere else pairs
