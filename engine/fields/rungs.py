@@ -27,10 +27,12 @@ def conditions(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Per run, the fields besides model, arguments and seed that tell apart what must not be pooled; "" for none.
 
     Args:
-        rows: `rung` and the fields of RECIPE. A field is named where it differs within a rung, or, of DATA, at all; one
-            that follows from those already named (batch size and learning rate in step) adds nothing.
+        rows: `rung`, the fields of RECIPE and, where there is one, `signature`. A field is named where it differs
+            within a rung, or, of DATA, at all; one that follows from those already named (batch size and learning rate
+            in step) adds nothing. Seeds of one run among the rows are one thing to start from.
     """
     told = [{field: text(row[field]) for field in RECIPE} for row in rows]
+    _pool_origins(rows, told)
     named: list[str] = []
     for field in sorted(RECIPE, key=lambda field: field not in DATA):
         within: dict[str, set[str]] = {}
@@ -46,12 +48,32 @@ def conditions(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [" ".join(f"{field}={words[field]}" for field in named) for words in told]
 
 
+def _pool_origins(rows: Sequence[Mapping[str, Any]], told: Sequence[dict[str, str]]) -> None:
+    """Call runs that start from seeds of one run, which are among the rows, as starting from the first of these."""
+    place = {row["signature"]: i for i, row in enumerate(rows) if isinstance(row.get("signature"), str)}
+    first: dict[tuple[str, ...], str] = {}
+    settled: set[int] = set()
+
+    def settle(i: int) -> None:
+        if i in settled:
+            return
+        settled.add(i)
+        kind, _, origin = told[i]["initial_identity"].partition(":")
+        if kind == "run" and origin in place:
+            settle(source := place[origin])
+            alike = (rows[source]["rung"], *told[source].values())
+            told[i]["initial_identity"] = f"run:{first.setdefault(alike, origin)}"
+
+    for i in range(len(rows)):
+        settle(i)
+
+
 def names(runs: Sequence[Run]) -> dict[str, str]:
     """By signature what a table calls a run, without its seed: its rung and, where that was trained in several ways,
     its condition. Of very many runs the rung alone."""
     if len(runs) > MANY:
         return {run.signature: run.rung for run in runs}
-    rows = [{**run.record(), "rung": run.rung} for run in runs]
+    rows = [{**run.record(), "rung": run.rung, "signature": run.signature} for run in runs]
     ways = conditions(rows)
     return {run.signature: f"{run.rung} {way}".strip() for run, way in zip(runs, ways, strict=True)}
 
