@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 import archs
 from archs.attention.diluted import Diluted
+from archs.mixing.dial import Mixing as Dial
 from engine import distributed, optim, transfer
 from engine.data.sets import lookup
 from engine.errors import MACHINE, USAGE, Refusal
@@ -66,9 +67,23 @@ def create(run: Run, num_classes: int, in_chans: int) -> nn.Module:
 
 
 def final_state(model: nn.Module) -> dict[str, Tensor]:
-    """The weights that the model which a run ends with has: without the attention that was diluted."""
+    """The weights that the model which a run ends with has: without attention that was diluted, and of a dial at 1
+    without what stood beside its kernel."""
     gone = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, Diluted))
+    gone += tuple(f"{name}.rest" for name, dial in _dials(model) if dial.gate is None and dial.strictness == 1)
     return {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(gone)}
+
+
+def held(model: nn.Module, penalty: optim.Penalty | None) -> dict[str, float | list[float]]:
+    """How strictly the model is held, to be told: its penalty, and the strictness of its dials, layer by layer."""
+    found: dict[str, float | list[float]] = {} if penalty is None else {"penalty": penalty.value().item()}
+    if dials := _dials(model):
+        found["strictness"] = [round(1 - float(dial.softness().detach()), 6) for _, dial in dials]
+    return found
+
+
+def _dials(model: nn.Module) -> list[tuple[str, Dial]]:
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, Dial)]
 
 
 def preflight(run: Run, folder: Path | None = None) -> None:
@@ -81,7 +96,9 @@ def preflight(run: Run, folder: Path | None = None) -> None:
     entry = lookup(run.dataset)
     num_classes, in_chans = (entry.num_classes, entry.in_chans) if entry else (1000, 3)
     with torch.device("meta"):
-        masks.check(run, create(run, num_classes, in_chans))
+        model = create(run, num_classes, in_chans)
+        masks.check(run, model)
+        optim.make_penalty(run, model)
     check_batch(run, num_classes, in_chans)
 
 

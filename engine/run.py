@@ -18,7 +18,7 @@ import archs
 from engine.data.augment.policy import FORMS, canonical
 from engine.data.sets import DATASETS, SPLITS, lookup
 from engine.errors import CHECKPOINT, Refusal
-from engine.fields import dilution, sizes, values
+from engine.fields import dilution, sizes, softness, values
 from engine.fields.effects import OPTIMIZERS, fault
 from engine.fields.how import DATA_DIR as DATA_DIR
 from engine.fields.how import Count, How
@@ -104,10 +104,10 @@ class Run(BaseModel):
     aug_repeats: Annotated[int, Field(ge=0)] = Field(
         0, description="times that an image comes in an epoch, augmented anew, instead of others (0 and 1 are off)"
     )
-    permute: Literal["none", "pixels", "patches"] = Field(
+    permute: Literal["none", "pixels", "patches", "pixels_first"] = Field(
         "none",
         description="after augmentation, one fixed shuffle of the places in all images: of pixels; or of the model's "
-        "patches, and of the pixels inside them all alike",
+        "patches, and of the pixels inside them all alike; pixels_first: of pixels, before augmentation",
     )
     holdout: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="share of the training images, chosen by a hash of the index, to validate on instead of val"
@@ -130,8 +130,21 @@ class Run(BaseModel):
     prune_rewind: bool = Field(
         False, description="only which are zero comes from initial_checkpoint: train anew from the seed's own weights"
     )
+    strictness_to: Fraction | None = Field(
+        None, description="move the strictness of a lattice with mixer=dial there: 1 its kernel, 0 a full matrix"
+    )
+    strictness_epochs: Positive | None = Field(None, description="epochs that it takes, from the start, by the step")
+    strictness_sched: Literal["linear", "cosine"] = Field("linear", description="how it goes there")
+    penalty: Literal["beta_lasso", "distance", "toeplitz", "mask"] | None = Field(
+        None, description="on matrices over the tokens and flat first layers: few weights, near ones, those of a "
+        "convolution, those of a window"
+    )  # fmt: skip
+    penalty_weight: Positive | None = Field(None, description="its share of the loss; of beta_lasso, lambda")
+    penalty_beta: NonNegative = Field(50.0, description="beta_lasso zeroes weights below beta * lambda after each step")
+    penalty_kernel_size: Count | None = Field(None, description="side of the window; toeplitz takes none, too")
+    penalty_stride: Count = Field(1, description="first layer's units stand at every Nth pixel, for toeplitz and mask")
     best_from: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="first epoch, from 0, that may be the best one (default: 0, or where dilution has ended)"
+        None, description="first epoch, from 0, that may be the best one (default: 0, or where what is annealed ends)"
     )
     mode: Literal["full", "linear"] = Field("full", description="train all of the model, or its head alone")
     body_lr_scale: Fraction = Field(1.0, description="learning rate of all but the head, as a share of lr")
@@ -194,9 +207,11 @@ class Run(BaseModel):
             raise ValueError(line)
         if self.drop_path and not self.model.startswith("timm/"):
             archs.arguments(self.model, drop_path=self.drop_path)  # a flag that the model cannot use is an error
-        if line := dilution.conflict(self, {} if self.dilute_layers is None else self._arguments):
+        if line := dilution.conflict(self, {} if self.dilute_layers is None else self.arguments):
             raise ValueError(line)
-        if self.best_from == dilution.gone_from(self):
+        if line := softness.conflict(self, {} if self.strictness_to is None else self.arguments):
+            raise ValueError(line)
+        if self.best_from == softness.settled_from(self):
             self.__dict__["best_from"] = None
         if self.permute == "patches" and not self.patch_size:
             raise ValueError(f"permute patches needs a model with patches, and {self.model} has none; permute pixels")
@@ -234,30 +249,37 @@ class Run(BaseModel):
     @property
     def rung(self) -> str:
         """What is compared: the model that it ends with and its arguments, without the seed and the recipe."""
-        return " ".join([self.model, *(f"{key}={value}" for key, value in self.final_kwargs.items())])
+        # Of a dial what it starts with: two that end alike would be one rung, and no field would tell them apart.
+        kwargs = self.model_kwargs if self.dilute_layers is None else self.final_kwargs
+        return " ".join([self.model, *(f"{key}={value}" for key, value in kwargs.items())])
 
     @property
     def final_kwargs(self) -> dict[str, Any]:
-        """Arguments of the model that it ends with: without attention that it dilutes. They decide what that costs."""
-        return self.model_kwargs if self.dilute_layers is None else dilution.final_kwargs(self, self._arguments)
+        """Arguments of the model that it ends with: without attention that it dilutes, or a kernel that was a dial.
+        They decide what that costs."""
+        if self.dilute_layers is not None:
+            return dilution.final_kwargs(self, self.arguments)
+        dial = self.model_kwargs.get("mixer") == softness.DIAL
+        return softness.final_kwargs(self, self.arguments, archs.defaults(self.model)) if dial else self.model_kwargs
 
     @property
     def ended(self) -> "Run":
         """The same run with the model that it leaves, as weights of a finished run want it."""
-        if self.dilute_layers is None:
+        if self.dilute_layers is None and self.final_kwargs == self.model_kwargs:
             return self
-        usual = {key: type(self).model_fields[key].default for key in (*dilution.FIELDS, "best_from")}
+        fields = (*dilution.FIELDS, *softness.FIELDS, "best_from")
+        usual = {key: type(self).model_fields[key].default for key in fields}
         return self.but(model_kwargs=self.final_kwargs, **usual)
 
     @property
-    def _arguments(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, Any]:
         """All that the model's `build` takes, with their values; {} for a model of timm."""
         return {} if self.model.startswith("timm/") else {**archs.defaults(self.model), **self.model_kwargs}
 
     @property
     def patch_size(self) -> int | None:
         """Side of the model's patches in pixels; None where it has none, or is not square, or is timm's."""
-        size = self._arguments.get("patch_size")
+        size = self.arguments.get("patch_size")
         return size if isinstance(size, int) else None
 
     @property

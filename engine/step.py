@@ -152,6 +152,7 @@ class Step:
         self.device, self.world = state.loss_sum.device, distributed.world()
         self.loss_of, self.mix = optim.make_loss(run), optim.make_mix(run, num_classes)
         self.autocast = make_autocast(run, self.device)
+        self.penalty = optim.make_penalty(run, state.model)
         self.micro_batches = 1
         """Parts that each batch is trained in, one after another: more than one once the memory was too little."""
         self.forward = state.model
@@ -172,12 +173,17 @@ class Step:
             self._gradients(*next(batches), part)
         if self.device.type == "cpu":  # on a GPU looking at the loss would wait for it
             state.finite(state.settle().item())
+        if run.clip_grad or self.penalty:
+            state.scaler.unscale_(state.optimizer)
+        if self.penalty:
+            self.penalty.gradients()
         state.held.gradients()
         if run.clip_grad:
-            state.scaler.unscale_(state.optimizer)
             nn.utils.clip_grad_norm_(state.model.parameters(), run.clip_grad)
         state.scaler.step(state.optimizer)
         state.scaler.update()
+        if self.penalty:
+            self.penalty.threshold()
         state.held.weights()
         state.step += 1
         if state.ema:

@@ -15,13 +15,13 @@ from engine.data.loaders import Batch, Loader
 class MemoryLoader(Loader):
     """The same batches from arrays in memory, with NumPy only: slow, and independent of FFCV and numba.
 
-    Raises ValueError for what it cannot do: another augmentation than crops and hflip, JPEGs, resizing.
+    Raises ValueError for what it cannot do: another augmentation than places, crops and hflip, JPEGs, resizing.
     """
 
     def _open(self, path: Path) -> int:
-        known = replace(self.augmentation, crop_pad=0, crop_fill="zeros", crop_step=1, hflip=0.0)
+        known = replace(self.augmentation, crop_pad=0, crop_fill="zeros", crop_step=1, hflip=0.0, places=None)
         if known != Augmentation(known.img_size, known.mean, known.std):
-            raise ValueError("the oracle knows crop_pad, crop_fill, crop_step and hflip only")
+            raise ValueError("the oracle knows places, crop_pad, crop_fill, crop_step and hflip only")
         data = np.fromfile(path, "u1")
         header = data[: beton._HEADER.itemsize].view(beton._HEADER)[0]
         start = beton._HEADER.itemsize + 2 * beton._FIELD.itemsize
@@ -33,6 +33,9 @@ class MemoryLoader(Loader):
                 raise ValueError(f"the oracle reads raw pixels of img_size only, and {path} holds others")
         pixels = [data[p : p + 3 * size * size] for p in samples["f0"]["data_ptr"].astype(int)]
         self._images = np.stack(pixels).reshape(-1, size, size, 3)[..., : len(self.augmentation.mean)]
+        if self.augmentation.places is not None:
+            rows = [self._images[:, place // size, place % size] for place in self.augmentation.places]
+            self._images = np.stack(rows, 1).reshape(self._images.shape)
         self._labels = samples["f1"].copy()
         return len(samples)
 

@@ -64,8 +64,11 @@ def dashed(axes: Mapping[str, str]) -> dict[str, str]:
 def symmetry(axes: Mapping[str, str]) -> tuple[str, ...]:
     """Orders of the patches to which training is blind, words of analysis/bias/symmetry.py.
 
-    A scrambled mixer is blind to all of them: its order, drawn alike from all orders, follows.
+    A scrambled mixer is blind to all of them: its order, drawn alike from all orders, follows. A full matrix that
+    starts as a kernel is not, though every step is: another order makes a start of it that is never drawn.
     """
+    if axes["geometry"] == DASH and base(axes["start"]) in ("kernel", "impulse"):
+        return ("flip",)
     if axes["geometry"] in (DASH, "scrambled") or axes["places"] == "blind":
         return ("patches",)
     if base(axes["form"]) in ("kron", "monarch"):

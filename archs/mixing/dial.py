@@ -66,7 +66,7 @@ class Mixing(kernel.Mixing):
         # A buffer: a step that changes it needs no new compilation. A scalar of float64 leaves other dtypes alone.
         self.strictness = torch.tensor(self.initial, dtype=torch.float64, device=device)
         self.kinds = self.geometry.kinds(self.kernel_size, device).flatten()
-        self.pairs = sums(torch.ones(len(self.kinds), device=device), self.kinds, window + 1)[:window].clamp(min=1)
+        self.pairs = sums(torch.ones_like(self.kinds), self.kinds, window + 1)[:window].clamp(min=1)
 
     def dial(self, strictness: float) -> None:
         """Set s. Raises ValueError for one that is none, or where a gate learns it."""

@@ -4,6 +4,7 @@ values    what users write in flags, grids and YAML, read in one way
 sizes     pixels: 32 is a square, 32x64 height and width
 effects   when a field changes the result, and which exclude each other
 choices   orders in which layers lose their mixing, from a committed table
+softness  a strictness that changes over training, and penalties
 dilution  layers whose attention is trained away: when, and what is left
 how       what must not change a result: workers, device, logging
 limits    how much one command may start

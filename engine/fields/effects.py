@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from engine.fields.sizes import holds, pair, text
+from engine.fields.softness import WINDOWED
 
 
 class Optimizer(NamedTuple):
@@ -34,6 +35,8 @@ OPTIMIZERS = {
 }
 # Fields that say how training images are changed.
 AUGMENTED = ("crop_pad", "crop_fill", "crop_step", "hflip", "scale", "ratio", "aa", "color_jitter", "reprob", "remode")
+# Those to which it matters where a pixel is; scale is refused with a shuffle before it.
+SPATIAL = ("crop_pad", "hflip", "aa", "reprob")
 DECAYING = ("cosine", "linear")  # the schedules that end at min_lr
 
 
@@ -54,6 +57,8 @@ _CROPPED = Effect("crop_pad", lambda run: run.crop_pad > 0)
 _STEP = Effect("sched step", lambda run: run.sched == "step")
 _FULL = Effect("mode full", lambda run: run.mode == "full")
 _DILUTED = Effect("dilute_layers", lambda run: run.dilute_layers is not None)
+_ANNEALED = Effect("strictness_to", lambda run: run.strictness_to is not None)
+_PENALISED = Effect("penalty", lambda run: run.penalty is not None)
 _EMA = Effect("model_ema", lambda run: run.model_ema)
 
 # A field that is not here has an effect in every run.
@@ -82,6 +87,13 @@ EFFECTS = {
     "prune_rewind": Effect(
         "prune_by and initial_checkpoint", lambda run: run.prune_by is not None and run.initial_checkpoint is not None
     ),
+    "strictness_epochs": _ANNEALED,
+    "strictness_sched": _ANNEALED,
+    "penalty": _FULL,  # its matrices are the body's
+    "penalty_weight": _PENALISED,
+    "penalty_beta": Effect("penalty beta_lasso", lambda run: run.penalty == "beta_lasso"),
+    "penalty_kernel_size": Effect("penalty toeplitz or mask", lambda run: run.penalty in WINDOWED),
+    "penalty_stride": Effect("penalty toeplitz or mask", lambda run: run.penalty in WINDOWED),
     "model_ema_decay": _EMA,
     "model_ema_warmup": _EMA,
     "amp_dtype": Effect("amp", lambda run: run.amp),
@@ -121,6 +133,10 @@ def _conflict(run: Any, defaults: dict[str, Any]) -> str | None:
         return "aa changes colours itself and leaves color_jitter out"
     if run.aug_repeats > 1 and all(getattr(run, key) == defaults[key] for key in AUGMENTED):
         return f"aug_repeats {run.aug_repeats} repeats the same pixels without any augmentation"
+    if run.permute == "pixels_first" and run.scale is not None:
+        return "permute pixels_first shuffles whole images, and scale cuts and resizes as it reads; use crop_pad"
+    if run.permute == "pixels_first" and all(getattr(run, key) == defaults[key] for key in SPATIAL):
+        return f"permute pixels_first is permute pixels without any of {', '.join(SPATIAL)}; say permute pixels"
     if run.layer_decay is not None and run.body_lr_scale != 1.0:
         return "layer_decay and body_lr_scale are two ways to slow the body down; leave one out"
     if run.warmup_epochs + run.cooldown_epochs > run.epochs:

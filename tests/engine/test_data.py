@@ -204,6 +204,20 @@ def test_padding_and_cropping_follow_the_resizing(stored, pets_run):
     assert (ours == wanted).all()
 
 
+@pytest.mark.parametrize("kind", ["squares", "mixed"])
+def test_a_shuffle_before_augmentation_follows_the_resizing(stored, pets_run, kind):
+    """Of images that are decoded or shrunk as they are read, as of others."""
+    small = {"img_size": 20, "stored_size": 32} if kind == "squares" else {}
+    run = pets_run.but(**small, crop_pad=3, hflip=0.5, permute="pixels_first")
+    loader, _, _ = loaders.make_loaders(run, how_of(stored[kind]))
+    plain, _, _ = loaders.make_loaders(run.but(crop_pad=0, hflip=0, permute="none"), how_of(stored[kind]))
+    ours, base = (torch.cat([x.clone() for x, _ in each.epoch(0)]).numpy() for each in (loader, plain))
+    order, shuffle = loader._order(0, 0), normalize.places(run)
+    by_sample = np.empty_like(base)
+    by_sample[order] = base.reshape(len(base), -1, 3)[:, shuffle].reshape(base.shape)
+    assert (ours == read_numpy(by_sample, order, loader._key(0), 3, 0.5)).all()
+
+
 @pytest.mark.parametrize("kind", ["jpg", "mixed"])
 def test_jpegs_are_decoded_as_pillow_does(stored, pets_run, kind, tmp_path):
     """The same bytes; libjpeg-turbo's fast transform differs from Pillow's exact one by a few levels."""

@@ -23,6 +23,11 @@ DILUTED = {**DEIT, "dilute_layers": "0", "dilute_epochs": 2}
 LATER = {**DILUTED, "epochs": 4, "dilute_epochs": 3}  # of three epochs cosine and linear differ
 NET = {"model": "mlp_nano", "model_kwargs": {"depth": 2, "dim": 8}}
 PRUNED = {**NET, "prune_by": "random", "prune_share": 0.9}
+DIAL = {"model": "lattice_nano", "model_kwargs": {"mixer": "dial", "depth": 1, "dim": 8}}
+ANNEALED = {**DIAL, "strictness_to": 0.8, "strictness_epochs": 2}
+HELD = {"model": "resmlp_nano", "penalty": "toeplitz", "penalty_weight": 0.1, "penalty_kernel_size": 3}
+LASSO = {"model": "resmlp_nano", "penalty": "beta_lasso", "penalty_weight": 1e-3}
+FIRST = {**NET, "model_kwargs": {"depth": 2, "dim": 16}, "penalty": "toeplitz", "penalty_weight": 0.1}
 # Field -> another value, and the runs in which it is changed.
 WALK = {
     "model": ("bmlp_nano", [{"model_kwargs": {}}]),
@@ -78,6 +83,14 @@ WALK = {
     "prune_by": ("locality", [{}, {**PRUNED, "prune_by": "magnitude"}]),
     "prune_share": (0.5, [{}, PRUNED]),
     "prune_rewind": (True, [{}, PRUNED, {**PRUNED, "initial_checkpoint": "DENSE"}]),
+    "strictness_to": (1.0, [{}, ANNEALED]),
+    "strictness_epochs": (1.0, [{}, ANNEALED]),
+    "strictness_sched": ("cosine", [{}, ANNEALED]),
+    "penalty": ("mask", [{}, *LINEAR, HELD]),
+    "penalty_weight": (0.5, [{}, HELD]),
+    "penalty_beta": (2.0, [{}, HELD, LASSO]),
+    "penalty_kernel_size": (5, [{}, HELD, LASSO]),
+    "penalty_stride": (2, [{}, LASSO, {**FIRST, "penalty_stride": 4}]),
     "best_from": (2, [{"lr": 0.3}]),
     "mode": ("linear", [{}]),
     "body_lr_scale": (0.1, [{}, *LINEAR]),

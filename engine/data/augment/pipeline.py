@@ -47,6 +47,8 @@ class Augmentation:
     color_jitter: float = 0.0
     reprob: float = 0.0
     remode: str = "const"
+    places: tuple[int, ...] | None = None
+    """Before all else pixel `places[i]` of an image comes to place i, (H*W,); None: they stay."""
 
     def __post_init__(self) -> None:
         if self.scale and self.crop_pad:
