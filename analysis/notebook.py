@@ -67,7 +67,7 @@ def run(signature: str) -> pd.Series:
 
     Raises Refusal for none, or several (DATA).
     """
-    if folder := _folder(signature):
+    if folder := folder_of(signature):
         return frames.load([folder]).iloc[0].rename(folder.name)
     found = {}
     for study, row in _published(signature):
@@ -84,7 +84,7 @@ def predictions(signature: str) -> Predictions:
 
     Raises Refusal for a run that is not known (DATA), or whose predictions are not kept (CHECKPOINT).
     """
-    folder, whole = _folder(signature), str(run(signature)["signature"])
+    folder, whole = folder_of(signature), str(run(signature)["signature"])
     if folder and (found := recorded.read(folder)):
         return found
     for study in dict.fromkeys(study for study, _ in _published(whole)):
@@ -169,7 +169,7 @@ def _listed(place: Path) -> list[str]:
     return []
 
 
-def _folder(signature: str) -> Path | None:
+def folder_of(signature: str) -> Path | None:
     """The run's folder on this machine. Raises Refusal (DATA) where several begin so."""
     if (Path(signature) / "args.yaml").is_file():
         return Path(signature)
