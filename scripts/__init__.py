@@ -13,5 +13,6 @@ probe emergence              which bias trained models have, and when it came
 symmetry selftest            which bias they are made with, and a task whose answer is known
 resolution                   what runs are worth at other sizes of image
 choose_layers                which attention a model can do without
+prune                        what a run is worth without most of its weights
 bench/                       measures the project itself
 """
