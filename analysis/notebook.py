@@ -2,7 +2,8 @@
 
     from analysis.notebook import exciting, predictions, probe, run, table
 
-What has a folder on this machine is read from it, the rest from published tables; mistakes are Refusals, in one line.
+What has a folder of this scheme on this machine is read from it, the rest from published tables; mistakes are
+Refusals, in one line.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ from engine.folder import predictions as recorded
 from engine.folder import published as rows
 from engine.folder import store
 from engine.folder.predictions import Predictions
-from engine.run import unknown
+from engine.run import SCHEME, unknown
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -51,7 +52,7 @@ def table(study: str | Path, kind: str = "runs") -> pd.DataFrame:
         return tables.read_frame(place / f"{kind}.csv")
     listed = _listed(place)
     folders = [store.results_dir() / "runs" / name for name in listed]
-    if any((path / "args.yaml").is_file() for path in folders):
+    if any(store.scheme_of(path) == SCHEME for path in folders):
         return frames.load(folders, studies=_places(str(study)))
     if not (place / rows.RUNS).is_file():
         raise Refusal(
@@ -68,16 +69,17 @@ def run(signature: str) -> pd.Series:
 
     Raises Refusal for none, or several (DATA).
     """
-    if folder := _folder(signature):
+    folder, found = _folder(signature), {}
+    if not folder or store.scheme_of(folder) != SCHEME:  # which a table may still tell
+        for study, row in _published(folder.name[:8] if folder else signature):
+            found.setdefault(row["signature"], (study, row))
+    if folder and not found:
         return frames.load([folder]).iloc[0].rename(folder.name)
-    found = {}
-    for study, row in _published(signature):
-        found.setdefault(row["signature"], (study, row))
     (study, _), *others = found.values() or [_nowhere(signature)]
     if others:
         raise Refusal(f"'{signature}' begins {len(found)} runs, {', '.join([*found][:3])} ...; give more digits", DATA)
-    frame = tables.read_frame(study / rows.RUNS)
-    return frame[frame["signature"].str.startswith(signature)].iloc[0].rename(f"{study.name}/{signature}")
+    frame, whole = tables.read_frame(study / rows.RUNS), next(iter(found))
+    return frame[frame["signature"] == whole].iloc[0].rename(f"{study.name}/{signature}")
 
 
 def predictions(signature: str) -> Predictions:

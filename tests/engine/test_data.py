@@ -21,6 +21,7 @@ from tests.oracles import MemoryLoader, read_numpy
 PETS = "imagefolder/pets"
 EVERY = {
     "crop and flip": {"crop_pad": 2, "hflip": 0.5},
+    "crop around the border": {"crop_pad": 16, "crop_fill": "wrap", "crop_step": 4, "hflip": 0.5},
     "resized crop": {"scale": (0.2, 1.0)},
     "resized crop and flip": {"scale": (0.3, 0.9), "ratio": (0.5, 2.0), "hflip": 0.3},
     "RandAugment": {"aa": "rand-m9-n2-mstd0.5-inc1"},
@@ -123,10 +124,14 @@ def test_augmented_pixels_depend_on_the_sample_alone(stored, pets_run, name, kin
     assert (plain != x).any()
 
 
-@pytest.mark.parametrize("crop_pad", [0, 1, 3, 31])
+CROPS = [(0, {}), (1, {}), (3, {}), (31, {}), (28, {"crop_step": 4}), (3, {"crop_fill": "wrap", "crop_step": 3})]
+CROPS += [(pad, {"crop_fill": "wrap"}) for pad in (1, 15, 16)] + [(16, {"crop_fill": "wrap", "crop_step": 8})]
+
+
+@pytest.mark.parametrize("crop_pad, more", CROPS)
 @pytest.mark.parametrize("hflip", [0.0, 0.5, 1.0])
-def test_crop_and_flip_of_colour_images_are_numpys(stored, pets_run, crop_pad, hflip, monkeypatch):
-    run = pets_run.but(crop_pad=crop_pad, hflip=hflip)
+def test_crop_and_flip_of_colour_images_are_numpys(stored, pets_run, crop_pad, more, hflip, monkeypatch):
+    run = pets_run.but(crop_pad=crop_pad, hflip=hflip, **more)
     ours = batches(run, how_of(stored["squares"]))
     monkeypatch.setattr(loaders, "FfcvLoader", MemoryLoader)
     assert same(ours, batches(run, how_of(stored["squares"])))

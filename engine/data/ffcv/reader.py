@@ -102,14 +102,15 @@ class ImageDecoder(SimpleRGBImageDecoder):
             if not self._as_stored or self._places is not None:
                 squares = self._squares[worker][: len(chosen)]
                 if self._as_stored:
-                    pipeline.read(file, addresses, chosen, squares, key, 0, 0.0)
+                    pipeline.read(file, addresses, chosen, squares, key, 0, 1, False, 0.0)
                 else:
                     self._cut(file, chosen, squares, worker)
                 if self._places is not None:
                     flat = squares.reshape(len(chosen), -1, 3)
                     flat[:] = flat[:, self._places]
                 source, addresses = self._squares_bytes[worker], np.arange(len(chosen)) * squares[0].size
-            pipeline.read(source, addresses, chosen, images, key, augmentation.crop_pad, augmentation.hflip)
+            crop = augmentation.crop_pad, augmentation.crop_step, augmentation.crop_fill == "wrap"
+            pipeline.read(source, addresses, chosen, images, key, *crop, augmentation.hflip)
             augmentation.finish(images, chosen, key)
 
     def _cut(self, file: np.ndarray, samples: np.ndarray, squares: np.ndarray, worker: int) -> None:
