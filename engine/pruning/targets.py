@@ -25,6 +25,7 @@ class Target:
         chans_first: whether a row is stored as (C, P), as pixels are.
         at: coordinates of the place that unit u is about, (U, 2); None: wherever the mass of its weights lies.
         places: coordinates of the places, (P, 2).
+        uses: products that one weight takes part in, of one image.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Target:
     places: Tensor
     chans_first: bool = False
     at: Tensor | None = None
+    uses: int = 1
 
     def distances(self) -> Tensor:
         """Of each place from the unit's own, (U, P) float64."""
@@ -80,18 +82,19 @@ def _over_tokens(model: Backbone) -> list[Target]:
     for name, module in model.named_modules():
         if isinstance(module, Mixer):
             grid, weight, key = module.grid, module._parameters.get("weight"), "weight"
+            chans = module.dim
         elif isinstance(module, OverTokens) and isinstance(module.mix, nn.Linear):
             _, height, width = model.input_size
             grid = model.grid(torch.empty(1, 1, height, width, device="meta"))
-            weight, key = module.mix.weight, "mix.weight"
+            weight, key, chans = module.mix.weight, "mix.weight", model.num_features
         else:
             continue
         num_tokens = grid[0] * grid[1]
         if weight is None or tuple(weight.shape[-2:]) != (num_tokens, num_tokens) or num_tokens == 1:
             continue
         places = coordinates(grid)
-        w_UPC = _values(weight).reshape(-1, num_tokens, 1)
-        found.append(Target(f"{name}.{key}", w_UPC, places, at=places.repeat(len(w_UPC) // num_tokens, 1)))
+        w_UPC, groups = _values(weight).reshape(-1, num_tokens, 1), weight.numel() // num_tokens**2
+        found.append(Target(f"{name}.{key}", w_UPC, places, at=places.repeat(groups, 1), uses=chans // groups))
     return found
 
 
