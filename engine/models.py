@@ -17,6 +17,7 @@ from engine.fields import dilution
 from engine.fields.sizes import pair
 from engine.folder import store
 from engine.folder.lease import node
+from engine.pruning import masks
 from engine.run import How, Run
 
 
@@ -104,7 +105,7 @@ def preflight(run: Run, folder: Path | None = None) -> None:
     entry = lookup(run.dataset)
     num_classes, in_chans = (entry.num_classes, entry.in_chans) if entry else (1000, 3)
     with torch.device("meta"):
-        create(run, num_classes, in_chans)
+        masks.check(run, create(run, num_classes, in_chans))
     check_batch(run, num_classes, in_chans)
 
 

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 import archs
 from engine.data.augment.policy import FORMS, canonical
@@ -20,20 +20,17 @@ from engine.data.sets import DATASETS, SPLITS, lookup
 from engine.errors import CHECKPOINT, Refusal
 from engine.fields import dilution, sizes, values
 from engine.fields.effects import OPTIMIZERS, fault
-from engine.fields.limits import startable
+from engine.fields.how import DATA_DIR as DATA_DIR
+from engine.fields.how import Count, How
 from engine.fields.sizes import Pixels, Size
 from engine.fields.values import unknown
+from engine.pruning import criteria
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Threads = Annotated[int, AfterValidator(startable)]
-Folder = Annotated[Path, AfterValidator(lambda path: Path(values.home(str(path))))]
 Scalar = bool | int | float | str | None
 Value = Scalar | list[Scalar]
-
-DATA_DIR = values.folder("SOFTMLP_DATA", Path(__file__).resolve().parent.parent / "data")
 
 # Version of what a signature stands for. Raise it, and only then change the pinned values of tests/engine/test_run.py,
 # when a change makes any run compute something else: a default, a family's VARIANTS or build, the order of the images,
@@ -98,15 +95,19 @@ class Run(BaseModel):
     color_jitter: Fraction = Field(0.0, description="brightness, contrast and saturation, each by up to this share")
     reprob: Fraction = Field(0.0, description="probability of erasing a random rectangle")
     remode: Literal["const", "pixel"] = Field("const", description="erase with the mean, or with random pixels")
-    crop_pad: Annotated[int, Field(ge=0)] = Field(0, description="pixels of zero padding before a random crop")
+    crop_pad: Annotated[int, Field(ge=0)] = Field(0, description="pixels of padding before a random crop")
+    crop_fill: Literal["zeros", "wrap"] = Field(
+        "zeros", description="what is there: black, or the other side of the image; with wrap half a side is any shift"
+    )
+    crop_step: Count = Field(1, description="pixels between two such crops: the patch's side shifts by whole patches")
     hflip: Fraction = Field(0.0, description="probability of a horizontal flip")
     aug_repeats: Annotated[int, Field(ge=0)] = Field(
         0, description="times that an image comes in an epoch, augmented anew, instead of others (0 and 1 are off)"
     )
-    permute: Literal["none", "pixels", "patches"] = Field(
+    permute: Literal["none", "pixels", "patches", "pixels_first"] = Field(
         "none",
         description="after augmentation, one fixed shuffle of the places in all images: of pixels; or of the model's "
-        "patches, and of the pixels inside them all alike",
+        "patches, and of the pixels inside them all alike; pixels_first: of pixels, before augmentation",
     )
     holdout: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="share of the training images, chosen by a hash of the index, to validate on instead of val"
@@ -121,6 +122,15 @@ class Run(BaseModel):
     dilute_sched: Literal["linear", "cosine"] = Field("linear", description="how its share falls from 1 to 0")
     dilute_by: Literal["epoch", "step"] = Field("epoch", description="how often its share changes")
     distil_epochs: Positive | None = Field(None, description="first epochs: mlp_layers learn what they gave before")
+    prune_by: str | None = Field(
+        None, description=f"zero weights or units of the model it starts from, for good: {', '.join(criteria.names())}"
+    )
+    prune_share: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="share of the weights of each unit (of the units of each layer) that is zero"
+    )
+    prune_rewind: bool = Field(
+        False, description="only which are zero comes from initial_checkpoint: train anew from the seed's own weights"
+    )
     best_from: Annotated[int, Field(ge=0)] | None = Field(
         None, description="first epoch, from 0, that may be the best one (default: 0, or where dilution has ended)"
     )
@@ -179,6 +189,8 @@ class Run(BaseModel):
                 self.__dict__[key] = None
         if self.aug_repeats == 1:
             self.__dict__["aug_repeats"] = 0
+        if self.prune_by is not None and self.prune_by not in criteria.names():
+            raise ValueError(unknown("prune_by", self.prune_by, criteria.names()))
         if line := fault(self, {key: field.default for key, field in Run.model_fields.items()}):
             raise ValueError(line)
         if self.drop_path and not self.model.startswith("timm/"):
@@ -187,10 +199,6 @@ class Run(BaseModel):
             raise ValueError(line)
         if self.best_from == dilution.gone_from(self):
             self.__dict__["best_from"] = None
-        if self.crop_pad >= min(sizes.pair(self.img_size)):
-            raise ValueError(
-                f"crop_pad {self.crop_pad} at {self.pixels} pixels: crops beside the image are black; give less"
-            )
         if self.permute == "patches" and not self.patch_size:
             raise ValueError(f"permute patches needs a model with patches, and {self.model} has none; permute pixels")
         return self
@@ -274,51 +282,6 @@ class Run(BaseModel):
         if "initial_checkpoint" in changes:
             del record["initial_identity"]
         return make_run({**record, **changes})
-
-
-class How(BaseModel):
-    """What does not change a result. (The number of threads does change the last bits; it is kept with the run.)"""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    data_dir: Folder = Field(DATA_DIR, description="folder of the .beton files")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
-    stage: bool = Field(
-        False, description="read the .beton files from a copy on the node's disk, $SLURM_TMPDIR or $TMPDIR"
-    )
-    workers: Annotated[Threads, Field(ge=1)] = Field(1, description="threads that decode and augment")
-    threads: Annotated[Threads, Field(ge=0)] = Field(0, description="threads of torch; 0: all cores")
-    log_interval: Count = Field(50, description="steps between two lines of metrics.jsonl")
-    checkpoint_interval: Annotated[int, Field(ge=0)] = Field(0, description="also save every N steps; 0: epochs only")
-    checkpoint_hist: Count = Field(
-        2, description="checkpoints to keep while it trains, the newest N; its end drops all"
-    )
-    keep_epochs: tuple[Annotated[int, Field(ge=0)], ...] = Field(
-        (), description="also keep the weights after these epochs (0: as initialised), as weights-epoch-N.pth.tar"
-    )
-    val_interval: Count = Field(
-        1, description="epochs between two evaluations on all validation images; the last epoch always is"
-    )
-    val_samples: Annotated[int, Field(ge=0)] = Field(
-        0, description="after the epochs in between, look at so many validation images (never in acc1); 0: at none"
-    )
-    torchcompile: bool = Field(False, description="torch.compile; changes the last bits")
-    channels_last: bool = Field(False, description="weights and images in NHWC order; changes the last bits")
-    deterministic: bool = Field(
-        False, description="on a GPU: only algorithms that repeat bit for bit, or an error; on a CPU all do anyway"
-    )
-    log_tensorboard: bool = Field(False, description="also write TensorBoard files into the run's folder")
-    log_wandb: bool = Field(False, description="also write to wandb; offline where it cannot be reached")
-    wandb_project: str = Field("softer-mlps", description="project for log_wandb")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "How":
-        if self.val_samples and self.val_interval == 1:
-            raise ValueError(
-                f"val_samples {self.val_samples} is for the epochs between two evaluations, and every epoch is "
-                "evaluated on all images; give --val-interval 5, say, too"
-            )
-        return self
 
 
 def make_run(fields: dict[str, Any], where: str = "") -> Run:

@@ -25,6 +25,7 @@ from engine.data.loaders import Batch
 from engine.errors import DIVERGED, Refusal
 from engine.folder import checkpoint
 from engine.folder.lease import Lease
+from engine.pruning.masks import Held, Masks
 from engine.run import Run
 
 log = logging.getLogger("softmlp")
@@ -33,8 +34,10 @@ log = logging.getLogger("softmlp")
 class State:
     """The model, what is learned beside it, and the numbers so far; it saves and loads itself."""
 
-    def __init__(self, run: Run, model: nn.Module, device: torch.device) -> None:
+    def __init__(self, run: Run, model: nn.Module, device: torch.device, masks: Masks | None = None) -> None:
         self.run, self.model = run, model
+        self.held = Held(model, masks)
+        self.held.weights()
         self.optimizer = optim.make_optimizer(run, model)
         self.ema = None
         if run.model_ema:
@@ -98,6 +101,7 @@ class State:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "ema": self.ema.module.state_dict() if self.ema else None,
+            **({"masks": self.held.masks} if self.held.masks else {}),
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -176,11 +180,13 @@ class Step:
             self._gradients(*next(batches), part)
         if self.device.type == "cpu":  # on a GPU looking at the loss would wait for it
             state.finite(state.settle().item())
+        state.held.gradients()
         if run.clip_grad:
             state.scaler.unscale_(state.optimizer)
             nn.utils.clip_grad_norm_(state.model.parameters(), run.clip_grad)
         state.scaler.step(state.optimizer)
         state.scaler.update()
+        state.held.weights()
         state.step += 1
         if state.ema:
             state.ema.update(state.model, state.step)

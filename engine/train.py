@@ -6,6 +6,7 @@ order and augmentation depend on (seed, epoch, sample), and all else that a step
 """
 
 import contextlib
+import copy
 import functools
 import logging
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from engine.folder.environment import environment
 from engine.folder.lease import Lease, node, own
 from engine.folder.status import Metrics, Status, best_of, log_to
 from engine.folder.trackers import Trackers
+from engine.pruning import masks
 from engine.run import BEST, LAST, How, Run
 from engine.step import State, Step, precision
 
@@ -117,8 +119,16 @@ def _train(
     rng.seed_everything(run.seed, "init")
     model = models.create(run, num_classes, in_chans).to(device)
     saved = distributed.from_first(lambda: checkpoint.latest(folder))
+    fresh = copy.deepcopy(model.state_dict()) if run.prune_rewind and saved is None else None
     if run.initial_checkpoint and saved is None:
         transfer.load(run, model, num_classes, in_chans)
+    if saved is None:
+        begin = functools.partial(masks.start, run, model, functools.partial(train_loader.epoch, 0), prepare)
+        gone = distributed.from_first(begin)
+        if fresh is not None:
+            model.load_state_dict(fresh)
+    else:
+        gone = saved.get("masks")
     if run.mode == "linear":
         optim.freeze_body(model)
     trainable = count_params(model, trainable=True)
@@ -130,7 +140,7 @@ def _train(
     if how.channels_last:
         model = model.to(memory_format=torch.channels_last)
     model = distributed.share_statistics(model, run.rung, device)
-    state = State(run, model, device)
+    state = State(run, model, device, gone)
     schedule = optim.make_schedule(run, state.optimizer, steps_per_epoch)
     schedule = dilution.with_dilution(run, schedule, steps_per_epoch, model, state.ema and state.ema.module)
 
@@ -143,7 +153,8 @@ def _train(
     schedule.step_update(max(state.step - 1, 0))
     distil_steps = dilution.distil_steps(run, steps_per_epoch)
     taught = models.create_teacher(run, num_classes, in_chans) if state.step < distil_steps else None
-    step = Step(run, state, schedule, prepare, num_classes, compiled=how.torchcompile, taught=taught)
+    prepare_step = make_prepare(run, facts, device, training=True)
+    step = Step(run, state, schedule, prepare_step, num_classes, compiled=how.torchcompile, taught=taught)
     step.distil_steps = distil_steps
     step.micro_batches = before.get("micro_batches", 1)
     metrics = Metrics(folder, state.step, len(state.history), lease)

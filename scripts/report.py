@@ -1,5 +1,6 @@
 """Write the report of a sweep: RESULTS/NAME/report.html, one self-contained page. Prints its path as the last line."""
 
+import sys
 from pathlib import Path
 
 from engine.cli.flags import Parser, run_main
@@ -21,11 +22,14 @@ def main() -> None:
     given = parser.parse()
 
     from slurm.define.find import named
+    from slurm.queue.tables import older
 
     found = named(given.name)
     results = store.results_dir().absolute()
     folders = [store.folder_of(run, results) for run in found.runs]
     study = found if isinstance(found, published.Study) else None
+    if not study and (words := older(found)):
+        print(words, file=sys.stderr)
 
     # Imported late: pandas and matplotlib take most of a second, which --help and a misspelt name need not wait for.
     from analysis.compare import frames

@@ -29,6 +29,7 @@ from slurm import flags
 from slurm.define import find
 from slurm.define.sweep import Sweep
 from slurm.queue import states
+from slurm.queue.tables import older
 
 
 def main() -> int | None:
@@ -39,6 +40,8 @@ def main() -> int | None:
         return states.show_tables(study, given.state, given.sort)
     sweep = flags.named(given)
     probes.check(sweep.probes, f"PROBES of sweep {sweep.name}")  # before anything is planned, let alone trained
+    if given.command not in ("logs", "repro", "clean") and (words := older(sweep)):
+        print(words, file=sys.stderr)
     return COMMANDS[given.command](sweep, given)
 
 

@@ -100,13 +100,18 @@ def whole(slurm, tmp_path_factory, digits):
 
 @pytest.fixture
 def make_trial(tmp_path, digits, lab):
-    """A sweep of runs with these seeds, on the module's SLURM."""
+    """A sweep of runs with these seeds, on the module's SLURM; what a failed test leaves there ends with it."""
     from tests.trial import Trial
 
+    labs = {}
+
     def make(*seeds: int, name: str = "trial", on: Lab | None = None, rest: str = "") -> Trial:
+        labs[id(on or lab)] = on or lab
         return Trial(tmp_path / name, digits, seeds, on or lab, rest)
 
-    return make
+    yield make
+    for each in labs.values():
+        each.clear()
 
 
 @pytest.fixture

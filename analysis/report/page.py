@@ -150,9 +150,10 @@ class Page:
 
     @cached_property
     def gaps(self) -> pd.DataFrame:
-        """Of `permutation_gap.pairs`, of the pixels where they were shuffled, else of whole patches."""
+        """Of `permutation_gap.pairs`, of one kind of shuffle: the first of its KINDS that is there."""
         pairs = permutation_gap.pairs(self.frame).dropna(subset="gap")
-        return pairs[pairs["permute"] == ("pixels" if (pairs["permute"] == "pixels").any() else "patches")]
+        kind = next((kind for kind in permutation_gap.KINDS if (pairs["permute"] == kind).any()), "")
+        return pairs[pairs["permute"] == kind]
 
     def names(self, rungs: Sequence[str]) -> Markup:
         """A column of rungs, each with its mark; every one can be focused."""

@@ -19,7 +19,7 @@ AXES = {
     "rows": ("free", "average"),
     "content": ("no", "yes"),
     "learned": ("yes", "no"),
-    "start": ("random", "mean", "impulse"),
+    "start": ("random", "mean", "impulse", "kernel"),
 }
 """Axis -> values, the default first; a value with a number of its own is written with it, as window(3)."""
 MEANING = {
@@ -35,7 +35,7 @@ MEANING = {
     "rows": "rows of M are free, or averages: no weight below 0, their sum 1",
     "content": "whether M depends on the tokens",
     "learned": "whether training changes M",
-    "start": "M starts with random numbers, with equal weights, or with one weight",
+    "start": "M starts with random numbers, with equal weights, with one weight in a row, or as that of a kernel",
 }
 DASH = "-"
 """Of an axis that cannot matter beside the others; it equals every value."""

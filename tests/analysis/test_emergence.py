@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -17,6 +15,7 @@ from engine.errors import CHECKPOINT, USAGE
 from engine.folder import epochs, store
 from engine.run import make_how, make_run
 from engine.train import train
+from tests import warm
 
 NAMES = ["first_layer", "ranks", "tiling"]
 
@@ -169,8 +168,7 @@ def test_numbers_are_set_against_the_gap_of_their_own_run(tmp_path):
 
 
 def script(name, *args):
-    words = [sys.executable, "-m", f"scripts.{name}", *map(str, args)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=120)
+    return warm.run("-m", f"scripts.{name}", *args)
 
 
 def test_the_commands_list_say_their_time_and_show(kept, tmp_path, digits):

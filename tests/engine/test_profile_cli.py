@@ -5,7 +5,6 @@ import csv
 import json
 import os
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -17,13 +16,13 @@ from engine.cost import measure
 from engine.cost.profile import own_shape, profile, saved_bytes, witnessed
 from engine.errors import USAGE, Refusal
 from scripts import profile_model
+from tests import warm
 
 CPU = torch.device("cpu")
 
 
 def script(*args: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "scripts.profile_model", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return warm.run("-m", "scripts.profile_model", *args)
 
 
 def test_amounts():
@@ -122,9 +121,8 @@ def test_each_rung_of_a_sweep_is_timed_where_reports_look(tmp_path):
         "        yield Run(model='mixer_nano', model_kwargs={'dim': 16}, dataset='digits', seed=seed)\n"
         "        yield Run(model='bmlp_nano', dataset='digits', seed=seed)\n"
     )
-    command = [sys.executable, "-m", "scripts.profile_model", "--sweep", str(sweep), "-b", "2", "--rounds", "2"]
     env = {**os.environ, "SOFTMLP_RESULTS": str(tmp_path / "results")}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=env)
+    done = warm.run("-m", "scripts.profile_model", "--sweep", sweep, "-b", 2, "--rounds", 2, env=env)
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader((tmp_path / "results/tiny/speeds.csv").open()))
     assert [row["model"] for row in rows] == ["mixer_nano dim=16", "bmlp_nano"]
