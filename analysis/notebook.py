@@ -1,12 +1,14 @@
 """Results as values, for a notebook or a script of yours: tables as pandas, predictions as NumPy, a probe on any model.
 
-    from analysis.notebook import predictions, probe, run, table
+    from analysis.notebook import exciting, predictions, probe, run, table
 
-What has a folder on this machine is read from it, the rest from published tables; mistakes are Refusals, in one line.
+What has a folder of this scheme on this machine is read from it, the rest from published tables; mistakes are
+Refusals, in one line.
 """
 
+import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,12 +23,12 @@ from engine.folder import predictions as recorded
 from engine.folder import published as rows
 from engine.folder import store
 from engine.folder.predictions import Predictions
-from engine.run import unknown
+from engine.run import SCHEME, unknown
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from analysis.bias.probe import Estimate
+    from analysis.bias.probe import Estimate, Subject
 
 KINDS = ("runs", "epochs", "probes")
 
@@ -50,7 +52,7 @@ def table(study: str | Path, kind: str = "runs") -> pd.DataFrame:
         return tables.read_frame(place / f"{kind}.csv")
     listed = _listed(place)
     folders = [store.results_dir() / "runs" / name for name in listed]
-    if any((path / "args.yaml").is_file() for path in folders):
+    if any(store.scheme_of(path) == SCHEME for path in folders):
         return frames.load(folders, studies=_places(str(study)))
     if not (place / rows.RUNS).is_file():
         raise Refusal(
@@ -67,16 +69,17 @@ def run(signature: str) -> pd.Series:
 
     Raises Refusal for none, or several (DATA).
     """
-    if folder := folder_of(signature):
+    folder, found = folder_of(signature), {}
+    if not folder or store.scheme_of(folder) != SCHEME:  # which a table may still tell
+        for study, row in _published(folder.name[:8] if folder else signature):
+            found.setdefault(row["signature"], (study, row))
+    if folder and not found:
         return frames.load([folder]).iloc[0].rename(folder.name)
-    found = {}
-    for study, row in _published(signature):
-        found.setdefault(row["signature"], (study, row))
     (study, _), *others = found.values() or [_nowhere(signature)]
     if others:
         raise Refusal(f"'{signature}' begins {len(found)} runs, {', '.join([*found][:3])} ...; give more digits", DATA)
-    frame = tables.read_frame(study / rows.RUNS)
-    return frame[frame["signature"].str.startswith(signature)].iloc[0].rename(f"{study.name}/{signature}")
+    frame, whole = tables.read_frame(study / rows.RUNS), next(iter(found))
+    return frame[frame["signature"] == whole].iloc[0].rename(f"{study.name}/{signature}")
 
 
 def predictions(signature: str) -> Predictions:
@@ -117,11 +120,54 @@ def probe(
     """
     import importlib
 
+    probes.check([name])
+    with _before(model, images, labels, num_classes, patch_size, batch_size) as subject:
+        return importlib.import_module(f"analysis.probes.{name}").measure(subject)
+
+
+def exciting(
+    model: "nn.Module",
+    images: "np.ndarray | Tensor",
+    module: str = "",
+    units: "list[int] | None" = None,
+) -> "tuple[Tensor, np.ndarray, np.ndarray]":
+    """The images that excite units of a module most (analysis/probes/exciting_inputs.py), of any classifier.
+
+    Args:
+        images: as the model takes them, (N, C, H, W): what is found lies as far from their mean as they do.
+        module: its name in `model.named_modules()`; "" is the model, whose units are the classes.
+        units: channels of what the module puts out; by default 16 of all.
+
+    Returns:
+        what was found, (U, C, H, W); what the units give of it, (U,); and of the images, (N, U).
+
+    Raises Refusal for a module that is not there, or puts out no units.
+    """
+    import torch
+
+    from analysis.probes.exciting_inputs import excited
+
+    with _before(model, images, np.zeros(len(images), int)) as subject:
+        try:
+            return excited(subject, model, module, torch.cat([x_BCHW for x_BCHW, _ in subject.images]), units)
+        except ValueError as error:
+            raise Refusal(str(error)) from None
+
+
+@contextlib.contextmanager
+def _before(
+    model: "nn.Module",
+    images: "np.ndarray | Tensor",
+    labels: "np.ndarray | Tensor",
+    num_classes: int | None = None,
+    patch_size: int | None = None,
+    batch_size: int = 256,
+) -> "Iterator[Subject]":
+    """The model before its images, in evaluation mode until the end of the block."""
     import torch
 
     from analysis.bias.probe import Subject
 
-    probes.check([name])
     x_NCHW, y_N = torch.as_tensor(images).float(), torch.as_tensor(labels).long()
     if x_NCHW.ndim != 4 or y_N.shape != x_NCHW.shape[:1] or not len(y_N):
         raise Refusal(f"images are (N, C, H, W) and labels (N,), not {(*x_NCHW.shape,)} and {(*y_N.shape,)}")
@@ -136,8 +182,7 @@ def probe(
         if int(y_N.min()) < 0 or int(y_N.max()) >= classes:
             raise Refusal(f"labels are {int(y_N.min())} to {int(y_N.max())}, of {classes} classes")
         batches = [(x.to(device), y) for x, y in zip(x_NCHW.split(batch_size), y_N.split(batch_size), strict=True)]
-        subject = Subject(model, batches, math.gcd(*x_NCHW.shape[2:]), classes, patch_size)
-        return importlib.import_module(f"analysis.probes.{name}").measure(subject)
+        yield Subject(model, batches, math.gcd(*x_NCHW.shape[2:]), classes, patch_size)
     finally:
         model.train(training)
 

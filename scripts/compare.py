@@ -13,6 +13,7 @@ from engine.cli.numbers import percent
 from engine.errors import Refusal
 from engine.folder.published import Study, places_of
 from slurm.define.find import find
+from slurm.queue.tables import older
 
 FORMS = ("markdown", "latex", "csv")
 
@@ -20,6 +21,8 @@ FORMS = ("markdown", "latex", "csv")
 def main() -> None:
     given = parse()
     folders, runs, sweeps = find(given.what)
+    for words in filter(None, (older(sweep) for sweep in sweeps if not isinstance(sweep, Study))):
+        print(words, file=sys.stderr)
 
     # Imported late: pandas and SciPy take most of a second, which --help and a misspelt name need not wait for.
     from analysis.compare import assemble, frames

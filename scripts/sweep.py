@@ -8,7 +8,7 @@ python scripts/sweep.py logs NAME SIGNATURE  what a run said
 python scripts/sweep.py resume NAME          go on with what is left, or --failed, --timeout, --cancelled
 python scripts/sweep.py cancel NAME          give up runs; nothing is deleted
 python scripts/sweep.py finish NAME          probe, collect and report what has ended so far
-python scripts/sweep.py collect NAME         runs.csv, epochs.csv, probes.csv and predictions.npz
+python scripts/sweep.py collect NAME         runs.csv, epochs.csv, probes.csv, emergence.csv and predictions.npz
 python scripts/sweep.py clean NAME           remove what neither a table nor a resume needs
 python scripts/sweep.py repro NAME SIGNATURE the exact command of a run
 python scripts/sweep.py doctor               what is there, and what to mend
@@ -29,6 +29,7 @@ from slurm import flags
 from slurm.define import find
 from slurm.define.sweep import Sweep
 from slurm.queue import states
+from slurm.queue.tables import older
 
 
 def main() -> int | None:
@@ -39,6 +40,8 @@ def main() -> int | None:
         return states.show_tables(study, given.state, given.sort)
     sweep = flags.named(given)
     probes.check(sweep.probes, f"PROBES of sweep {sweep.name}")  # before anything is planned, let alone trained
+    if given.command not in ("logs", "repro", "clean") and (words := older(sweep)):
+        print(words, file=sys.stderr)
     return COMMANDS[given.command](sweep, given)
 
 

@@ -157,11 +157,11 @@ def _of_csv(path: Path, text: str) -> tuple[list[str], list[Row]]:
 
 
 def read_frame(path: Path, needed: Sequence[str] = ()) -> Any:
-    """The same as a DataFrame; a column whose filled cells are all numbers is one of floats."""
+    """The same as a DataFrame; a column whose filled cells are all numbers is one of floats, but for signatures."""
     import pandas as pd
 
     frame = pd.DataFrame(read(path, needed))
-    for column in frame:
+    for column in frame.columns.drop("signature", errors="ignore"):  # hex digits may be digits alone, or 1234e567
         filled = frame[column].replace("", None)
         numbers = pd.to_numeric(filled, errors="coerce")
         frame[column] = numbers if numbers.notna().equals(filled.notna()) else filled

@@ -97,11 +97,14 @@ def _about(path: Path) -> Iterator[str]:
 
 
 def _sheet(path: Path, layout: beton.Layout, names: Sequence[str], tile: int) -> Path:
-    """A row for each class: its name and its first images."""
+    """A row for each class: its label, which any font has the digits of, its name and its first images."""
+    import matplotlib
     from PIL import Image, ImageDraw, ImageFont
 
-    data, font = np.memmap(path, "u1", "r"), ImageFont.load_default(LETTERS)
-    shown = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for name in names]
+    letters = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"  # Pillow's own has no ä
+    data, font = np.memmap(path, "u1", "r"), ImageFont.truetype(str(letters), LETTERS)
+    short = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for name in names]
+    shown = [f"{label} {name}" for label, name in enumerate(short)]
     margin, step = int(max(font.getlength(name) for name in shown)) + 6, max(tile + 1, LETTERS + 2)
     sheet = Image.new("RGB", (margin + COLUMNS * (tile + 1), len(names) * step), (255, 255, 255))
     pen = ImageDraw.Draw(sheet)

@@ -150,7 +150,9 @@ def _take(lock: Path) -> int | None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         mine = os.path.samestat(os.fstat(descriptor), lock.stat())  # not let go of since it was opened
-    except OSError:  # held; or a disk that knows no flock, where only who created it has it
+    except (BlockingIOError, FileNotFoundError):  # held, even one just created: others take what they find unheld
+        mine = False
+    except OSError:  # a disk that knows no flock, where only who created it has it
         mine = created
     if not mine:
         os.close(descriptor)

@@ -25,8 +25,9 @@ import json
 import logging
 import math
 import os
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,31 @@ def read_run(folder: Path) -> Run:
             f"it with commit {commit}, or train it anew: python scripts/train.py -c {path}"
         )
     return make_run(fields, where=str(path))
+
+
+def scheme_of(folder: Path) -> int | None:
+    """The scheme that trained and named a run, by the first line of its args.yaml; None where there is none."""
+    try:
+        with (folder / "args.yaml").open() as file:
+            first = file.readline(40)
+    except (OSError, ValueError):
+        return None
+    found = re.match(r"scheme: (\d+)$", first)
+    return int(found[1]) if found else 1  # the first wrote none
+
+
+def older(folders: Iterable[Path]) -> str:
+    """One line about those of these folders that another scheme trained; "" where there is none."""
+    schemes = {folder: scheme for folder in folders if (scheme := scheme_of(folder)) not in (None, SCHEME)}
+    if not schemes:
+        return ""
+    first = next(iter(schemes))
+    commit = read_or_warn(first / "env.json").get("commit") or "the one that wrote them"
+    which = f"{first}{f' and {len(schemes) - 1} more' if len(schemes) > 1 else ''}"
+    return (
+        f"{which}: trained by another version (scheme {schemes[first]}, this is {SCHEME}), left as it is and counted "
+        f"for nothing here; git worktree add ../older {commit} has the version that reads and resumes it"
+    )
 
 
 def read_status(folder: Path) -> dict[str, Any]:

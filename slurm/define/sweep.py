@@ -12,6 +12,7 @@ from engine.fields.claims import Family
 from engine.folder import store
 from engine.run import Run
 
+MANIFEST = "manifest.csv"  # in a sweep's folder: its runs as they were at the last launch
 DEFINITION = "sweep.yaml"  # of a sweep that has no file, in its folder
 MAX_RUNS = 100_000  # what yields more is a mistake, or never ends
 
@@ -68,7 +69,7 @@ class Sweep:
         return self.folder / ".jobs"
 
     def make_folder(self) -> None:
-        """Create the folder, with manifest.csv, the list of its runs; a file is touched only when it changes."""
+        """Create the folder, with its MANIFEST, the list of its runs; a file is touched only when it changes."""
         try:
             self.jobs_folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -76,7 +77,7 @@ class Sweep:
         rows = [
             {"signature": run.signature, "folder": run.name, "rung": run.rung, "seed": run.seed} for run in self.runs
         ]
-        files = {"manifest.csv": store.csv_text(rows)}
+        files = {MANIFEST: store.csv_text(rows)}
         if self.definition:
             files[DEFINITION] = yaml.safe_dump(self.definition, sort_keys=False, allow_unicode=True)
         for name, text in files.items():

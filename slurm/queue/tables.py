@@ -6,9 +6,11 @@ run that others are still to start from is not done by it.
 
 from pathlib import Path
 
+from engine.cli.tables import read
 from engine.folder import published, store
 from engine.folder.published import TABLE
-from slurm.define.sweep import Sweep
+from engine.run import SCHEME
+from slurm.define.sweep import MANIFEST, Sweep
 from slurm.queue.progress import Status
 from slurm.queue.worker import look
 
@@ -42,6 +44,24 @@ def told(statuses: list[Status]) -> str:
     """How many of them are done by table alone, to stand behind the number of those done: ` (4 by table)`."""
     count = sum(TABLE in status for status in statuses)
     return f" ({count} by table)" if count else ""
+
+
+def older(sweep: Sweep) -> str:
+    """One line about what another scheme left of this sweep, which counts for nothing here; "" where it left nothing.
+
+    Its runs are those of the last launch's manifest; its rows, those of the sweep's own table, which `collect` would
+    not mix with new ones.
+    """
+    told = sum(not published.is_ours(row) for row in published.read(sweep.folder / published.RUNS))
+    if told:
+        kept = f"{sweep.folder}_older"
+        return (
+            f"{sweep.folder / published.RUNS}: {told} rows of another version (not scheme {SCHEME}), counted for "
+            f"nothing here; mv {sweep.folder} {kept} keeps them readable: python scripts/compare.py {Path(kept).name}"
+        )
+    manifest = sweep.folder / MANIFEST
+    listed = read(manifest, ("folder",)) if manifest.exists() else ()
+    return store.older(sweep.folder.parent / "runs" / row["folder"] for row in listed)
 
 
 def places(sweep: Sweep) -> list[Path]:

@@ -21,6 +21,7 @@ from tests.oracles import MemoryLoader, read_numpy
 PETS = "imagefolder/pets"
 EVERY = {
     "crop and flip": {"crop_pad": 2, "hflip": 0.5},
+    "crop around the border": {"crop_pad": 16, "crop_fill": "wrap", "crop_step": 4, "hflip": 0.5},
     "resized crop": {"scale": (0.2, 1.0)},
     "resized crop and flip": {"scale": (0.3, 0.9), "ratio": (0.5, 2.0), "hflip": 0.3},
     "RandAugment": {"aa": "rand-m9-n2-mstd0.5-inc1"},
@@ -123,10 +124,14 @@ def test_augmented_pixels_depend_on_the_sample_alone(stored, pets_run, name, kin
     assert (plain != x).any()
 
 
-@pytest.mark.parametrize("crop_pad", [0, 1, 3, 31])
+CROPS = [(0, {}), (1, {}), (3, {}), (31, {}), (28, {"crop_step": 4}), (3, {"crop_fill": "wrap", "crop_step": 3})]
+CROPS += [(pad, {"crop_fill": "wrap"}) for pad in (1, 15, 16)] + [(16, {"crop_fill": "wrap", "crop_step": 8})]
+
+
+@pytest.mark.parametrize("crop_pad, more", CROPS)
 @pytest.mark.parametrize("hflip", [0.0, 0.5, 1.0])
-def test_crop_and_flip_of_colour_images_are_numpys(stored, pets_run, crop_pad, hflip, monkeypatch):
-    run = pets_run.but(crop_pad=crop_pad, hflip=hflip)
+def test_crop_and_flip_of_colour_images_are_numpys(stored, pets_run, crop_pad, more, hflip, monkeypatch):
+    run = pets_run.but(crop_pad=crop_pad, hflip=hflip, **more)
     ours = batches(run, how_of(stored["squares"]))
     monkeypatch.setattr(loaders, "FfcvLoader", MemoryLoader)
     assert same(ours, batches(run, how_of(stored["squares"])))
@@ -197,6 +202,20 @@ def test_padding_and_cropping_follow_the_resizing(stored, pets_run):
     by_sample[order] = base
     wanted = read_numpy(by_sample, order, loader._key(0), 3, 0.5)
     assert (ours == wanted).all()
+
+
+@pytest.mark.parametrize("kind", ["squares", "mixed"])
+def test_a_shuffle_before_augmentation_follows_the_resizing(stored, pets_run, kind):
+    """Of images that are decoded or shrunk as they are read, as of others."""
+    small = {"img_size": 20, "stored_size": 32} if kind == "squares" else {}
+    run = pets_run.but(**small, crop_pad=3, hflip=0.5, permute="pixels_first")
+    loader, _, _ = loaders.make_loaders(run, how_of(stored[kind]))
+    plain, _, _ = loaders.make_loaders(run.but(crop_pad=0, hflip=0, permute="none"), how_of(stored[kind]))
+    ours, base = (torch.cat([x.clone() for x, _ in each.epoch(0)]).numpy() for each in (loader, plain))
+    order, shuffle = loader._order(0, 0), normalize.places(run)
+    by_sample = np.empty_like(base)
+    by_sample[order] = base.reshape(len(base), -1, 3)[:, shuffle].reshape(base.shape)
+    assert (ours == read_numpy(by_sample, order, loader._key(0), 3, 0.5)).all()
 
 
 @pytest.mark.parametrize("kind", ["jpg", "mixed"])

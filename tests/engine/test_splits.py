@@ -13,6 +13,7 @@ from engine.data.sets import read_raw
 from engine.data.verify import about, verify
 from engine.errors import DATA, Refusal
 from engine.run import make_how, make_run
+from tests import warm
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,8 +32,7 @@ def names(samples):
 
 
 def make_beton(*words):
-    command = [sys.executable, str(ROOT / "scripts/make_beton.py"), *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True)
+    return warm.run(ROOT / "scripts/make_beton.py", *words)
 
 
 @pytest.mark.parametrize(
@@ -138,8 +138,9 @@ def test_info_says_what_the_files_of_a_data_set_hold_without_torch(tmp_path):
 
 
 def test_the_contact_sheet_names_its_rows(tmp_path):
-    """Beside the images of a class there is ink, and another name leaves other ink; the images stay as they are."""
-    for name, classes in (("one", ("cat", "dog")), ("two", ("cat", "owl"))):
+    """Beside the images of a class there is ink, and another name leaves other ink, also where only a letter that no
+    English word has is another; the images stay as they are."""
+    for name, classes in (("one", ("cat", "d\ue000g")), ("two", ("cat", "däg"))):
         put(tmp_path / name, 3, *(f"train/{each}" for each in classes))
         path = write.write(f"imagefolder/{name}", "train", 8, tmp_path / name, tmp_path, say=lambda line: None)
         *_, sheet = verify(path)

@@ -1,5 +1,6 @@
 """Files and tables that a user names: many writers at once, what a spreadsheet made of one, and what is no file."""
 
+import fcntl
 import os
 import shutil
 import stat
@@ -53,6 +54,27 @@ def test_rows_of_several_processes_are_all_there(tmp_path, suffix):
     rows = tables.read(path)
     assert sorted(row["model"] for row in rows) == sorted(f"{name}-{k}" for name in "abc" for k in range(20))
     assert [path.name for path in tmp_path.iterdir()] == [path.name], "a lock or a half file was left"
+
+
+@pytest.mark.parametrize("then", ["holds it", "lets go of it"])
+def test_a_lock_that_another_takes_between_its_creation_and_its_hold_is_his(tmp_path, monkeypatch, then):
+    """He read the name of the owner before, whose lock was gone when he opened what is now this one."""
+    lock, flock = tmp_path / ".t.csv.lock", fcntl.flock
+
+    def late(descriptor, operation):
+        with lock.open("r+") as other:
+            flock(other, operation)
+            if then == "lets go of it":
+                lock.unlink()
+                flock(other, fcntl.LOCK_UN)
+            flock(descriptor, operation)
+
+    monkeypatch.setattr(files.fcntl, "flock", late)
+    assert files._take(lock) is None
+    monkeypatch.undo()
+    lock.unlink(missing_ok=True)
+    with files.locked(tmp_path / "t.csv"):
+        assert files._take(lock) is None
 
 
 def test_the_lock_of_a_dead_process_is_taken_over_and_that_of_another_machine_is_not(tmp_path, monkeypatch):
