@@ -47,7 +47,7 @@ def _untold(forced: Forced) -> list[str]:
         told, last = forced.answer(move, logits=False), forced.exact_to(move)
         title = forced.title(move)
         said = f"an image that is {title}" if "order" not in title else f"an image with its {title}"
-        larger = "; a larger --img-size tells" if BORDER in whys else ""
+        larger = "; a larger --img-size may tell" if BORDER in whys else ""
         if told is None:
             why = "; ".join(sorted(whys)) or "it has no map of the image"
             lines.append(f"Whether a map follows {said}: {why}{larger}")

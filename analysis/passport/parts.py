@@ -115,8 +115,8 @@ def forced(found: Passport) -> Part:
     drawn = [
         (
             pictures.fields(forced.fields),
-            f"{of}the pixels with half of the gradient (dark), with 95 % of it, with any (light); below, the height "
-            f"and width of all that can influence it. The last one is the logits. {forced.images} images of noise, "
+            f"{of}the pixels with half of the gradient (full colour), with 95 % of it (paler), with any (palest); "
+            f"below, height and width of all that can influence it. Last: the logits. {forced.images} images of noise, "
             f"{forced.dtype}.",
         ),
         (pictures.depth(forced.fields), "Share of the pixels that a unit can read, and that mostly decide it."),

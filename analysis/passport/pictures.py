@@ -277,7 +277,7 @@ def _panel(axes: Axes, name: str, keys: list[str], found: Learned, titles: dict[
             f"by chance {number(each.null, 1)}"
         )
     axes.set_title(name.replace("_", " "), fontsize=9, loc="left")
-    axes.set_yticks(range(len(keys)), [probes.words(name, key) for key in keys], fontsize=8)
+    axes.set_yticks(range(len(keys)), [probes.words(name, key).replace("_", " ") for key in keys], fontsize=8)
     axes.set_ylim(height - 0.5, -0.5)
     axes.set_xlim(left=min(0.0, *(found.values[name][key].low for key in keys)))
     axes.tick_params(axis="y", length=0)
