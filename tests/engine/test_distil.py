@@ -217,6 +217,7 @@ def test_the_study_distils_on_the_budget_of_all_ways(file):
         ({"model": "gmlp_nano", "model_kwargs": {}}, "gmlp_nano has lost no mixing"),
         ({"model_kwargs": {"mlp_layers": [0], "merge_r": 2}}, "leave out merge_r"),
         ({"dilute_layers": "1", "dilute_epochs": 1}, "dilute_layers is another way to lose the mixing of layers"),
+        ({"model": "resmlp_nano", "penalty": "distance", "penalty_weight": 0.1}, "weights that are to stand still"),
         ({"distil_epochs": 2.5}, "no epoch of 3 is left to learn the task; give 4 epochs or more"),
     ],
 )
