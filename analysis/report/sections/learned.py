@@ -60,6 +60,8 @@ def _keys(page: Page) -> list[tuple[str, str]]:
         instead = {key.replace("kept", "acc") for key in derived}
         headline = [key for key in known.read(name)["HEADLINE"] if key in there and key not in instead]
         found.append([(name, key) for key in [*derived[1:3], *headline] if key not in LEFT_OUT])
+    rungs = page.probed.dropna(subset="value").groupby("probe")["rung"].nunique()
+    found.sort(key=lambda own: -rungs[own[0][0]] if own else 0)  # what most rungs have comes first
     turns = max(map(len, found), default=0)
     most = max(PANELS, sum(map(bool, found)))
     return [own[turn] for turn in range(turns) for own in found if turn < len(own)][:most]
