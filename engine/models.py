@@ -1,7 +1,9 @@
 """The model of a run and the device it stands on: built, put into the mode it trains in, or refused in one line."""
 
 import os
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +13,7 @@ from archs.attention.diluted import Diluted
 from archs.mixing.dial import Mixing as Dial
 from engine import distributed, optim, transfer
 from engine.data.sets import lookup
-from engine.errors import MACHINE, USAGE, Refusal
+from engine.errors import CHECKPOINT, MACHINE, USAGE, Refusal
 from engine.fields import dilution
 from engine.fields.sizes import pair
 from engine.folder import store
@@ -64,6 +66,28 @@ def create(run: Run, num_classes: int, in_chans: int) -> nn.Module:
     except (ValueError, TypeError, RuntimeError) as error:
         line = str(error).splitlines()[0]
         raise Refusal(line if run.model in line else f"{run.rung}: {line}", USAGE) from None
+
+
+def create_teacher(run: Run, num_classes: int, in_chans: int) -> tuple[nn.Module, list[int]]:
+    """The model that a run's initial checkpoint is of, with its weights, and the layers whose mixing only it has.
+
+    Raises Refusal (CHECKPOINT): the file cannot be read or does not fit, or has the mixing of none of those layers.
+    """
+    path = transfer.file_of(run.initial_checkpoint)
+    said = (transfer.read(path).get("args") or {}).get("model_kwargs") or {}
+    own = {dilution.END: [], **{key: said[key] for key in dilution.GONE if key in said}}
+    whole = run.but(distil_epochs=None, model_kwargs={**_without(run.model_kwargs, dilution.GONE), **own})
+    lost = {**archs.defaults(run.model), **run.model_kwargs}[dilution.END]
+    layers = sorted({*lost} - {*own[dilution.END]})
+    if not layers:
+        raise Refusal(f"{path} has no mixing in layers {lost} either; leave out distil_epochs", CHECKPOINT)
+    model = create(whole, num_classes, in_chans)
+    transfer.load(whole, model, num_classes, in_chans)
+    return model, layers
+
+
+def _without(fields: dict[str, Any], keys: Collection[str]) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if key not in keys}
 
 
 def final_state(model: nn.Module) -> dict[str, Tensor]:

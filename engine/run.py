@@ -68,7 +68,7 @@ class Run(BaseModel):
     momentum: Fraction = Field(0.9, description="for sgd, momentum, rmsprop, muon")
     opt_eps: Positive | None = Field(None, description="default: timm's")
     layer_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        None, description="learning rate per layer from the head"
+        None, description="share of lr a layer from the head"
     )
     opt_betas: tuple[Fraction, Fraction] | None = Field(
         None, description="for adam's kin, lamb, lion, muon; default: timm's"
@@ -143,6 +143,7 @@ class Run(BaseModel):
     penalty_beta: NonNegative = Field(50.0, description="beta_lasso zeroes weights below beta * lambda after each step")
     penalty_kernel_size: Count | None = Field(None, description="side of the window; toeplitz takes none, too")
     penalty_stride: Count = Field(1, description="first layer's units stand at every Nth pixel, for toeplitz and mask")
+    distil_epochs: Positive | None = Field(None, description="first epochs: mlp_layers learn what they gave before")
     best_from: Annotated[int, Field(ge=0)] | None = Field(
         None, description="first epoch, from 0, that may be the best one (default: 0, or where what is annealed ends)"
     )
@@ -207,7 +208,8 @@ class Run(BaseModel):
             raise ValueError(line)
         if self.drop_path and not self.model.startswith("timm/"):
             archs.arguments(self.model, drop_path=self.drop_path)  # a flag that the model cannot use is an error
-        if line := dilution.conflict(self, {} if self.dilute_layers is None else self.arguments):
+        loses = self.dilute_layers is not None or self.distil_epochs is not None
+        if line := dilution.conflict(self, self.arguments if loses else {}):
             raise ValueError(line)
         if line := softness.conflict(self, {} if self.strictness_to is None else self.arguments):
             raise ValueError(line)

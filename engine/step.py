@@ -19,6 +19,7 @@ from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from archs.attention.distilled import Distilled
 from engine import distributed, optim, rng
 from engine.data.loaders import Batch
 from engine.errors import DIVERGED, Refusal
@@ -136,6 +137,7 @@ class Step:
     Args:
         prepare: uint8 BHWC images -> the model's input.
         compiled: by torch.compile; changes the last bits.
+        taught: of a run that begins by distilling its teacher, and the layers that learn from it.
     """
 
     def __init__(
@@ -147,6 +149,7 @@ class Step:
         num_classes: int,
         *,
         compiled: bool = False,
+        taught: tuple[nn.Module, list[int]] | None = None,
     ) -> None:
         self.run, self.state, self.schedule, self.prepare = run, state, schedule, prepare
         self.device, self.world = state.loss_sum.device, distributed.world()
@@ -155,10 +158,13 @@ class Step:
         self.penalty = optim.make_penalty(run, state.model)
         self.micro_batches = 1
         """Parts that each batch is trained in, one after another: more than one once the memory was too little."""
-        self.forward = state.model
-        if self.world > 1:  # attention that is gone gets no gradient
-            diluted = run.dilute_layers is not None
-            self.forward = nn.parallel.DistributedDataParallel(state.model, find_unused_parameters=diluted)
+        self.distilled = Distilled(state.model, taught[0].to(self.device), taught[1]) if taught else None
+        self.distil_steps = 0
+        """Steps, the first ones, in which layers learn from the teacher's instead of all from the labels."""
+        self.forward = self.distilled or state.model
+        if self.world > 1:  # attention that is gone gets no gradient, nor do layers that have no teacher
+            some = run.dilute_layers is not None or taught is not None
+            self.forward = nn.parallel.DistributedDataParallel(self.forward, find_unused_parameters=some)
         if compiled:
             self.forward = torch.compile(self.forward)
 
@@ -169,6 +175,8 @@ class Step:
         """
         run, state = self.run, self.state
         self.schedule.step_update(state.step)
+        if self.distilled:
+            self.distilled.learning = state.step < self.distil_steps
         for part in range(run.grad_accum_steps):
             self._gradients(*next(batches), part)
         if self.device.type == "cpu":  # on a GPU looking at the loss would wait for it
@@ -215,9 +223,10 @@ class Step:
         with contextlib.nullcontext() if last or self.world == 1 else self.forward.no_sync():
             for index, (some_BCHW, theirs) in enumerate(self._parts(x_BCHW, labels)):
                 with self.autocast():
-                    logits = self.forward(some_BCHW)
+                    out = self.forward(some_BCHW).float()
                 # Outside autocast: under it a CPU takes the logarithm and the mean in bfloat16.
-                loss = self.loss_of(logits.float(), theirs) / run.grad_accum_steps
+                loss = out.mean() if self.distilled and self.distilled.learning else self.loss_of(out, theirs)
+                loss = loss / run.grad_accum_steps
                 if len(theirs) < len(labels):
                     loss = loss * (len(theirs) / len(labels))
                 if part == index == 0:  # not before the forward pass: it takes the memory that gradients want again

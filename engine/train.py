@@ -154,13 +154,17 @@ def _train(
     # A run that resumes at the end of an epoch tells the rate of the last step taken.
     schedule.step_update(max(state.step - 1, 0))
     prepare_step = make_prepare(run, facts, device, training=True)
-    step = Step(run, state, schedule, prepare_step, num_classes, compiled=how.torchcompile)
+    distil_steps = dilution.distil_steps(run, steps_per_epoch)
+    taught = models.create_teacher(run, num_classes, in_chans) if state.step < distil_steps else None
+    step = Step(run, state, schedule, prepare_step, num_classes, compiled=how.torchcompile, taught=taught)
+    step.distil_steps = distil_steps
     step.micro_batches = before.get("micro_batches", 1)
     metrics = Metrics(folder, state.step, len(state.history), lease)
     if lease:
         trackers.open(len(state.history))
         status.train_flops_per_image = 3 * store.read_json(folder / "profile.json")["flops"]
-        if run.final_kwargs == run.model_kwargs:  # else the FLOPs of a step are not those of the end
+        # Else the FLOPs of a step change, or are not those of the end.
+        if run.final_kwargs == run.model_kwargs and run.distil_epochs is None:
             status.peak_flops = matmul_flops(device.type, precision(run), threads) * world
     if device.type == "cuda":  # the peak is the run's, not that of the one before it here or of matmul_flops
         torch.cuda.reset_peak_memory_stats()

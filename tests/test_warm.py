@@ -1,5 +1,6 @@
 """A command forked off a warm process does what it does in one of its own."""
 
+import signal
 import subprocess
 import sys
 
@@ -25,13 +26,18 @@ ENDINGS = (
 )
 
 
-@pytest.mark.parametrize("as_module", [False, True])
+@pytest.mark.parametrize("form", ["file", "-m", "-c"])
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_a_forked_command_is_told_and_says_the_same(tmp_path, ending, as_module):
+def test_a_forked_command_is_told_and_says_the_same(tmp_path, ending, form):
     (tmp_path / "path").mkdir()
     (tmp_path / "path" / "beside.py").write_text("NAME = 'beside'\n")
     (tmp_path / "tell.py").write_text(TELL.replace("ENDING", ending))
-    words = ["-m", "tell", "--a", "1"] if as_module else [str(tmp_path / "tell.py"), "--a", "1"]
+    start = {
+        "file": [str(tmp_path / "tell.py")],
+        "-m": ["-m", "tell"],
+        "-c": ["-c", (tmp_path / "tell.py").read_text()],
+    }
+    words = [*start[form], "--a", "1"]
     env = {"COLOUR": "red", "PYTHONPATH": str(tmp_path / "path"), "LC_ALL": "C.UTF-8"}
     own = subprocess.run(
         [sys.executable, *words], env=env, cwd=tmp_path, capture_output=True, text=True, stdin=subprocess.DEVNULL
@@ -57,3 +63,17 @@ def test_a_command_that_hangs_is_ended_and_the_next_is_served(tmp_path):
     with pytest.raises(subprocess.TimeoutExpired):
         warm.run(tmp_path / "hang.py", timeout=0.2)
     assert warm.run(tmp_path / "hello.py").stdout == "hello\n"
+
+
+def test_two_commands_run_side_by_side_and_can_be_killed(tmp_path):
+    code = "import os, sys, time\nprint(os.getpid(), sys.argv[1], flush=True)\ntime.sleep(100)"
+    first, second = (warm.Process("-c", code, name) for name in ("a", "b"))
+    for process, name in ((first, "a"), (second, "b")):
+        while not process.said()[0].endswith("\n"):
+            assert process.poll() is None
+        assert process.said() == (f"{process.pid} {name}\n", "")
+    second.kill()
+    assert second.communicate(60)[0].endswith("b\n") and second.returncode == -signal.SIGKILL
+    assert first.poll() is None
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(60) == first.poll() == -signal.SIGTERM

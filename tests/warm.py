@@ -3,17 +3,19 @@
 A process of its own takes five seconds of a core to import torch and timm. Here a server, one per pytest worker and
 started when it is first asked, imports the packages of others, and nothing of ours, and forks a child for each command:
 with the arguments, environment, folder and streams it is given, as the main program, threads and atexit to the end.
-Where the process is itself what is tested (what it imports, signals, locales, the interpreter's flags), `subprocess` is
-the right thing.
+Where the process is itself what is tested (what it imports, locales, the interpreter's flags), `subprocess` is the
+right thing.
 """
 
 import atexit
+import contextlib
 import functools
 import gc
 import importlib
 import json
 import os
 import runpy
+import select
 import signal
 import socket
 import subprocess
@@ -33,29 +35,65 @@ PACKAGES = ("numpy", "pandas", "scipy.stats", "matplotlib.figure", "numba", "tor
 def run(
     *words: object, env: Mapping[str, str] | None = None, cwd: str | Path | None = None, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
-    """`python WORDS` (`-m MODULE ...` or `FILE.py ...`), without standard input; as subprocess.run, with its text.
+    """`python WORDS` (`-m MODULE ...`, `-c CODE ...` or `FILE.py ...`), as subprocess.run with its text.
 
     Raises:
         subprocess.TimeoutExpired: after so many seconds; the command is then dead.
     """
-    given = [str(word) for word in words]
-    order = {"words": given, "env": dict(os.environ if env is None else env), "cwd": str(cwd or Path.cwd())}
-    server = _server()
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err, Path(os.devnull).open() as nothing:
-        socket.send_fds(server, [json.dumps(order).encode()], [nothing.fileno(), out.fileno(), err.fileno()])
-        pid = int(server.recv(64))
-        server.settimeout(timeout)
-        try:
-            code = int(server.recv(64))
-        except TimeoutError:
-            os.kill(pid, signal.SIGKILL)
-            server.settimeout(None)
-            server.recv(64)
-            raise subprocess.TimeoutExpired(given, timeout) from None
-        finally:
-            server.settimeout(None)
-        out.seek(0), err.seek(0)
-        return subprocess.CompletedProcess([sys.executable, *given], code, out.read(), err.read())
+    process = Process(*words, env=env, cwd=cwd)
+    try:
+        code = process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise
+    return subprocess.CompletedProcess(process.args, code, *process.said())
+
+
+class Process:
+    """A command that goes on beside the test, without standard input; the methods are those of subprocess.Popen."""
+
+    def __init__(self, *words: object, env: Mapping[str, str] | None = None, cwd: str | Path | None = None) -> None:
+        given = [str(word) for word in words]
+        self.args, self.returncode = [sys.executable, *given], None
+        self._files = [tempfile.TemporaryFile() for _ in range(2)]  # noqa: SIM115 - until this object goes
+        order = {"words": given, "env": dict(os.environ if env is None else env), "cwd": str(cwd or Path.cwd())}
+        told, tell = os.pipe()
+        self._told = os.fdopen(told)
+        with Path(os.devnull).open() as nothing:
+            streams = [nothing.fileno(), *(file.fileno() for file in self._files), tell]
+            socket.send_fds(_server(), [json.dumps(order).encode()], streams)
+        os.close(tell)
+        self.pid = int(self._told.readline())
+
+    def said(self) -> tuple[str, str]:
+        """What it has written so far to standard output and error."""
+        numbers = [file.fileno() for file in self._files]
+        return tuple(os.pread(number, os.fstat(number).st_size, 0).decode() for number in numbers)
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        self.wait(timeout)
+        return self.said()
+
+    def poll(self) -> int | None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.returncode is None:
+            if not select.select([self._told], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(self.args, timeout)
+            self.returncode = int(self._told.readline())
+            self._told.close()
+        return self.returncode
+
+    def send_signal(self, number: signal.Signals) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
 
 
 @functools.cache
@@ -76,18 +114,33 @@ def _serve(line: socket.socket) -> None:
     for name in PACKAGES:
         importlib.import_module(name)
     gc.collect(), gc.freeze()  # a collection in a child would copy every page it looks at
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers vanish when they end
     while True:
-        order, streams, *_ = socket.recv_fds(line, 1 << 20, 3)
+        order, streams, *_ = socket.recv_fds(line, 1 << 20, 4)
         if not order:
             return
-        pid = os.fork()
-        if not pid:
+        if not os.fork():
             line.close()
-            _become(json.loads(order), streams, path)
+            _keep(json.loads(order), streams, path)
         for stream in streams:
             os.close(stream)
-        line.send(str(pid).encode())
-        line.send(str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])).encode())
+
+
+def _keep(order: dict, streams: list[int], path: list[str]) -> NoReturn:
+    """The parent of the command: it tells the test the number of the process, and at the end its exit code."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    tell = streams.pop()
+    pid = os.fork()
+    if not pid:
+        os.close(tell)
+        _become(order, streams, path)
+    os.write(tell, f"{pid}\n".encode())
+    for stream in streams:
+        os.close(stream)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    with contextlib.suppress(BrokenPipeError):  # the test has ended
+        os.write(tell, f"{code}\n".encode())
+    os._exit(0)
 
 
 def _become(order: dict, streams: list[int], path: list[str]) -> NoReturn:
@@ -103,15 +156,16 @@ def _become(order: dict, streams: list[int], path: list[str]) -> NoReturn:
     os.environ.update(order["env"])
     added = [folder for folder in order["env"].get("PYTHONPATH", "").split(os.pathsep) if folder]
     words = order["words"]
-    module = words[0] == "-m"
-    first = order["cwd"] if module else str(Path(words[0]).resolve().parent)
+    first = {"-m": order["cwd"], "-c": ""}.get(words[0], str(Path(words[0]).resolve().parent))
     sys.path[:] = [first, *added, *path]
     sys.orig_argv = [sys.executable, *words]
-    sys.argv = words[1:] if module else words
+    sys.argv = {"-m": words[1:], "-c": ["-c", *words[2:]]}.get(words[0], words)
     code = 1
     try:
-        if module:
+        if words[0] == "-m":
             runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        elif words[0] == "-c":
+            exec(compile(words[1], "<string>", "exec"), {"__name__": "__main__"})
         else:
             runpy.run_path(words[0], run_name="__main__")
         code = 0

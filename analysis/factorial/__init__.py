@@ -7,6 +7,7 @@ shares     which share of a gap each arm closes
 deviation  residual deviation alone: are there enough seeds?
 rates      the peak of each cell, from a tuning sweep
 columns    all contrasts of a sweep, and what they do to other measures
+beside     the same cells in other sweeps
 images     seeds apart from test images, and which errors are shared
 predicted  the same as tables, from the predictions that runs leave
 """

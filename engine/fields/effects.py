@@ -94,6 +94,9 @@ EFFECTS = {
     "penalty_beta": Effect("penalty beta_lasso", lambda run: run.penalty == "beta_lasso"),
     "penalty_kernel_size": Effect("penalty toeplitz or mask", lambda run: run.penalty in WINDOWED),
     "penalty_stride": Effect("penalty toeplitz or mask", lambda run: run.penalty in WINDOWED),
+    "distil_epochs": Effect(
+        "initial_checkpoint in mode full", lambda run: run.initial_checkpoint is not None and run.mode == "full"
+    ),
     "model_ema_decay": _EMA,
     "model_ema_warmup": _EMA,
     "amp_dtype": Effect("amp", lambda run: run.amp),

@@ -13,6 +13,7 @@ from engine.run import Run, unknown
 # Weights to start from are told apart by what they are, not by where they lie.
 NO_RECIPE = ("scheme", "model", "model_kwargs", "seed", "initial_checkpoint")
 RECIPE = [field for field in Run.model_fields if field not in NO_RECIPE]
+ORIGIN = "initial_identity"
 DATA = ("dataset", "train_samples", "holdout", "permute")  # accuracies on different data are never compared
 
 MANY = 5000  # runs, of which all fields take longer to compare than anybody waits for a table
@@ -32,6 +33,8 @@ def conditions(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             in step) adds nothing. Seeds of one run among the rows are one thing to start from.
     """
     told = [{field: text(row[field]) for field in RECIPE} for row in rows]
+    own = _by_seed(rows)
+    told = [words | ({ORIGIN: "by seed"} if words[ORIGIN] in own else {}) for words in told]
     _pool_origins(rows, told)
     named: list[str] = []
     for field in sorted(RECIPE, key=lambda field: field not in DATA):
@@ -46,6 +49,16 @@ def conditions(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         if not named or any(len(values) > 1 for values in follows.values()):
             named.append(field)
     return [" ".join(f"{field}={words[field]}" for field in named) for words in told]
+
+
+def _by_seed(rows: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Runs that others start from, one for each seed, as in the second stage of a study; none where there is no rule.
+
+    They are no condition but what the seed stands for.
+    """
+    pairs = {(str(row.get("seed")), str(row[ORIGIN])) for row in rows if str(row[ORIGIN]).startswith("run:")}
+    seeds, origins = ({pair[i] for pair in pairs} for i in (0, 1))
+    return origins if len(seeds) == len(origins) == len(pairs) > 1 else set()
 
 
 def _pool_origins(rows: Sequence[Mapping[str, Any]], told: Sequence[dict[str, str]]) -> None:

@@ -11,6 +11,7 @@ from scipy import stats
 
 from analysis import probes
 from analysis.bias import emergence, probe_runs, probe_table
+from analysis.compare import frames
 from engine.errors import CHECKPOINT, USAGE
 from engine.folder import epochs, store
 from engine.run import make_how, make_run
@@ -124,7 +125,7 @@ def test_the_onset_is_where_half_of_the_end_is_reached():
 
 
 def test_over_training_has_the_end_as_an_epoch_too(kept):
-    frame = emergence.over_training([kept])
+    frame = emergence.over_training(frames.load([kept]))
     own = frame[(frame["probe"] == "first_layer") & (frame["key"] == "moran_signed")]
     assert own["epoch"].tolist() == [0, 1, 2, 3]
     assert own["value"].iloc[-1] == read(kept, "first_layer")["values"]["moran_signed"]["value"]
@@ -162,7 +163,7 @@ def test_numbers_are_set_against_the_gap_of_their_own_run(tmp_path):
             # Of the permuted runs the other way round: they must not count.
             value = {"value": gap if permute == "none" else -gap, "low": 0.0, "high": 9.0, "null": 0.0}
             store.write_json(probe_table.path_of(folder, "tiling"), {"values": {"tiling_change": value}})
-    (row,) = emergence.against_gap(sorted((tmp_path / "runs").iterdir())).itertuples()
+    (row,) = emergence.against_gap(frames.load(sorted((tmp_path / "runs").iterdir()))).itertuples()
     assert (row.gap, row.key, row.runs, row.rungs) == ("pixels", "tiling_change", 5, 5)
     assert row.rho == pytest.approx(1) and row.high == pytest.approx(1)
 

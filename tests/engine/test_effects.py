@@ -18,6 +18,7 @@ BASE = {"model_kwargs": {"depth": 2, "dim": 8}, "train_samples": 96, "batch_size
 OPTS = [{"opt": opt} for opt in OPTIMIZERS]
 SCHEDS = [{"sched": sched} for sched in ("cosine", "constant", "linear", "step", "triangular")]
 LINEAR = [{"mode": "linear", "initial_checkpoint": "WEIGHTS"}]
+LESS = {"initial_checkpoint": "WEIGHTS"}
 DEIT = {"model": "deit_nano"}
 DILUTED = {**DEIT, "dilute_layers": "0", "dilute_epochs": 2}
 LATER = {**DILUTED, "epochs": 4, "dilute_epochs": 3}  # of three epochs cosine and linear differ
@@ -91,6 +92,7 @@ WALK = {
     "penalty_beta": (2.0, [{}, HELD, LASSO]),
     "penalty_kernel_size": (5, [{}, HELD, LASSO]),
     "penalty_stride": (2, [{}, LASSO, {**FIRST, "penalty_stride": 4}]),
+    "distil_epochs": (1.0, [{}, {**LESS, "model_kwargs": {**BASE["model_kwargs"], "mlp_layers": [0]}}]),
     "best_from": (2, [{"lr": 0.3}]),
     "mode": ("linear", [{}]),
     "body_lr_scale": (0.1, [{}, *LINEAR]),

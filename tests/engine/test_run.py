@@ -82,6 +82,7 @@ DEFAULTS = {
     "prune_by": None,
     "prune_share": 0.0,
     "prune_rewind": False,
+    "distil_epochs": None,
     "best_from": None,
     "mode": "full",
     "body_lr_scale": 1.0,

@@ -99,7 +99,8 @@ def test_commands_have_their_flags(command):
         if word.startswith("-"):
             assert re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", text), word
         elif re.fullmatch(r"[a-z]+_[a-z0-9]+", word):
-            assert word in [*archs.list_archs(), *(path.stem for path in (ROOT / "engine" / "recipes").glob("*.yaml"))]
+            files = [*(ROOT / "engine" / "recipes").glob("*.yaml"), *(ROOT / "slurm" / "sweeps").glob("*.py")]
+            assert word in [*archs.list_archs(), *(path.stem for path in files)]
 
 
 def test_make_targets_exist():

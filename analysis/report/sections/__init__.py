@@ -9,6 +9,7 @@ accuracy    at equal cost
 pareto      accuracy against latency and images/s
 built       symmetry signature and permutation gap
 learned     probes
+emerged     probes over training, and whether they tell the permutation gap
 curves      learning curves
 recipes     rates and decays that were tried
 published   what others report

@@ -20,7 +20,7 @@ from analysis.report.sentences import symmetry_sentence
 from analysis.report.tables import ROWS, Shown, limited, shown
 from analysis.typeset import MISSING, Sheet, count_text, number, plus_minus, probability
 
-PLACE, TITLE, SHORT = 30, "What is built in, and what the shuffle costs", "Built in"
+PLACE, TITLE, SHORT = 30, "What is built in", "Built in"
 STEP = 19
 MARKS = {"pass": "●", "fail": "○", "undetermined": "?"}
 HEADS = {"patches_own": "patches, own", "rows_columns": "rows, cols"}
