@@ -33,9 +33,9 @@ def conditions(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             in step) adds nothing. Seeds of one run among the rows are one thing to start from.
     """
     told = [{field: text(row[field]) for field in RECIPE} for row in rows]
+    _pool_origins(rows, told)
     own = _by_seed(rows)
     told = [words | ({ORIGIN: "by seed"} if words[ORIGIN] in own else {}) for words in told]
-    _pool_origins(rows, told)
     named: list[str] = []
     for field in sorted(RECIPE, key=lambda field: field not in DATA):
         within: dict[str, set[str]] = {}
@@ -52,11 +52,13 @@ def conditions(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _by_seed(rows: Sequence[Mapping[str, Any]]) -> set[str]:
-    """Runs that others start from, one for each seed, as in the second stage of a study; none where there is no rule.
+    """Runs of another study that these start from, one for each seed; none where there is no rule.
 
     They are no condition but what the seed stands for.
     """
+    here = {f"run:{row.get('signature')}" for row in rows}
     pairs = {(str(row.get("seed")), str(row[ORIGIN])) for row in rows if str(row[ORIGIN]).startswith("run:")}
+    pairs = {(seed, origin) for seed, origin in pairs if origin not in here}
     seeds, origins = ({pair[i] for pair in pairs} for i in (0, 1))
     return origins if len(seeds) == len(origins) == len(pairs) > 1 else set()
 
@@ -71,11 +73,11 @@ def _pool_origins(rows: Sequence[Mapping[str, Any]], told: Sequence[dict[str, st
         if i in settled:
             return
         settled.add(i)
-        kind, _, origin = told[i]["initial_identity"].partition(":")
+        kind, _, origin = told[i][ORIGIN].partition(":")
         if kind == "run" and origin in place:
             settle(source := place[origin])
             alike = (rows[source]["rung"], *told[source].values())
-            told[i]["initial_identity"] = f"run:{first.setdefault(alike, origin)}"
+            told[i][ORIGIN] = f"run:{first.setdefault(alike, origin)}"
 
     for i in range(len(rows)):
         settle(i)

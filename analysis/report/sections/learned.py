@@ -19,7 +19,7 @@ STEP = 19
 PANELS = 6  # beside each other; of more probes each has its first headline, in several such rows
 NEAR = 3  # the nulls are drawn where they make a panel at most so many times as wide
 LEFT_OUT = ("acc",)  # what another section shows
-KEPT = ("R_", "kept_")  # how keys of what is left of the accuracy begin
+KEPT = ("R_", "kept_", "area")  # how keys of what is left of the accuracy begin
 NOTE = (
     "mean over n seeds ± half its 95 % interval, or [its ends] where it is lopsided; of two seeds both in brackets; of "
     "one [the interval over test images]; null: what it would be without the effect, of an accuracy by guessing"
