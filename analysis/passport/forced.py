@@ -14,7 +14,8 @@ A move T of the image is followed by a map y where y(T x) = T y(x), and not seen
 
 so that error / null is 0 for a law and about 1 where nothing is left; EXACT and ROUNDING say what counts as 0. What is
 shifted comes in again on the other side. A map that does not follow that is compared only where no field meets the
-border; where there is no such place, nothing can be said. By one pixel only maps of stride one can follow.
+border. Where its images have no such place larger ones are taken, if the module takes them and its maps grow alike;
+else nothing can be said. By one pixel only maps of stride one can follow.
 """
 
 import copy
@@ -84,6 +85,8 @@ class Followed(NamedTuple):
     error: float
     null: float
     why: str = ""
+    px: int | None = None
+    """Height of the images that told it, where they are larger than the module's."""
 
     def verdict(self, dtype: str) -> str:
         """ "exact" to rounding, "broken", or "" where it cannot be said."""
@@ -167,6 +170,8 @@ def measure(
     tell(f"receptive field of {len(found)} units")
     patch = patch or first_stride(found, shape[1:])
     moves = followed(model, x_BCHW, found, patch)
+    if any(each.why == BORDER for answers in moves.values() for each in answers):
+        moves |= away_from_borders(model, x_BCHW, found, moves)
     tell(f"{len(moves)} moves of the image")
     return Forced(dtype, count, found, moves, patch)
 
@@ -203,13 +208,8 @@ def followed(model: nn.Module, x_BCHW: Tensor, found: Sequence[Field], patch: in
     if any(not torch.equal(a.output, b.output) for a, b in zip(before, again, strict=True)):
         raise RuntimeError("in evaluation mode it answers the same images differently")
     strides = {patch or 1, *(_stride(each.grid, size) or 1 for each in found)}
-    answers: dict[str, list[list[Followed]]] = {}
-    for step in sorted({1, *(stride for stride in strides if 2 * stride <= min(size))})[:MOST_SHIFTS]:
-        for axis in (0, 1):
-            after = units(model, x_BCHW.roll(step, 2 + axis))
-            pairs = zip(before, after, found, strict=True)
-            answers.setdefault(f"shift {step}", []).append([_shifted(*pair, step, axis, size) for pair in pairs])
-    moves = {name: [_worse(*each) for each in zip(*both, strict=True)] for name, both in answers.items()}
+    steps = sorted({1, *(stride for stride in strides if 2 * stride <= min(size))})[:MOST_SHIFTS]
+    moves = {f"shift {step}": _of_shift(model, x_BCHW, before, found, step) for step in steps}
 
     def rearranged(moved_BCHW: Tensor, of_map: Callable[[Tensor], Tensor | None]) -> list[Followed]:
         after = units(model, moved_BCHW)
@@ -222,6 +222,61 @@ def followed(model: nn.Module, x_BCHW: Tensor, found: Sequence[Field], patch: in
         moves["patches"] = _permuted(rearranged, x_BCHW, patch)
     moves["pixels"] = _permuted(rearranged, x_BCHW, 1)
     return moves
+
+
+@torch.no_grad()
+def away_from_borders(
+    model: nn.Module, x_BCHW: Tensor, found: Sequence[Field], moves: dict[str, list[Followed]]
+) -> dict[str, list[Followed]]:
+    """The shifts of `moves` with answers of larger images where every field of its own meets the border."""
+    times = larger(model, x_BCHW)
+    if times == 1:
+        return {}
+    shape = (2, x_BCHW.shape[1], *(times * side for side in x_BCHW.shape[2:]))
+    large_BCHW = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=x_BCHW.dtype)
+    before, told = units(model, large_BCHW), {}
+    with torch.enable_grad():
+        wide = reach(model, large_BCHW)
+    for move in (move for move, answers in moves.items() if any(each.why == BORDER for each in answers)):
+        answers = _of_shift(model, large_BCHW, before, wide, int(move.partition(" ")[2]))
+        # By name: a pooling that changes nothing at its own size is a unit at another.
+        large = {each.name: (answer, each) for answer, each in zip(answers, wide, strict=True)}
+        told[move] = [
+            large[own.name][0]._replace(px=shape[2])
+            if old.why == BORDER and own.name in large and _tells(own, *large[own.name], times)
+            else old
+            for old, own in zip(moves[move], found, strict=True)
+        ]
+    return told
+
+
+@torch.no_grad()
+def larger(model: nn.Module, x_BCHW: Tensor) -> int:
+    """How many times as large images it is asked with, too: 1 for none, as where it refuses or they are large."""
+    side = max(x_BCHW.shape[2:])
+    times = 4 if 2 * side <= LARGE else 2 if side <= LARGE else 1
+    try:
+        model(x_BCHW[:1].repeat(1, 1, times, times))
+    except Exception:  # a module that is bound to its size may raise anything
+        return 1
+    return times
+
+
+def _tells(own: Field, answer: Followed, large: Field, times: int) -> bool:
+    """Whether a larger image told something of this very unit, which then has so many times as many places."""
+    grown = own.grid is not None and large.grid == (times * own.grid[0], times * own.grid[1])
+    return grown and not math.isnan(answer.error)
+
+
+def _of_shift(
+    model: nn.Module, x_BCHW: Tensor, before: Sequence[Unit], found: Sequence[Field], step: int
+) -> list[Followed]:
+    """Of both axes the worse answer of every unit."""
+    both, size = [], (x_BCHW.shape[2], x_BCHW.shape[3])
+    for axis in (0, 1):
+        after = units(model, x_BCHW.roll(step, 2 + axis))
+        both.append([_shifted(*each, step, axis, size) for each in zip(before, after, found, strict=True)])
+    return [_worse(*each) for each in zip(*both, strict=True)]
 
 
 def _permuted(rearranged: Callable, x_BCHW: Tensor, patch: int) -> list[Followed]:
@@ -324,4 +379,5 @@ def timed(model: nn.Module, shape: tuple[int, int, int]) -> tuple[float, float]:
         model(x_BCHW)
     one = (time.monotonic() - began) / len(x_BCHW)
     count = IMAGES if max(shape[1:]) <= LARGE else 2
-    return one, 2 + 2 * count * one * (MOST + 14)  # twice as long in float64
+    own, times = 2 * count * one * (MOST + 14), larger(model, x_BCHW)  # twice as long in float64
+    return one, 2 + own + (4 * times**2 * one * MOST if times > 1 else 0)

@@ -44,6 +44,7 @@ def _untold(forced: Forced) -> list[str]:
     lines = []
     for move, answers in forced.moves.items():
         whys = {each.why for each in answers if each.why != "no map"} - {""}
+        whys = {"no map has so small a stride" if why.startswith("its stride") else why for why in whys}
         told, last = forced.answer(move, logits=False), forced.exact_to(move)
         title = forced.title(move)
         said = f"an image that is {title}" if "order" not in title else f"an image with its {title}"

@@ -152,13 +152,20 @@ def _units(forced: Forced) -> Sheet:
 def _moves(forced: Forced) -> Sheet:
     """A row per move and unit that says something."""
     rows = [
-        [forced.title(move), each.unit, f"{each.error:.1e}", f"{each.null:.1e}", each.verdict(forced.dtype)]
+        [
+            forced.title(move),
+            each.unit + f" ({each.px} px)" * bool(each.px),
+            f"{each.error:.1e}",
+            f"{each.null:.1e}",
+            each.verdict(forced.dtype),
+        ]
         for move, answers in forced.moves.items()
         for each in answers
         if not math.isnan(each.error)
     ]
     note = "error: relative L2 distance from what following exactly would give; unrelated: the same of another image; "
-    note += f"exact below {forced.exact:.0e} of that. Maps that can tell nothing are left out"
+    note += f"exact below {forced.exact:.0e} of that; (px): on larger images, as on its own every field meets "
+    note += "the border. Maps that can tell nothing are left out"
     return Sheet(
         "moves, unit by unit", ("image", "unit", "error", "unrelated", ""), rows, pd.DataFrame(), note, "llrrl"
     )

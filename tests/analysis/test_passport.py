@@ -147,6 +147,23 @@ def test_convolutions_follow_shifts_by_their_stride_away_from_the_border():
     assert {*verdicts(found, "mirror").values()} == {"broken"} == {*verdicts(found, "pixels").values()}
 
 
+def test_where_every_field_meets_the_border_larger_images_tell():
+    """Fields of 7, 13 and 19 px in images of 16; a module that is bound to its size is not asked with others."""
+    model = convs((7, 1, 1), (7, 1, 1), (7, 1, 1))
+    found = measured(model)
+    assert verdicts(found, "shift 1") == {"0": "exact", "2": "exact", "4": "exact", "logits": "broken"}
+    assert [each.px for each in found.moves["shift 1"]] == [None, None, 64, None, None]
+
+    class Bound(nn.Sequential):
+        def forward(self, x_BCHW):
+            assert x_BCHW.shape[-1] == 16
+            return super().forward(x_BCHW)
+
+    bound = measured(Bound(*model))
+    assert verdicts(bound, "shift 1") == {"0": "exact", "2": "exact", "logits": "broken"}
+    assert bound.moves["shift 1"][2].why == forced.BORDER
+
+
 def test_around_the_border_convolutions_and_their_mean_follow_every_shift():
     found = measured(convs((3, 1, 1), (5, 1, 1), mode="circular"))
     assert verdicts(found, "shift 1") == {"0": "exact", "2": "exact", "logits": "exact"}
