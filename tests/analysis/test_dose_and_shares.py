@@ -169,5 +169,8 @@ def test_the_section_draws_both_from_contrasts_and_from_families(tmp_path):
     assert "1,000 images: 0.75 [0.75, 0.75]" in drawn.said and "it moves: -0.5 [-0.5, -0.5]" in drawn.said
     assert [table.id for table in drawn.tables] == ["dose-0", "peak-0", "shares"] and "dose-0-1000" in drawn.figure
     assert "n = 3 to 5 seeds" in drawn.caption
+    turned = {"architecture": {FLAT: 1, WHOLE: -1}, "places": {ARM: 1, WHOLE: -1}}
+    nothing = softness.draw(Page("x", frame, tmp_path, wanted=turned))
+    assert "gains nothing over the flat net (-4.00 points)" in nothing.said and "share-0" not in nothing.figure
     plain = frame_of([run for run in cells() if run.rung == FLAT], noisy)
     assert softness.draw(Page("x", plain, tmp_path, wanted={})) is None

@@ -287,7 +287,7 @@ def test_a_penalty_is_part_of_the_loss(penalty, how, tmp_path):
 
 def test_float16_scales_the_loss_and_not_the_penalty(how, tmp_path):
     fields = {"penalty": "mask", "penalty_weight": 3.0, "penalty_kernel_size": 1, "train_samples": 64, "epochs": 1}
-    run = make_run({**SGD, **fields, "model": "resmlp_nano", "lr": 0.1})
+    run = make_run({**SGD, **fields, "model": "resmlp_nano", "model_kwargs": {"depth": 1, "dim": 8}, "lr": 0.1})
     weights = []
     for name, half in (("a", {}), ("b", {"amp": True, "amp_dtype": "float16"})):
         train(run.but(**half), tmp_path / name, how)

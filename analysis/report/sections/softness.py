@@ -41,7 +41,7 @@ def draw(page: Page) -> Section | None:
         ]
     if closed:
         said.append(_closed(closed))
-        drawn += Markup(bars(closed))
+        drawn += Markup(bars(closed)) if closed[0].gap > 0 else Markup()
         tables.append(shown("shares", _share_sheet(closed)))
     return Section(" ".join(said), drawn, _caption(page, found, closed), tables)
 
@@ -59,8 +59,12 @@ def _told(found: pd.DataFrame, study: str) -> str:
 
 def _closed(closed: list[shares.Share]) -> str:
     gap = closed[0].gap
+    if gap <= 0:
+        return f"The architecture gains nothing over the flat net ({gap:+.2f} points): there is no gap to close."
     told = "; ".join(f"{one.name} {_percent(one)}" for one in closed)
-    return f"Share of the gap of {gap:+.2f} points that each arm closes: {told}."
+    lacks = all(math.isnan(one.share.low) for one in closed)
+    words = " The gap itself is not shown to be there, so that no share has an interval." if lacks else ""
+    return f"Share of the gap of {gap:+.2f} points that each arm closes: {told}.{words}"
 
 
 def _percent(one: shares.Share) -> str:
