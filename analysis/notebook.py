@@ -69,7 +69,7 @@ def run(signature: str) -> pd.Series:
 
     Raises Refusal for none, or several (DATA).
     """
-    folder, found = _folder(signature), {}
+    folder, found = folder_of(signature), {}
     if not folder or store.scheme_of(folder) != SCHEME:  # which a table may still tell
         for study, row in _published(folder.name[:8] if folder else signature):
             found.setdefault(row["signature"], (study, row))
@@ -87,7 +87,7 @@ def predictions(signature: str) -> Predictions:
 
     Raises Refusal for a run that is not known (DATA), or whose predictions are not kept (CHECKPOINT).
     """
-    folder, whole = _folder(signature), str(run(signature)["signature"])
+    folder, whole = folder_of(signature), str(run(signature)["signature"])
     if folder and (found := recorded.read(folder)):
         return found
     for study in dict.fromkeys(study for study, _ in _published(whole)):
@@ -214,7 +214,7 @@ def _listed(place: Path) -> list[str]:
     return []
 
 
-def _folder(signature: str) -> Path | None:
+def folder_of(signature: str) -> Path | None:
     """The run's folder on this machine. Raises Refusal (DATA) where several begin so."""
     if (Path(signature) / "args.yaml").is_file():
         return Path(signature)

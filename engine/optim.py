@@ -48,7 +48,9 @@ def make_optimizer(run: Run, model: nn.Module) -> torch.optim.Optimizer:
     head downwards. What is decayed is the same with and without either. `penalty` beta_lasso stands in place of the
     decay of its matrices; other penalties are added to it. The model is on its device already.
     """
-    given: dict[str, Any] = {"betas": run.opt_betas, "eps": run.opt_eps, "fused": True if run.opt in FUSED else None}
+    # torch's fused SGD cannot begin a momentum for some weights when others have one, as where a distillation ends.
+    fused = run.opt in FUSED and (run.distil_epochs is None or run.opt.startswith("adam"))
+    given: dict[str, Any] = {"betas": run.opt_betas, "eps": run.opt_eps, "fused": True if fused else None}
     given = {key: value for key, value in given.items() if value is not None}
     if run.body_lr_scale != 1.0 or run.layer_decay is not None or run.penalty == "beta_lasso":
         given["param_group_fn"] = functools.partial(_scaled_groups, run)

@@ -28,6 +28,11 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Contract(family))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What waits for a SLURM comes first: other files then compute beside it, and short ones fill the end."""
+    items.sort(key=lambda item: not item.path.name.startswith("test_slurm_"))
+
+
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory):
     """Folder of the digits' .beton files."""

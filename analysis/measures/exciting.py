@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from analysis.bias.probe import Subject
 from analysis.measures import pixels
+from archs.parts.backbone import Backbone
 from engine.errors import Refusal
 from engine.rng import derive
 from engine.run import unknown
@@ -31,7 +32,7 @@ def layers(model: nn.Module) -> dict[str, str]:
     """
     inner = inner_of(model)
     names = {id(module): name for name, module in inner.named_modules()}
-    if hasattr(inner, "blocks") and callable(inner.blocks):
+    if isinstance(inner, Backbone):
         rows = [names[id(block)] for block in inner.blocks()]
     elif isinstance(info := getattr(inner, "feature_info", None), list):
         rows = [each["module"] for each in info if each["module"] in names.values()]

@@ -15,7 +15,7 @@ Null: the same of random weights: those at the start of training or, where that 
 in random order. The interval is over units.
 Expect: random weights of flat MLPs and patches want white noise (radius that of a uniform map, frequency that of white
 noise), trained ones low frequencies, most in the first block; convolution a window about the middle at any time,
-growing with depth. A gain of 1 is what an image does, above 3 what no image comes near.
+growing with depth. A gain of 1 is what an image does; random weights have more, as no image is noise.
 Cost: a pass over at most `images` test images per layer, and `steps` forward and back of two images per unit; twice.
 """
 

@@ -143,7 +143,7 @@ def _failed(page: Page) -> list[str]:
     return [f"{len(failed):,} of {len(page.frame):,} runs failed ({kinds}): {named}. They are listed under Health."]
 
 
-def _prose(text: str) -> Markup:
+def prose(text: str) -> Markup:
     """Text with `code`; a number stays in one line with its sign and unit."""
     escaped = re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text)))
     return Markup(re.sub(" (?=[±%])|(?<=±) ", "\u00a0", escaped))
@@ -153,5 +153,5 @@ def _template() -> jinja2.Template:
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     options: dict[str, Any] = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     environment = jinja2.Environment(loader=loader, autoescape=True, **options)
-    environment.filters["prose"] = _prose
+    environment.filters["prose"] = prose
     return environment.get_template("page.html.j2")

@@ -125,6 +125,8 @@ def _distil_fault(run: Any, arguments: dict[str, Any]) -> str | None:
         return f"{begin} {run.model} has lost no mixing that its layers could learn; name them, model_kwargs {END}=0,2"
     if run.dilute_layers is not None:
         return f"{begin} dilute_layers is another way to lose the mixing of layers; leave one out"
+    if run.penalty is not None:
+        return f"{begin} penalty {run.penalty} changes weights that are to stand still meanwhile; leave one out"
     if arguments.get("merge_r"):
         return f"{begin} layers that merge tokens see others than the teacher's; leave out merge_r"
     if run.distil_epochs > run.epochs - 1:

@@ -1,7 +1,8 @@
 """The code that queued jobs run: a copy per state of the source, so that editing goes on while jobs wait.
 
-`RESULTS/.code/COMMIT` holds the files that git knows or would add, without results/ and tests/; COMMIT gets a `-HASH`
-of the content where files differ from the commit. Inside, a file COMMIT says what it is, and
+`RESULTS/.code/COMMIT` holds the files that git knows or would add, without tests/; its results/ is a link to the
+checkout's, as tables are data, which the job that reports reads as they are then. COMMIT gets a `-HASH` of the content
+where files differ from the commit. Inside, a file COMMIT says what it is, and
 engine/folder/environment.py puts that into the record of every run. A copy is made once, under another name, and then
 renamed; `prune` removes those that no job uses any more. Files are copied piece by piece, and large ones that git does
 not know are data, not code.
@@ -98,6 +99,7 @@ def _write(folder: Path, files: Mapping[str, Path], label: str) -> None:
             shutil.copymode(source, path)
         partial.mkdir(parents=True, exist_ok=True)
         (partial / NAME).write_text(label)
+        (partial / "results").symlink_to(store.ROOT / "results")
         try:
             partial.rename(folder)
         except OSError:

@@ -22,8 +22,9 @@ Expectations, each may turn out wrong:
 - a universal perturbation of 8/255 fools more of dense than of depthwise, and of both more than of flat;
 - attention keeps most of what it can when blocks are shuffled.
 "Undecided" is an answer. With three seeds, differences below some three deviations of a pair are not to be seen.
-Cost: 18 runs of 780 steps, 50 to 100 seconds each on one core with AVX512-BF16, and the probes, about 8 minutes a run
-and 3 more for seed 0: 3 core hours together.
+Cost: 18 runs of 780 steps, 50 to 100 seconds each on one core with AVX512-BF16, and the probes: some 200 passes over
+the test images and 3 minutes, 7 to 15 minutes a run, and 3 more where weights were kept; reckoned, not measured, to be
+4 core hours together.
 """
 
 from collections.abc import Iterator

@@ -25,7 +25,7 @@ Expectations, each may turn out wrong:
   how many would be found by chance.
 Six models are few: a rank correlation has an interval over models, and only a strong one is clear of 0.
 Seeds: three, no more. Cost: 54 runs besides those of `bias`, 50 to 100 seconds each, and half a minute of probes a run
-on one core: 1.9 core hours.
+on one core, reckoned to be 1.7 core hours.
 """
 
 from collections.abc import Iterator

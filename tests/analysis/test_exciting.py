@@ -102,6 +102,8 @@ def test_layers_are_found_in_ours_in_timms_and_in_any_model():
     model = archs.create("mixer_nano")
     assert dict(model.named_modules())[names["last"]] is model.blocks()[-1]
     assert exciting.layers(archs.create("timm/test_resnet"))["first"] != ""
+    vit = exciting.layers(archs.create("timm/test_vit"))
+    assert vit["first"].startswith("blocks.") and vit["first"] != vit["last"], "tokens, of which one in the middle"
     assert exciting.layers(linear([wave(1)])) == {"first": "1", "logits": ""}
     subject = subject_of(archs.create("mixer_nano"), images(), patch_size=2, classes=10)
     read = exciting.reader(subject, subject.model, names["first"])

@@ -159,7 +159,9 @@ def test_the_first_step_is_that_of_the_error_and_moves_the_layers_alone(how, fil
             assert (weight - 0.05 * weight.grad).allclose(after[key], atol=1e-6), key
 
 
-@pytest.mark.parametrize("way", [{}, {"distil_epochs": 1.5, "amp": True, "mixup": 0.2, "model_ema": True}])
+@pytest.mark.parametrize(
+    "way", [{"opt": "momentum", "lr": 0.01}, {"distil_epochs": 1.5, "amp": True, "mixup": 0.2, "model_ema": True}]
+)
 def test_resume_in_the_middle_equals_uninterrupted(how, file, tmp_path, way):
     """Steps of 3 epochs of 3: inside of the distillation, at its end, after it."""
     more = {"clip_grad": 1.0, "drop_path": 0.2, "hflip": 0.5, "initial_checkpoint": str(file)}
@@ -215,6 +217,7 @@ def test_the_study_distils_on_the_budget_of_all_ways(file):
         ({"model": "gmlp_nano", "model_kwargs": {}}, "gmlp_nano has lost no mixing"),
         ({"model_kwargs": {"mlp_layers": [0], "merge_r": 2}}, "leave out merge_r"),
         ({"dilute_layers": "1", "dilute_epochs": 1}, "dilute_layers is another way to lose the mixing of layers"),
+        ({"model": "resmlp_nano", "penalty": "distance", "penalty_weight": 0.1}, "weights that are to stand still"),
         ({"distil_epochs": 2.5}, "no epoch of 3 is left to learn the task; give 4 epochs or more"),
     ],
 )

@@ -178,7 +178,13 @@ def test_torchrun_trains_and_prints_once(digits, tmp_path):
     "way",
     [
         {"dilute_layers": "0", "dilute_epochs": 1, "epochs": 3},
-        {"model_kwargs": {"mlp_layers": [0], "replacement": "skip"}, "distil_epochs": 1, "epochs": 2, "lr": 0.05},
+        {
+            "model_kwargs": {"mlp_layers": [0], "replacement": "skip"},
+            "distil_epochs": 1,
+            "epochs": 2,
+            "lr": 0.05,
+            "clip_grad": 1.0,
+        },
     ],
     ids=["diluted", "distilled"],
 )

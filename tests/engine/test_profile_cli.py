@@ -12,7 +12,7 @@ from torch import nn
 
 import archs
 from engine.cli import tables
-from engine.cost import measure
+from engine.cost import measure, profiles
 from engine.cost.profile import own_shape, profile, saved_bytes, witnessed
 from engine.errors import USAGE, Refusal
 from scripts import profile_model
@@ -77,6 +77,15 @@ def test_a_batchnorm_over_one_value_per_image_is_no_obstacle(name, size):
         model(torch.randn(1, 3, size, size))
     costs, _ = witnessed(name, **shape)
     assert costs["macs"] == profile(name, **shape)["macs"] and costs["saved_bytes"] > 4 * costs["activations"] / 2
+
+
+def test_such_a_model_is_timed_at_batch_1_where_only_its_training_step_is_missing():
+    asked = {"img_size": 8, "in_chans": 1, "num_classes": 10}  # as the demo has it
+    subjects, told = profiles.subjects(["timm/test_resnet"], asked, {}), []
+    how = {"device": CPU, "speed": True, "batch_size": 1, "rounds": 1, "amp": False, "tell": told.append}
+    (row,), notes, failures = profiles.side_by_side(subjects, **how)
+    assert failures == [] and row["latency_ms"] > 0 and row["images_per_s"] > 0
+    assert row["train_peak_mb"] is None and "a BatchNorm sees one value per channel" in notes[0]
 
 
 def test_memory_without_a_training_step_is_no_number():

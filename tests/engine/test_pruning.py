@@ -10,6 +10,7 @@ import archs
 from archs.ingredients import places
 from engine import models, rng
 from engine.errors import Refusal
+from engine.fields.rungs import names
 from engine.folder import checkpoint
 from engine.pruning import criteria, masks, stages, targets, units
 from engine.run import LAST, make_run
@@ -85,6 +86,17 @@ def test_locality_of_a_matrix_over_the_tokens_is_its_window(mixer):
         for token in (5, 6, 9, 10):
             assert (mask[:, token] == window[token]).all()
         assert (mask.sum(-1) == 9).all()
+
+
+def test_locality_of_a_stem_that_reads_all_pixels_leaves_each_token_its_patch():
+    """Four of 64 pixels in patches of 2 x 2: the stem `unshared`, exactly."""
+    run = make_run({"model": "lattice_nano", "prune_by": "locality", "prune_share": 1 - 4 / 64})
+    model = archs.create("lattice_nano", mixer="kernel", stem="pixels")
+    mask = masks.make(run, model)["stem.weight"].unflatten(0, (16, 32)).unflatten(2, (8, 8))
+    for token in range(16):
+        patch = torch.zeros(8, 8, dtype=torch.bool)
+        patch[token // 4 * 2 :, token % 4 * 2 :][:2, :2] = True
+        assert (mask[token] == patch).all()
 
 
 def test_what_is_zero_goes_first_so_rounds_are_nested():
@@ -274,6 +286,16 @@ def test_stages_reach_the_share_in_equal_steps_of_what_is_left(source):
     assert once.initial_identity == f"run:{run.signature}" == chain[0].initial_identity
     assert [each.initial_identity for each in chain[1:]] == [f"run:{each.signature}" for each in chain[:-1]]
     assert all(each.prune_rewind and each.epochs == 2 and each.seed == run.seed for each in chain)
+
+
+def test_rounds_of_several_seeds_are_one_rung_each():
+    runs = []
+    for seed in (0, 1, 2):
+        first = make_run({**SMALL, "seed": seed})
+        runs += [first, *stages.rounds(first, "magnitude", 0.9, 3, {"epochs": 2})]
+    called = names(runs)
+    by_round = [[called[run.signature] for run in runs[i::4]] for i in range(4)]
+    assert all(len(set(own)) == 1 for own in by_round) and len({own[0] for own in by_round}) == 4
 
 
 @pytest.mark.parametrize(

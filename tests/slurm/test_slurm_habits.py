@@ -7,10 +7,11 @@ from tests.trial import ROOT
 
 
 def test_a_launch_that_waits_and_a_job_that_comes_after(make_trial, lab):
-    """One run of two diverges: the command and the job after it both say so by their code, with report and tables."""
+    """One run of two diverges: the command and the job after it both say so by their code, with report and tables; from
+    a copy of the code, whose tables are the checkout's."""
     trial = make_trial(0, 9)
     given = ("--sbatch", "exclude=127.0.0.1,127.0.0.3", "nice=7", "mail-type=END")
-    said = trial.script("launch", "--no-snapshot", "--wait", "--finish", *given, code=1)
+    said = trial.script("launch", "--wait", "--finish", *given, code=1)
     assert "1 failed, 1 done" in said and "report: " in said, said
     assert "1 of 2 runs failed; look: " in said and "next:" not in said
     assert {trial.owner(index)["node"] for index in (0, 1)} == {"127.0.0.2"}

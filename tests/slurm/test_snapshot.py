@@ -17,7 +17,8 @@ def test_a_copy_of_the_code_is_whole_and_made_once(tmp_path):
     assert copy == tmp_path / ".code" / commit == snapshot.take(tmp_path)
     assert [path.name for path in (tmp_path / ".code").iterdir()] == [commit], "nothing half made is left"
     assert (copy / "engine/train.py").read_bytes() == (ROOT / "engine/train.py").read_bytes()
-    assert not (copy / "results").exists() and not (copy / "tests").exists()
+    assert not (copy / "tests").exists()
+    assert (copy / "results").is_symlink() and (copy / "results").samefile(ROOT / "results")
     code = (
         "import engine.folder.environment, engine.folder.store, slurm.cluster.snapshot, slurm.queue.task; "
         "from pathlib import Path\n"

@@ -94,7 +94,7 @@ def _cards(asked: pd.DataFrame) -> Markup:
     margin = " or ".join(dict.fromkeys(f"{value:g}" for value in (equal if len(equal) else asked)["margin"]))
     inside = _listed(equal["contrast"]) if len(equal) else Markup("None")
     lies = "are" if len(equal) > 1 else "is"
-    said.append(Markup("{} {} shown to lie within ± {} points").format(inside, lies, margin))
+    said.append(Markup("{} {} shown to lie within ±\u00a0{} points").format(inside, lies, margin))
     cards.append(_card("undecided", open_, Markup(". ").join(said)))
     return div("cards", *cards)
 

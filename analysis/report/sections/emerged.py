@@ -10,7 +10,7 @@ from analysis.report.tables import Shown, shown
 from analysis.typeset import MISSING, Sheet, number
 
 PLACE, TITLE, SHORT = 42, "When it was learned, and whether it tells the gap", "Emerged"
-PANELS = 4  # of numbers over training; the tables have all
+PANELS = 4  # of numbers over training, those that most rungs have; the tables have all that tables of a probe show
 ONSET_NOTE = (
     "onset: the epoch at which half of what is above the null at the end is there, mean over runs; – where the "
 )
@@ -24,10 +24,12 @@ RANK_NOTE += "over rungs, each drawn with all its runs; not corrected for how ma
 def draw(page: Page) -> Section | None:
     whole = page.frame[page.frame["rung"].isin(page.order)] if page.finished else page.frame[:0]
     over, ranked = emergence.over_training(whole), emergence.against_gap(page.frame, _is_shown)
+    over = over[[_is_shown(row.probe, row.key) for row in over.itertuples()]]
     if over.empty and ranked.empty:
         return None
     onsets = emergence.onsets(over).sort_values("onset", kind="stable")
-    keys = [key for key in known.EMERGING if (over["key"] == key).any()][:PANELS]
+    rungs = over.groupby("key")["rung"].nunique()
+    keys = sorted((key for key in known.EMERGING if key in rungs), key=lambda key: -rungs[key])[:PANELS]
     figure, caption = Markup(), ""
     if keys:
         figure = Markup(emergence.figure(over, keys, page.look, page.label))

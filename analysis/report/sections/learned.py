@@ -19,7 +19,7 @@ STEP = 19
 PANELS = 6  # beside each other; of more probes each has its first headline, in several such rows
 NEAR = 3  # the nulls are drawn where they make a panel at most so many times as wide
 LEFT_OUT = ("acc",)  # what another section shows
-KEPT = ("R_", "kept_")  # how keys of what is left of the accuracy begin
+KEPT = ("R_", "kept_", "area")  # how keys of what is left of the accuracy begin
 NOTE = (
     "mean over n seeds ± half its 95 % interval, or [its ends] where it is lopsided; of two seeds both in brackets; of "
     "one [the interval over test images]; null: what it would be without the effect, of an accuracy by guessing"
@@ -60,6 +60,8 @@ def _keys(page: Page) -> list[tuple[str, str]]:
         instead = {key.replace("kept", "acc") for key in derived}
         headline = [key for key in known.read(name)["HEADLINE"] if key in there and key not in instead]
         found.append([(name, key) for key in [*derived[1:3], *headline] if key not in LEFT_OUT])
+    rungs = page.probed.dropna(subset="value").groupby("probe")["rung"].nunique()
+    found.sort(key=lambda own: -rungs[own[0][0]] if own else 0)  # what most rungs have comes first
     turns = max(map(len, found), default=0)
     most = max(PANELS, sum(map(bool, found)))
     return [own[turn] for turn in range(turns) for own in found if turn < len(own)][:most]
