@@ -7,7 +7,7 @@ demo: setup
 
 test: NEEDS = slurm browser
 test: setup lint
-	.venv/bin/python -m pytest -n 2 --dist loadfile tests
+	.venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder tests
 
 # The manual, into site/, from docs/ and the source, without a network. The variable silences its theme's advertisement.
 docs: setup

@@ -5,6 +5,7 @@ factorial/  cells: effects, claims, rates, seeds and images
 bias/       symmetry signature, probes over runs, the laboratory's self-test
 probes/     one file a probe
 measures/   what probes compute with
+passport/   one page about any module
 removal/    which layers can lose their attention
 choosing/   one file a criterion for that
 figures/    inline SVG

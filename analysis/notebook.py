@@ -1,13 +1,14 @@
 """Results as values, for a notebook or a script of yours: tables as pandas, predictions as NumPy, a probe on any model.
 
-    from analysis.notebook import predictions, probe, run, table
+    from analysis.notebook import exciting, predictions, probe, run, table
 
 What has a folder of this scheme on this machine is read from it, the rest from published tables; mistakes are
 Refusals, in one line.
 """
 
+import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,7 @@ from engine.run import SCHEME, unknown
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from analysis.bias.probe import Estimate
+    from analysis.bias.probe import Estimate, Subject
 
 KINDS = ("runs", "epochs", "probes")
 
@@ -68,7 +69,7 @@ def run(signature: str) -> pd.Series:
 
     Raises Refusal for none, or several (DATA).
     """
-    folder, found = _folder(signature), {}
+    folder, found = folder_of(signature), {}
     if not folder or store.scheme_of(folder) != SCHEME:  # which a table may still tell
         for study, row in _published(folder.name[:8] if folder else signature):
             found.setdefault(row["signature"], (study, row))
@@ -86,7 +87,7 @@ def predictions(signature: str) -> Predictions:
 
     Raises Refusal for a run that is not known (DATA), or whose predictions are not kept (CHECKPOINT).
     """
-    folder, whole = _folder(signature), str(run(signature)["signature"])
+    folder, whole = folder_of(signature), str(run(signature)["signature"])
     if folder and (found := recorded.read(folder)):
         return found
     for study in dict.fromkeys(study for study, _ in _published(whole)):
@@ -119,11 +120,54 @@ def probe(
     """
     import importlib
 
+    probes.check([name])
+    with _before(model, images, labels, num_classes, patch_size, batch_size) as subject:
+        return importlib.import_module(f"analysis.probes.{name}").measure(subject)
+
+
+def exciting(
+    model: "nn.Module",
+    images: "np.ndarray | Tensor",
+    module: str = "",
+    units: "list[int] | None" = None,
+) -> "tuple[Tensor, np.ndarray, np.ndarray]":
+    """The images that excite units of a module most (analysis/probes/exciting_inputs.py), of any classifier.
+
+    Args:
+        images: as the model takes them, (N, C, H, W): what is found lies as far from their mean as they do.
+        module: its name in `model.named_modules()`; "" is the model, whose units are the classes.
+        units: channels of what the module puts out; by default 16 of all.
+
+    Returns:
+        what was found, (U, C, H, W); what the units give of it, (U,); and of the images, (N, U).
+
+    Raises Refusal for a module that is not there, or puts out no units.
+    """
+    import torch
+
+    from analysis.probes.exciting_inputs import excited
+
+    with _before(model, images, np.zeros(len(images), int)) as subject:
+        try:
+            return excited(subject, model, module, torch.cat([x_BCHW for x_BCHW, _ in subject.images]), units)
+        except ValueError as error:
+            raise Refusal(str(error)) from None
+
+
+@contextlib.contextmanager
+def _before(
+    model: "nn.Module",
+    images: "np.ndarray | Tensor",
+    labels: "np.ndarray | Tensor",
+    num_classes: int | None = None,
+    patch_size: int | None = None,
+    batch_size: int = 256,
+) -> "Iterator[Subject]":
+    """The model before its images, in evaluation mode until the end of the block."""
     import torch
 
     from analysis.bias.probe import Subject
 
-    probes.check([name])
     x_NCHW, y_N = torch.as_tensor(images).float(), torch.as_tensor(labels).long()
     if x_NCHW.ndim != 4 or y_N.shape != x_NCHW.shape[:1] or not len(y_N):
         raise Refusal(f"images are (N, C, H, W) and labels (N,), not {(*x_NCHW.shape,)} and {(*y_N.shape,)}")
@@ -138,8 +182,7 @@ def probe(
         if int(y_N.min()) < 0 or int(y_N.max()) >= classes:
             raise Refusal(f"labels are {int(y_N.min())} to {int(y_N.max())}, of {classes} classes")
         batches = [(x.to(device), y) for x, y in zip(x_NCHW.split(batch_size), y_N.split(batch_size), strict=True)]
-        subject = Subject(model, batches, math.gcd(*x_NCHW.shape[2:]), classes, patch_size)
-        return importlib.import_module(f"analysis.probes.{name}").measure(subject)
+        yield Subject(model, batches, math.gcd(*x_NCHW.shape[2:]), classes, patch_size)
     finally:
         model.train(training)
 
@@ -171,7 +214,7 @@ def _listed(place: Path) -> list[str]:
     return []
 
 
-def _folder(signature: str) -> Path | None:
+def folder_of(signature: str) -> Path | None:
     """The run's folder on this machine. Raises Refusal (DATA) where several begin so."""
     if (Path(signature) / "args.yaml").is_file():
         return Path(signature)

@@ -179,18 +179,21 @@ def build(
     wrap: bool = False,
     scrambled: bool = False,
     frozen: bool = False,
+    strictness: float = 0.5,
+    gated: bool = False,
     gain: float = 1.0,
     storage_exponent: float = 0.5,
     correlation_floor: float = 0.19,
     correlation_length: float = 1.1,
 ) -> Lattice:
-    """From `kernel_size` to `frozen` are the mixer's; one that it has not is refused.
+    """From `kernel_size` to `gated` are the mixer's; one that it has not is refused.
 
     Args:
         hidden: tokens between the two maps of `two` and `token_mlp`.
         groups: of channels, each with weights of its own. num_heads: likewise, of the projected mixers.
         wrap: displacements go around the border; else zeros are beyond it.
         scrambled: the tokens stand in one random order, the same in all blocks.
+        strictness: of `dial`, from 0, a full matrix, to 1, its kernel. gated: each layer learns it, from there on.
         gain: times the start's g0. storage_exponent, correlation_*: of archs/ingredients/mixer.py.
     """
     given = dict(locals())
@@ -291,8 +294,10 @@ def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:
         tokens = len(state_dict["stem.pos_embed"])
     elif "order" in mixers:
         tokens = len(mixers["order"])
-    elif own["mixer"] in ("dense", "dense_c", "gate"):
+    elif own["mixer"] == "gate" or own["mixer"].startswith("dense"):
         tokens = mixers["weight"].shape[-1] if "weight" in mixers else None
+    elif own["mixer"] == "dial":
+        tokens = mixers["rest"].shape[-1] if "rest" in mixers else None
     return weights.frame(state_dict, own, tokens, "stem.weight")
 
 

@@ -22,8 +22,10 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
-from archs.parts.backbone import Backbone, Grid
+from archs.ingredients.lift import Geometry
+from archs.parts.backbone import Backbone, Grid, pair
 from archs.parts.bias import Bias
+from archs.parts.init import as_convolution
 from archs.parts.layers import OverMap, Patchify, Residual
 from archs.parts.relabeling import Relabeling
 from archs.parts.weights import State, pixels
@@ -78,6 +80,8 @@ EXPECTED = {
 
 Layer = Literal["norm_gelu_linear", "linear_relu", "linear_relu_norm"]
 LAYERS = get_args(Layer)
+Start = Literal["default", "kernel", "impulse"]
+STARTS = get_args(Start)
 
 
 def block(dim: int, out: int, layer: Layer, norm: nn.Module, skip: bool = False) -> nn.Module:
@@ -98,6 +102,9 @@ def build(
     in_chans: int = 3,
     layer: Layer = "norm_gelu_linear",
     skips: Sequence[int] = (),
+    start: Start = "default",
+    kernel_size: int = 3,
+    stride: int = 1,
 ) -> Backbone:
     """An MLP of `depth` hidden layers, the first of which is the stem.
 
@@ -105,12 +112,18 @@ def build(
         dim: width of every hidden layer, or `depth` widths.
         layer: what stands around each linear layer.
         skips: hidden layers, counted from 0, whose input is added to their output; the two must be equally wide.
+        start: of the first layer, which is free afterwards: PyTorch's default; a convolution's, of kernel_size and
+            stride, whose outputs the units are, channel by channel; or one with a single place in each kernel.
     """
     widths = [dim] * depth if isinstance(dim, int) else list(dim)
     if len(widths) != depth:
         raise ValueError(f"dim has {len(widths)} widths, depth is {depth}")
     if layer not in LAYERS:
         raise ValueError(f"layer '{layer}' is unknown; known: {', '.join(LAYERS)}")
+    if start not in STARTS:
+        raise ValueError(f"start '{start}' is unknown; known: {', '.join(STARTS)}")
+    if start == "default" and (kernel_size, stride) != (3, 1):
+        raise ValueError("kernel_size and stride are of start kernel or impulse; give one, or leave them out")
     for i in skips:
         if not 0 < i < depth or widths[i - 1] != widths[i]:
             raise ValueError(f"skips: layer {i} has no input as wide as its output")
@@ -124,7 +137,11 @@ def build(
         stem += [nn.ReLU(), shared.get(widths[0], nn.Identity())]
     hidden = [block(*pair, layer, norm(*pair), i in skips) for i, pair in enumerate(pairwise(widths), start=1)]
     head = nn.Linear(widths[-1], num_classes)
-    return init(Backbone(nn.Sequential(*stem), [nn.Sequential(*hidden)], nn.Identity(), head))
+    model = init(Backbone(nn.Sequential(*stem), [nn.Sequential(*hidden)], nn.Identity(), head))
+    if start != "default":
+        geometry = Geometry(grid=pair(img_size), stride=stride, in_chans=in_chans)
+        as_convolution(stem[0].proj, geometry, kernel_size, impulse=start == "impulse")
+    return model
 
 
 def init(model: Backbone) -> Backbone:

@@ -14,7 +14,8 @@ distributed  several processes that train one run
 signals      a signal only sets a flag
 
 fields/ what a run's fields may hold; data/ from images to batches; folder/ what a run leaves on disk;
-cost/ parameters, MACs, memory, speed; cli/ how it is called; recipes/ published settings as YAML
+pruning/ weights held at zero; cost/ parameters, MACs, memory, speed; cli/ how it is called;
+recipes/ published settings as YAML
 
 For Python: `from engine import Run, How, train_run`, loaded when they are asked for, so that importing this is nothing.
 """

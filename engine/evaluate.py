@@ -11,6 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from engine import distributed, metrics
 from engine.data import beton, loaders
+from engine.data.augment.shifts import Shifted, shifts
 from engine.data.loaders import Loader
 from engine.data.sets import SPLITS
 from engine.errors import Refusal
@@ -106,6 +107,20 @@ def make_views(run: Run, how: How) -> Loader:
     return loaders.FfcvLoader(
         path, run.batch_size, train.augmentation, indices=val.indices, seed=run.seed, workers=how.workers
     )  # fmt: skip
+
+
+def make_shifts(run: Run, val: Loader) -> Shifted:
+    """The validation images by every shift that the run's crop can give: epoch i is shift i of all of them.
+
+    Raises Refusal for a run that crops nothing, or augments otherwise.
+    """
+    others = [key for key in AUGMENTED if not key.startswith("crop_")]
+    if idle := [key for key in others if getattr(run, key) != Run.model_fields[key].default]:
+        off = f"--{idle[0].replace('_', '-')} {Run.model_fields[idle[0]].default}"
+        raise Refusal(f"--tta all is over shifts alone, and this run also has {idle[0]}; give {off}, or --tta N")
+    if not run.crop_pad:
+        raise Refusal("--tta all is over the shifts of --crop-pad; give one, and --crop-fill and --crop-step")
+    return Shifted(val, shifts(run.img_size, run.crop_pad, run.crop_step, run.crop_fill), run.crop_fill)
 
 
 def write_predictions(path: Path, logp_NC: np.ndarray, labels: np.ndarray, probabilities: bool = False) -> None:

@@ -1,20 +1,24 @@
 """The model of a run and the device it stands on: built, put into the mode it trains in, or refused in one line."""
 
 import os
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import archs
 from archs.attention.diluted import Diluted
+from archs.mixing.dial import Mixing as Dial
 from engine import distributed, optim, transfer
 from engine.data.sets import lookup
-from engine.errors import MACHINE, USAGE, Refusal
+from engine.errors import CHECKPOINT, MACHINE, USAGE, Refusal
 from engine.fields import dilution
 from engine.fields.sizes import pair
 from engine.folder import store
 from engine.folder.lease import node
+from engine.pruning import masks
 from engine.run import How, Run
 
 
@@ -64,10 +68,46 @@ def create(run: Run, num_classes: int, in_chans: int) -> nn.Module:
         raise Refusal(line if run.model in line else f"{run.rung}: {line}", USAGE) from None
 
 
+def create_teacher(run: Run, num_classes: int, in_chans: int) -> tuple[nn.Module, list[int]]:
+    """The model that a run's initial checkpoint is of, with its weights, and the layers whose mixing only it has.
+
+    Raises Refusal (CHECKPOINT): the file cannot be read or does not fit, or has the mixing of none of those layers.
+    """
+    path = transfer.file_of(run.initial_checkpoint)
+    said = (transfer.read(path).get("args") or {}).get("model_kwargs") or {}
+    own = {dilution.END: [], **{key: said[key] for key in dilution.GONE if key in said}}
+    whole = run.but(distil_epochs=None, model_kwargs={**_without(run.model_kwargs, dilution.GONE), **own})
+    lost = {**archs.defaults(run.model), **run.model_kwargs}[dilution.END]
+    layers = sorted({*lost} - {*own[dilution.END]})
+    if not layers:
+        raise Refusal(f"{path} has no mixing in layers {lost} either; leave out distil_epochs", CHECKPOINT)
+    model = create(whole, num_classes, in_chans)
+    transfer.load(whole, model, num_classes, in_chans)
+    return model, layers
+
+
+def _without(fields: dict[str, Any], keys: Collection[str]) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if key not in keys}
+
+
 def final_state(model: nn.Module) -> dict[str, Tensor]:
-    """The weights that the model which a run ends with has: without the attention that was diluted."""
+    """The weights that the model which a run ends with has: without attention that was diluted, and of a dial at 1
+    without what stood beside its kernel."""
     gone = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, Diluted))
+    gone += tuple(f"{name}.rest" for name, dial in _dials(model) if dial.gate is None and dial.strictness == 1)
     return {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(gone)}
+
+
+def held(model: nn.Module, penalty: optim.Penalty | None) -> dict[str, float | list[float]]:
+    """How strictly the model is held, to be told: its penalty, and the strictness of its dials, layer by layer."""
+    found: dict[str, float | list[float]] = {} if penalty is None else {"penalty": penalty.value().item()}
+    if dials := _dials(model):
+        found["strictness"] = [round(1 - float(dial.softness().detach()), 6) for _, dial in dials]
+    return found
+
+
+def _dials(model: nn.Module) -> list[tuple[str, Dial]]:
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, Dial)]
 
 
 def preflight(run: Run, folder: Path | None = None) -> None:
@@ -80,7 +120,9 @@ def preflight(run: Run, folder: Path | None = None) -> None:
     entry = lookup(run.dataset)
     num_classes, in_chans = (entry.num_classes, entry.in_chans) if entry else (1000, 3)
     with torch.device("meta"):
-        create(run, num_classes, in_chans)
+        model = create(run, num_classes, in_chans)
+        masks.check(run, model)
+        optim.make_penalty(run, model)
     check_batch(run, num_classes, in_chans)
 
 

@@ -1,5 +1,6 @@
 """Optimizer, schedule, loss and label mixing of a run, all through timm's own factories."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,10 @@ from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, PolyLRSchedu
 from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 
+from archs.ingredients import penalised, penalties
+from archs.ingredients.lift import Geometry
+from engine.errors import Refusal
+from engine.fields.softness import WINDOWED
 from engine.run import Run
 
 Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -40,11 +45,14 @@ def make_optimizer(run: Run, model: nn.Module) -> torch.optim.Optimizer:
 
     With `mode` linear only the head is in it. With `body_lr_scale` everything else learns at that share of the rate,
     as in the fine-tuning of Scaling MLPs (its code, finetune.py); with `layer_decay` at that share per layer from the
-    head downwards. What is decayed is the same with and without either. The model is on its device already.
+    head downwards. What is decayed is the same with and without either. `penalty` beta_lasso stands in place of the
+    decay of its matrices; other penalties are added to it. The model is on its device already.
     """
-    given: dict[str, Any] = {"betas": run.opt_betas, "eps": run.opt_eps, "fused": True if run.opt in FUSED else None}
+    # torch's fused SGD cannot begin a momentum for some weights when others have one, as where a distillation ends.
+    fused = run.opt in FUSED and (run.distil_epochs is None or run.opt.startswith("adam"))
+    given: dict[str, Any] = {"betas": run.opt_betas, "eps": run.opt_eps, "fused": True if fused else None}
     given = {key: value for key, value in given.items() if value is not None}
-    if run.body_lr_scale != 1.0 or run.layer_decay is not None:
+    if run.body_lr_scale != 1.0 or run.layer_decay is not None or run.penalty == "beta_lasso":
         given["param_group_fn"] = functools.partial(_scaled_groups, run)
     optimizer = create_optimizer_v2(
         model, opt=run.opt, lr=run.lr, weight_decay=run.weight_decay, momentum=run.momentum, **given
@@ -68,7 +76,9 @@ def _scaled_groups(run: Run, model: nn.Module) -> list[dict[str, Any]]:
     Not timm's own groups for layer decay: those decay a bias of more than one axis, such as that of an unshared stem.
     """
     scales = _lr_scales(run, model)
-    spared = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
+    spared = {*(model.no_weight_decay() if hasattr(model, "no_weight_decay") else ())}
+    if run.penalty == "beta_lasso":
+        spared |= {matrix.name for matrix in make_penalty(run, model).matrices}
     groups = []
     for group in param_groups_weight_decay(model, weight_decay=run.weight_decay, no_weight_decay_list=spared):
         for scale in sorted({scales[weight] for weight in group["params"]}):
@@ -135,6 +145,75 @@ def make_loss(run: Run) -> nn.Module:
     if run.mixup or run.cutmix:
         return SoftTargetCrossEntropy()
     return LabelSmoothingCrossEntropy(run.smoothing) if run.smoothing else nn.CrossEntropyLoss()
+
+
+class Penalty:
+    """A run's penalty on its model, part of the loss as in the papers: it adds its gradient to that of the batches.
+
+    Raises Refusal for a model without such weights, and for a geometry that does not fit them.
+    """
+
+    def __init__(self, run: Run, model: nn.Module) -> None:
+        self.run, self.matrices = run, penalised.find(model)
+        begin = f"penalty {run.penalty}: {run.model}"
+        if not self.matrices:
+            raise Refusal(
+                f"{begin} has no weights that read places; a flat net's first layer (mlp_*, bmlp_*), resmlp_*, gmlp_*, "
+                "mixer_* and lattice_* with mixer=dense, dial, banded or two have"
+            )
+        if run.penalty_stride > 1 and all(matrix.placed for matrix in self.matrices):
+            raise Refusal(f"{begin}: its units stand where the tokens are; leave out penalty_stride")
+        try:
+            self.geometries = [self._geometry(matrix) for matrix in self.matrices]
+        except ValueError as error:
+            raise Refusal(f"{begin}: {error}") from None
+
+    def _geometry(self, matrix: penalised.Matrix) -> Geometry:
+        """Raises ValueError where units do not stand on the places, or no weight is outside the window."""
+        if self.run.penalty not in WINDOWED or matrix.placed:
+            geometry = matrix.geometry
+        else:
+            geometry = dataclasses.replace(matrix.geometry, stride=self.run.penalty_stride)
+            geometry.view(matrix.stored)
+        if self.run.penalty == "toeplitz" and geometry.out_places == 1:
+            raise ValueError("its units stand on one place, so that nothing is shared; give a smaller penalty_stride")
+        side = self.run.penalty_kernel_size
+        if self.run.penalty in WINDOWED and side is not None and bool(geometry.inside(side).all()):
+            raise ValueError(f"a window of {side} holds all of {geometry.grid[0]} x {geometry.grid[1]} places")
+        return geometry
+
+    def value(self) -> Tensor:
+        """What is added to the loss."""
+        run, parts = self.run, []
+        for matrix, geometry in zip(self.matrices, self.geometries, strict=True):
+            if run.penalty == "beta_lasso":
+                parts.append(matrix.constant * penalties.lasso(matrix.stored))
+            elif run.penalty == "distance":
+                parts.append(penalties.distance(matrix.dense(), geometry, matrix.placed))
+            else:
+                of = penalties.toeplitz if run.penalty == "toeplitz" else penalties.mask
+                parts.append(of(matrix.dense(), geometry, run.penalty_kernel_size))
+        return run.penalty_weight * torch.stack(parts).sum()
+
+    def gradients(self) -> None:
+        """Add its own to those of the batches, which are there and unscaled.
+
+        Not by `backward`: of several processes each has the same penalty, and the reducer counts its gradients.
+        """
+        weights = [matrix.stored for matrix in self.matrices]
+        for weight, gradient in zip(weights, torch.autograd.grad(self.value(), weights), strict=True):
+            weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
+
+    def threshold(self) -> None:
+        """After a step: beta-lasso's zeros."""
+        if self.run.penalty == "beta_lasso":
+            for matrix in self.matrices:
+                penalties.threshold_(matrix.stored, self.run.penalty_beta * self.run.penalty_weight / matrix.constant)
+
+
+def make_penalty(run: Run, model: nn.Module) -> Penalty | None:
+    """The run's; None for one that has none. The model may be without memory."""
+    return None if run.penalty is None else Penalty(run, model)
 
 
 def make_mix(run: Run, num_classes: int) -> Mix | None:

@@ -12,29 +12,26 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 import archs
 from engine.data.augment.policy import FORMS, canonical
 from engine.data.sets import DATASETS, SPLITS, lookup
 from engine.errors import CHECKPOINT, USAGE, Refusal
-from engine.fields import dilution, sizes, values
+from engine.fields import dilution, sizes, softness, values
 from engine.fields.effects import OPTIMIZERS, fault
-from engine.fields.limits import startable
+from engine.fields.how import DATA_DIR as DATA_DIR
+from engine.fields.how import Count, How
 from engine.fields.mistakes import Fields
 from engine.fields.sizes import Pixels, Size
 from engine.fields.values import unknown
+from engine.pruning import criteria
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Threads = Annotated[int, AfterValidator(startable)]
-Folder = Annotated[Path, AfterValidator(lambda path: Path(values.home(str(path))))]
 Scalar = bool | int | float | str | None
 Value = Scalar | list[Scalar]
-
-DATA_DIR = values.folder("SOFTMLP_DATA", Path(__file__).resolve().parent.parent / "data")
 
 # Version of what a signature stands for. Raise it, and only then change the pinned values of tests/engine/test_run.py,
 # when a change makes any run compute something else: a default, a family's VARIANTS or build, the order of the images,
@@ -72,7 +69,7 @@ class Run(Fields):
     momentum: Fraction = Field(0.9, description="for sgd, momentum, rmsprop, muon")
     opt_eps: Positive | None = Field(None, description="default: timm's")
     layer_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        None, description="learning rate per layer from the head"
+        None, description="share of lr a layer from the head"
     )
     opt_betas: tuple[Fraction, Fraction] | None = Field(
         None, description="for adam's kin, lamb, lion, muon; default: timm's"
@@ -99,15 +96,19 @@ class Run(Fields):
     color_jitter: Fraction = Field(0.0, description="brightness, contrast and saturation, each by up to this share")
     reprob: Fraction = Field(0.0, description="probability of erasing a random rectangle")
     remode: Literal["const", "pixel"] = Field("const", description="erase with the mean, or with random pixels")
-    crop_pad: Annotated[int, Field(ge=0)] = Field(0, description="pixels of zero padding before a random crop")
+    crop_pad: Annotated[int, Field(ge=0)] = Field(0, description="pixels of padding before a random crop")
+    crop_fill: Literal["zeros", "wrap"] = Field(
+        "zeros", description="what is there: black, or the other side of the image; with wrap half a side is any shift"
+    )
+    crop_step: Count = Field(1, description="pixels between two such crops: the patch's side shifts by whole patches")
     hflip: Fraction = Field(0.0, description="probability of a horizontal flip")
     aug_repeats: Annotated[int, Field(ge=0)] = Field(
         0, description="times that an image comes in an epoch, augmented anew, instead of others (0 and 1 are off)"
     )
-    permute: Literal["none", "pixels", "patches"] = Field(
+    permute: Literal["none", "pixels", "patches", "pixels_first"] = Field(
         "none",
         description="after augmentation, one fixed shuffle of the places in all images: of pixels; or of the model's "
-        "patches, and of the pixels inside them all alike",
+        "patches, and of the pixels inside them all alike; pixels_first: of pixels, before augmentation",
     )
     holdout: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="share of the training images, chosen by a hash of the index, to validate on instead of val"
@@ -121,8 +122,31 @@ class Run(Fields):
     dilute_epochs: Positive | None = Field(None, description="epochs over which a group goes (published: 299 of 400)")
     dilute_sched: Literal["linear", "cosine"] = Field("linear", description="how its share falls from 1 to 0")
     dilute_by: Literal["epoch", "step"] = Field("epoch", description="how often its share changes")
+    prune_by: str | None = Field(
+        None, description=f"zero weights or units of the model it starts from, for good: {', '.join(criteria.names())}"
+    )
+    prune_share: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="share of the weights of each unit (of the units of each layer) that is zero"
+    )
+    prune_rewind: bool = Field(
+        False, description="only which are zero comes from initial_checkpoint: train anew from the seed's own weights"
+    )
+    strictness_to: Fraction | None = Field(
+        None, description="move the strictness of a lattice with mixer=dial there: 1 its kernel, 0 a full matrix"
+    )
+    strictness_epochs: Positive | None = Field(None, description="epochs that it takes, from the start, by the step")
+    strictness_sched: Literal["linear", "cosine"] = Field("linear", description="how it goes there")
+    penalty: Literal["beta_lasso", "distance", "toeplitz", "mask"] | None = Field(
+        None, description="on matrices over the tokens and flat first layers: few weights, near ones, those of a "
+        "convolution, those of a window"
+    )  # fmt: skip
+    penalty_weight: Positive | None = Field(None, description="its share of the loss; of beta_lasso, lambda")
+    penalty_beta: NonNegative = Field(50.0, description="beta_lasso zeroes weights below beta * lambda after each step")
+    penalty_kernel_size: Count | None = Field(None, description="side of the window; toeplitz takes none, too")
+    penalty_stride: Count = Field(1, description="first layer's units stand at every Nth pixel, for toeplitz and mask")
+    distil_epochs: Positive | None = Field(None, description="first epochs: mlp_layers learn what they gave before")
     best_from: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="first epoch, from 0, that may be the best one (default: 0, or where dilution has ended)"
+        None, description="first epoch, from 0, that may be the best one (default: 0, or where what is annealed ends)"
     )
     mode: Literal["full", "linear"] = Field("full", description="train all of the model, or its head alone")
     body_lr_scale: Fraction = Field(1.0, description="learning rate of all but the head, as a share of lr")
@@ -179,18 +203,19 @@ class Run(Fields):
                 self.__dict__[key] = None
         if self.aug_repeats == 1:
             self.__dict__["aug_repeats"] = 0
+        if self.prune_by is not None and self.prune_by not in criteria.names():
+            raise ValueError(unknown("prune_by", self.prune_by, criteria.names()))
         if line := fault(self, {key: field.default for key, field in Run.model_fields.items()}):
             raise ValueError(line)
         if self.drop_path and not self.model.startswith("timm/"):
             archs.arguments(self.model, drop_path=self.drop_path)  # a flag that the model cannot use is an error
-        if line := dilution.conflict(self, {} if self.dilute_layers is None else self._arguments):
+        loses = self.dilute_layers is not None or self.distil_epochs is not None
+        if line := dilution.conflict(self, self.arguments if loses else {}):
             raise ValueError(line)
-        if self.best_from == dilution.gone_from(self):
+        if line := softness.conflict(self, {} if self.strictness_to is None else self.arguments):
+            raise ValueError(line)
+        if self.best_from == softness.settled_from(self):
             self.__dict__["best_from"] = None
-        if self.crop_pad >= min(sizes.pair(self.img_size)):
-            raise ValueError(
-                f"crop_pad {self.crop_pad} at {self.pixels} pixels: crops beside the image are black; give less"
-            )
         if self.permute == "patches" and not self.patch_size:
             raise ValueError(f"permute patches needs a model with patches, and {self.model} has none; permute pixels")
         return self
@@ -227,30 +252,37 @@ class Run(Fields):
     @property
     def rung(self) -> str:
         """What is compared: the model that it ends with and its arguments, without the seed and the recipe."""
-        return " ".join([self.model, *(f"{key}={value}" for key, value in self.final_kwargs.items())])
+        # Of a dial what it starts with: two that end alike would be one rung, and no field would tell them apart.
+        kwargs = self.model_kwargs if self.dilute_layers is None else self.final_kwargs
+        return " ".join([self.model, *(f"{key}={value}" for key, value in kwargs.items())])
 
     @property
     def final_kwargs(self) -> dict[str, Any]:
-        """Arguments of the model that it ends with: without attention that it dilutes. They decide what that costs."""
-        return self.model_kwargs if self.dilute_layers is None else dilution.final_kwargs(self, self._arguments)
+        """Arguments of the model that it ends with: without attention that it dilutes, or a kernel that was a dial.
+        They decide what that costs."""
+        if self.dilute_layers is not None:
+            return dilution.final_kwargs(self, self.arguments)
+        dial = self.model_kwargs.get("mixer") == softness.DIAL
+        return softness.final_kwargs(self, self.arguments, archs.defaults(self.model)) if dial else self.model_kwargs
 
     @property
     def ended(self) -> "Run":
         """The same run with the model that it leaves, as weights of a finished run want it."""
-        if self.dilute_layers is None:
+        if self.dilute_layers is None and self.final_kwargs == self.model_kwargs:
             return self
-        usual = {key: type(self).model_fields[key].default for key in (*dilution.FIELDS, "best_from")}
+        fields = (*dilution.FIELDS, *softness.FIELDS, "best_from")
+        usual = {key: type(self).model_fields[key].default for key in fields}
         return self.but(model_kwargs=self.final_kwargs, **usual)
 
     @property
-    def _arguments(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, Any]:
         """All that the model's `build` takes, with their values; {} for a model of timm."""
         return {} if self.model.startswith("timm/") else {**archs.defaults(self.model), **self.model_kwargs}
 
     @property
     def patch_size(self) -> int | None:
         """Side of the model's patches in pixels; None where it has none, or is not square, or is timm's."""
-        size = self._arguments.get("patch_size")
+        size = self.arguments.get("patch_size")
         return size if isinstance(size, int) else None
 
     @property
@@ -274,51 +306,6 @@ class Run(Fields):
         if "initial_checkpoint" in changes:
             del record["initial_identity"]
         return make_run({**record, **changes})
-
-
-class How(Fields):
-    """What does not change a result. (The number of threads does change the last bits; it is kept with the run.)"""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    data_dir: Folder = Field(DATA_DIR, description="folder of the .beton files")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
-    stage: bool = Field(
-        False, description="read the .beton files from a copy on the node's disk, $SLURM_TMPDIR or $TMPDIR"
-    )
-    workers: Annotated[Threads, Field(ge=1)] = Field(1, description="threads that decode and augment")
-    threads: Annotated[Threads, Field(ge=0)] = Field(0, description="threads of torch; 0: all cores")
-    log_interval: Count = Field(50, description="steps between two lines of metrics.jsonl")
-    checkpoint_interval: Annotated[int, Field(ge=0)] = Field(0, description="also save every N steps; 0: epochs only")
-    checkpoint_hist: Count = Field(
-        2, description="checkpoints to keep while it trains, the newest N; its end drops all"
-    )
-    keep_epochs: tuple[Annotated[int, Field(ge=0)], ...] = Field(
-        (), description="also keep the weights after these epochs (0: as initialised), as weights-epoch-N.pth.tar"
-    )
-    val_interval: Count = Field(
-        1, description="epochs between two evaluations on all validation images; the last epoch always is"
-    )
-    val_samples: Annotated[int, Field(ge=0)] = Field(
-        0, description="after the epochs in between, look at so many validation images (never in acc1); 0: at none"
-    )
-    torchcompile: bool = Field(False, description="torch.compile; changes the last bits")
-    channels_last: bool = Field(False, description="weights and images in NHWC order; changes the last bits")
-    deterministic: bool = Field(
-        False, description="on a GPU: only algorithms that repeat bit for bit, or an error; on a CPU all do anyway"
-    )
-    log_tensorboard: bool = Field(False, description="also write TensorBoard files into the run's folder")
-    log_wandb: bool = Field(False, description="also write to wandb; offline where it cannot be reached")
-    wandb_project: str = Field("softer-mlps", description="project for log_wandb")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "How":
-        if self.val_samples and self.val_interval == 1:
-            raise ValueError(
-                f"val_samples {self.val_samples} is for the epochs between two evaluations, and every epoch is "
-                "evaluated on all images; give --val-interval 5, say, too"
-            )
-        return self
 
 
 def make_run(fields: dict[str, Any], where: str = "") -> Run:

@@ -19,11 +19,13 @@ from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from archs.attention.distilled import Distilled
 from engine import distributed, optim, rng
 from engine.data.loaders import Batch
 from engine.errors import DIVERGED, Refusal
 from engine.folder import checkpoint
 from engine.folder.lease import Lease
+from engine.pruning.masks import Held, Masks
 from engine.run import Run
 
 log = logging.getLogger("softmlp")
@@ -32,8 +34,10 @@ log = logging.getLogger("softmlp")
 class State:
     """The model, what is learned beside it, and the numbers so far; it saves and loads itself."""
 
-    def __init__(self, run: Run, model: nn.Module, device: torch.device) -> None:
+    def __init__(self, run: Run, model: nn.Module, device: torch.device, masks: Masks | None = None) -> None:
         self.run, self.model = run, model
+        self.held = Held(model, masks)
+        self.held.weights()
         self.optimizer = optim.make_optimizer(run, model)
         self.ema = None
         if run.model_ema:
@@ -97,6 +101,7 @@ class State:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "ema": self.ema.module.state_dict() if self.ema else None,
+            **({"masks": self.held.masks} if self.held.masks else {}),
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -132,6 +137,7 @@ class Step:
     Args:
         prepare: uint8 BHWC images -> the model's input.
         compiled: by torch.compile; changes the last bits.
+        taught: of a run that begins by distilling its teacher, and the layers that learn from it.
     """
 
     def __init__(
@@ -143,17 +149,22 @@ class Step:
         num_classes: int,
         *,
         compiled: bool = False,
+        taught: tuple[nn.Module, list[int]] | None = None,
     ) -> None:
         self.run, self.state, self.schedule, self.prepare = run, state, schedule, prepare
         self.device, self.world = state.loss_sum.device, distributed.world()
         self.loss_of, self.mix = optim.make_loss(run), optim.make_mix(run, num_classes)
         self.autocast = make_autocast(run, self.device)
+        self.penalty = optim.make_penalty(run, state.model)
         self.micro_batches = 1
         """Parts that each batch is trained in, one after another: more than one once the memory was too little."""
-        self.forward = state.model
-        if self.world > 1:  # attention that is gone gets no gradient
-            diluted = run.dilute_layers is not None
-            self.forward = nn.parallel.DistributedDataParallel(state.model, find_unused_parameters=diluted)
+        self.distilled = Distilled(state.model, taught[0].to(self.device), taught[1]) if taught else None
+        self.distil_steps = 0
+        """Steps, the first ones, in which layers learn from the teacher's instead of all from the labels."""
+        self.forward = self.distilled or state.model
+        if self.world > 1:  # attention that is gone gets no gradient, nor do layers that have no teacher
+            some = run.dilute_layers is not None or taught is not None
+            self.forward = nn.parallel.DistributedDataParallel(self.forward, find_unused_parameters=some)
         if compiled:
             self.forward = torch.compile(self.forward)
 
@@ -164,15 +175,24 @@ class Step:
         """
         run, state = self.run, self.state
         self.schedule.step_update(state.step)
+        if self.distilled:
+            self.distilled.learning = state.step < self.distil_steps
         for part in range(run.grad_accum_steps):
             self._gradients(*next(batches), part)
         if self.device.type == "cpu":  # on a GPU looking at the loss would wait for it
             state.finite(state.settle().item())
-        if run.clip_grad:
+        if run.clip_grad or self.penalty:
             state.scaler.unscale_(state.optimizer)
+        if self.penalty:
+            self.penalty.gradients()
+        state.held.gradients()
+        if run.clip_grad:
             nn.utils.clip_grad_norm_(state.model.parameters(), run.clip_grad)
         state.scaler.step(state.optimizer)
         state.scaler.update()
+        if self.penalty:
+            self.penalty.threshold()
+        state.held.weights()
         state.step += 1
         if state.ema:
             state.ema.update(state.model, state.step)
@@ -203,9 +223,10 @@ class Step:
         with contextlib.nullcontext() if last or self.world == 1 else self.forward.no_sync():
             for index, (some_BCHW, theirs) in enumerate(self._parts(x_BCHW, labels)):
                 with self.autocast():
-                    logits = self.forward(some_BCHW)
+                    out = self.forward(some_BCHW).float()
                 # Outside autocast: under it a CPU takes the logarithm and the mean in bfloat16.
-                loss = self.loss_of(logits.float(), theirs) / run.grad_accum_steps
+                loss = out.mean() if self.distilled and self.distilled.learning else self.loss_of(out, theirs)
+                loss = loss / run.grad_accum_steps
                 if len(theirs) < len(labels):
                     loss = loss * (len(theirs) / len(labels))
                 if part == index == 0:  # not before the forward pass: it takes the memory that gradients want again

@@ -6,6 +6,7 @@ order and augmentation depend on (seed, epoch, sample), and all else that a step
 """
 
 import contextlib
+import copy
 import functools
 import logging
 from collections.abc import Callable
@@ -23,12 +24,13 @@ from engine.data.loaders import Loader, make_loaders
 from engine.data.normalize import channel_statistics, make_prepare
 from engine.errors import CLASSES, MACHINE, OUTSIDE, STOPPED, Refusal, of_machine
 from engine.evaluate import evaluate
-from engine.fields import dilution
+from engine.fields import dilution, softness
 from engine.folder import checkpoint, epochs, predictions, store
 from engine.folder.environment import environment
 from engine.folder.lease import Lease, node, own
 from engine.folder.status import Metrics, Status, best_of, log_to
 from engine.folder.trackers import Trackers
+from engine.pruning import masks
 from engine.run import BEST, LAST, How, Run
 from engine.step import State, Step, precision
 
@@ -117,8 +119,16 @@ def _train(
     rng.seed_everything(run.seed, "init")
     model = models.create(run, num_classes, in_chans).to(device)
     saved = distributed.from_first(lambda: checkpoint.latest(folder))
+    fresh = copy.deepcopy(model.state_dict()) if run.prune_rewind and saved is None else None
     if run.initial_checkpoint and saved is None:
         transfer.load(run, model, num_classes, in_chans)
+    if saved is None:
+        begin = functools.partial(masks.start, run, model, functools.partial(train_loader.epoch, 0), prepare)
+        gone = distributed.from_first(begin)
+        if fresh is not None:
+            model.load_state_dict(fresh)
+    else:
+        gone = saved.get("masks")
     if run.mode == "linear":
         optim.freeze_body(model)
     trainable = count_params(model, trainable=True)
@@ -130,9 +140,11 @@ def _train(
     if how.channels_last:
         model = model.to(memory_format=torch.channels_last)
     model = distributed.share_statistics(model, run.rung, device)
-    state = State(run, model, device)
+    state = State(run, model, device, gone)
     schedule = optim.make_schedule(run, state.optimizer, steps_per_epoch)
-    schedule = dilution.with_dilution(run, schedule, steps_per_epoch, model, state.ema and state.ema.module)
+    both = (model, state.ema and state.ema.module)
+    schedule = dilution.with_dilution(run, schedule, steps_per_epoch, *both)
+    schedule = softness.with_annealing(run, schedule, steps_per_epoch, *both)
 
     # --- resume ------------------------------------------------------------------------------------------------------
     if saved is not None:
@@ -141,18 +153,23 @@ def _train(
         _export(epochs.path_of(folder, 0), run, state.judged, {"epoch": -1, "eval_top1": None}, facts)
     # A run that resumes at the end of an epoch tells the rate of the last step taken.
     schedule.step_update(max(state.step - 1, 0))
-    step = Step(run, state, schedule, prepare, num_classes, compiled=how.torchcompile)
+    prepare_step = make_prepare(run, facts, device, training=True)
+    distil_steps = dilution.distil_steps(run, steps_per_epoch)
+    taught = models.create_teacher(run, num_classes, in_chans) if state.step < distil_steps else None
+    step = Step(run, state, schedule, prepare_step, num_classes, compiled=how.torchcompile, taught=taught)
+    step.distil_steps = distil_steps
     step.micro_batches = before.get("micro_batches", 1)
     metrics = Metrics(folder, state.step, len(state.history), lease)
     if lease:
         trackers.open(len(state.history))
         status.train_flops_per_image = 3 * store.read_json(folder / "profile.json")["flops"]
-        if run.dilute_layers is None:  # else the FLOPs of a step change
+        # Else the FLOPs of a step change, or are not those of the end.
+        if run.final_kwargs == run.model_kwargs and run.distil_epochs is None:
             status.peak_flops = matmul_flops(device.type, precision(run), threads) * world
     if device.type == "cuda":  # the peak is the run's, not that of the one before it here or of matmul_flops
         torch.cuda.reset_peak_memory_stats()
     status.first_step, status.steps, status.epochs = state.step, run.epochs * steps_per_epoch, run.epochs
-    status.best_from = dilution.best_from(run)
+    status.best_from = softness.best_from(run)
     log.info(
         "%s: %s%s parameters, %s at %s px, %d training and %d validation images, %d epochs of %d steps, %s, %s%s",
         run.name, f"{trainable:,} of " if run.mode == "linear" else "", f"{count_params(model):,}",
@@ -196,7 +213,11 @@ def _train(
         row = _row(state, steps_per_epoch, result if whole else None)
         state.history.append(row)
         state.loss_sum.zero_()
-        log.info("epoch %d/%d  train_loss %.4f%s", epoch + 1, run.epochs, row["train_loss"], _told(result, loader))
+        held = models.held(model, step.penalty)
+        told = _told(result, loader) + "".join(f"  {key} {_short(value)}" for key, value in held.items())
+        log.info("epoch %d/%d  train_loss %.4f%s", epoch + 1, run.epochs, row["train_loss"], told)
+        if held:
+            metrics.append(step=state.step, epoch=epoch, **held)
         if result and not whole:
             sample = {"sample_loss": round(result["loss"], 6), "sample_top1": round(result["top1"], 4)}
             metrics.append(step=state.step, epoch=epoch, val_samples=loader.total, **sample)
@@ -259,6 +280,11 @@ def _told(result: dict[str, float] | None, loader: Loader | None) -> str:
         return ""
     part = "" if loader.total == loader.whole else f" on {loader.total} images of {loader.whole}"
     return f"  eval_loss {result['loss']:.4f}  acc1 {result['top1']:.2f}{part}"
+
+
+def _short(value: float | list[float]) -> str:
+    """A number, or one per layer, for the log."""
+    return f"{value:.4g}" if isinstance(value, float) else " ".join(f"{each:.3f}" for each in value)
 
 
 def _tell(folder: Path, state: State, durable: bool) -> None:

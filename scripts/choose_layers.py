@@ -1,6 +1,7 @@
 """Ask a trained DeiT which of its layers can lose their attention, by several criteria, and print how to train so.
 
     python scripts/choose_layers.py RUN -k 3
+    python scripts/choose_layers.py removal_base --study removal -k 4      # all runs of a sweep, for another to read
     python scripts/choose_layers.py FILE --model deit_s16 --dataset imagenet --criterion token_entropy head_entropy
 
 Each criterion is a file of analysis/choosing, whose docstring has its formula. The order is greedy (asked again after
@@ -11,6 +12,7 @@ published with x, the training makes it 2x.
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from analysis import choosing
@@ -18,9 +20,10 @@ from engine.cli.flags import Parser, add_debug, add_fields, run_main, show
 from engine.cli.numbers import whole
 from engine.cli.tables import check_target, write
 from engine.cli.validate import FOREIGN
-from engine.errors import Refusal
+from engine.errors import DATA, Refusal
 from engine.folder import files, store
 from engine.run import How, Run, make_how
+from slurm.define import load, removal
 
 IMAGES = 130 * 256  # as published
 
@@ -28,31 +31,38 @@ IMAGES = 130 * 256  # as published
 def main() -> None:
     given = parse()
     choosing.check(given.criterion)
+    checkpoints = named(given.checkpoint, by_name=bool(given.study))
+    if given.study:
+        given.results_file = given.results_file or removal.table(given.study)[1]
+        given.figure = given.figure or given.results_file.with_name("choice.svg")
+        given.results_file.parent.mkdir(parents=True, exist_ok=True)
     check_target(given.results_file)
     figure = given.figure or store.results_dir() / "choice.svg"
     check_target(figure, (".svg",), "--figure")
     given.skip = list(dict.fromkeys(given.skip))
     how = make_how({key: value for key, value in vars(given).items() if key in How.model_fields})
-    named = {key: vars(given)[key] for key in FOREIGN if key in vars(given)}
+    foreign = {key: vars(given)[key] for key in FOREIGN if key in vars(given)}
 
     from analysis.figures import draw, removal_figures
     from analysis.removal import asking, sheets
     from analysis.removal.subject import open_subject
 
     found, rows = [], []
-    for path in given.checkpoint:
-        subject, run = open_subject(path, named, given.split, given.images, how)
+    for path, told in checkpoints.items():
+        subject, run = open_subject(path, foreign, given.split, given.images, how)
         k = given.layers or max(1, round(len(subject.layers) / 4))
         if k > len(subject.layers):
             raise Refusal(f"-k {k}: {path} has attention in {len(subject.layers)} layers")
         if found and found[0][0].layers != subject.layers:
-            raise Refusal(f"{path} has attention in other layers than {given.checkpoint[0]}; compare like with like")
+            raise Refusal(
+                f"{path} has attention in other layers than {next(iter(checkpoints))}; compare like with like"
+            )
         settings = {"estimate": given.estimate, "skip": given.skip, "resamples": given.resamples}
         print(f"{path}: {asking.takes(subject, given.criterion, k, **settings)}", file=sys.stderr)
         found.append(asking.rankings(subject, given.criterion, k, **settings))
-        rows += sheets.rows(str(path), found[-1], k)
+        rows += sheets.rows(told, found[-1], k)
     print(*sheets.meanings(given.criterion, given.skip), sep="\n")
-    for path, rankings in zip(given.checkpoint, found, strict=True):
+    for path, rankings in zip(checkpoints, found, strict=True):
         print(f"\n{path}")
         for table in (sheets.costs(rankings, k), sheets.stability(rankings, k), sheets.correlation(rankings)):
             show(table)
@@ -63,16 +73,37 @@ def main() -> None:
     print(f"figure: {figure}")
     if given.results_file:
         write(given.results_file, rows)
+    if given.study:
+        print(f"choices: {given.results_file}; commit it, then: python scripts/sweep.py plan {given.study}")
+        return
     answer = found[0][0]
     words = f"to train without the attention of {answer.chosen(k)} ({answer.label}):"
-    print(words, sheets.train_line(given.checkpoint[0], run, answer.chosen(k), None), sep="\n")
+    print(words, sheets.train_line(next(iter(checkpoints)), run, answer.chosen(k), None), sep="\n")
+
+
+def named(words: Sequence[str], *, by_name: bool) -> dict[Path, str]:
+    """Each checkpoint, and what its rows call it: its path, or the name of its run's folder wherever that lies.
+
+    Raises Refusal for a sweep whose runs are not finished.
+    """
+    found = {}
+    for word in words:
+        if word not in load.names() and not word.endswith(".py"):
+            folder = Path(word).parent if Path(word).suffix else Path(word)
+            found[Path(word)] = folder.name if by_name else word
+            continue
+        for folder in load.load(word).folders:
+            if not store.is_done(folder):
+                raise Refusal(f"{folder} is not finished; it comes first: python scripts/sweep.py launch {word}", DATA)
+            found[folder] = folder.name if by_name else str(folder)
+    return found
 
 
 def parse() -> argparse.Namespace:
     parser = Parser(prog="scripts/choose_layers.py", description=__doc__.partition("\n\n")[0])
-    parser.add_argument(
-        "checkpoint", nargs="+", type=Path, help="a run's folder or file, or a public file; several: seeds of one model"
-    )
+    words = "a run's folder or file, a public file, or a sweep: all its runs; several: seeds of one model"
+    parser.add_argument("checkpoint", nargs="+", help=words)
+    parser.add_argument("--study", metavar="NAME", help="write the choices where the sweep NAME reads them")
     parser.add_argument("-k", "--layers", type=whole(1), metavar="K", help="layers to choose (default: a quarter)")
     names = choosing.names()
     default = ["token_entropy", *(name for name in names if name != "token_entropy")]

@@ -6,18 +6,16 @@ permutation gap: pairs of runs with and without --permute of the same seed. anal
 
 from pathlib import Path
 
+from analysis.probes import EMERGING
 from engine.cli.flags import Parser, add_debug, run_main, show
 from engine.errors import CHECKPOINT, Refusal
 from slurm.define.load import folders_of
-
-KEYS = ("moran_signed_change", "half_radius_change", "recovered_change", "geometry_change", "local_change")
-KEYS += ("tiling_change", "effective_stem_change", "effective_tokens_change")
 
 
 def main() -> None:
     parser = Parser(prog="scripts/emergence.py", description=__doc__.partition("\n\n")[0])
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or a sweep: its name, or a .py file")
-    parser.add_argument("--keys", nargs="+", default=KEYS, metavar="KEY", help="numbers of probes to show")
+    parser.add_argument("--keys", nargs="+", default=EMERGING, metavar="KEY", help="numbers of probes to show")
     parser.add_argument("--figure", type=Path, metavar="FILE.svg", help="also draw them over training")
     add_debug(parser)
     given = parser.parse()
@@ -27,12 +25,14 @@ def main() -> None:
     from rich.table import Table
 
     from analysis.bias import emergence
+    from analysis.compare import frames
     from analysis.figures.draw import standalone
     from analysis.typeset import number
     from engine.folder.store import write_bytes
 
-    frame, ranked = emergence.over_training(folders), emergence.against_gap(folders)
-    frame, ranked = (each[each["key"].isin(given.keys)] for each in (frame, ranked))
+    loaded = frames.load(folders)
+    frame, ranked = emergence.over_training(loaded), emergence.against_gap(loaded, lambda _, key: key in given.keys)
+    frame = frame[frame["key"].isin(given.keys)]
     if frame.empty and ranked.empty:
         raise Refusal(
             f"nothing to show of these {len(folders)} runs; train with --keep-epochs 0 1 2 4, or with and without "

@@ -18,6 +18,13 @@ def main() -> None:
     parser.add_argument(
         "--speeds", type=Path, metavar="CSV", help="latencies, of profile_model.py (default: RESULTS/NAME/speeds.csv)"
     )
+    parser.add_argument(
+        "--beside",
+        nargs="+",
+        default=[],
+        metavar="SWEEP",
+        help="other sweeps of the same rungs, shuffled or in another frame, say: columns of the first figure",
+    )
     parser.add_argument("--debug", action="store_true", help="show a traceback for a mistake of the user's, too")
     given = parser.parse()
 
@@ -44,8 +51,13 @@ def main() -> None:
         else:
             write = {"markdown": frames.markdown, "latex": frames.latex, "csv": frames.table_csv}[given.table]
             print(write(table))
+    others = {}
+    for other in map(named, given.beside):
+        runs = [store.folder_of(run, results) for run in other.runs]
+        alone = [other] if isinstance(other, published.Study) else ()
+        others[other.name] = frames.load(runs, other.runs, published.places(results, other.name), alone)
     told = {"planned": found.contrasts, "families": found.families, "baseline": found.baseline}
-    told |= {"labels": found.labels, "study": study}
+    told |= {"labels": found.labels, "study": study, "beside": others}
     print(write_report(found.name, folders, results, found.question, found.runs, given.speeds, **told))
 
 

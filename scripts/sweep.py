@@ -8,7 +8,7 @@ python scripts/sweep.py logs NAME SIGNATURE  what a run said
 python scripts/sweep.py resume NAME          go on with what is left, or --failed, --timeout, --cancelled
 python scripts/sweep.py cancel NAME          give up runs; nothing is deleted
 python scripts/sweep.py finish NAME          probe, collect and report what has ended so far
-python scripts/sweep.py collect NAME         runs.csv, epochs.csv, probes.csv and predictions.npz
+python scripts/sweep.py collect NAME         runs.csv, epochs.csv, probes.csv, emergence.csv and predictions.npz
 python scripts/sweep.py clean NAME           remove what neither a table nor a resume needs
 python scripts/sweep.py repro NAME SIGNATURE the exact command of a run
 python scripts/sweep.py doctor               what is there, and what to mend

@@ -9,7 +9,9 @@ Printed are loss (mean negative log-likelihood), then in percent top1, top5, bal
 however many images each has) and ece (expected calibration error of 15 bins). --per-class and --confusion write tables
 of the classes, by name. With --tta N these are of the mean probability of N augmented views, as in Scaling MLPs
 (N = 100); the plain image is not one of them. View i of an image is what training with the run's augmentation and seed
-would see of it in epoch i, so repeating the command repeats the figures.
+would see of it in epoch i, so repeating the command repeats the figures. --tta all takes every shift of --crop-pad,
+--crop-step and --crop-fill once: `--tta all --crop-pad 16 --crop-fill wrap --crop-step 4` averages 32 px images over
+all 64 shifts by whole patches of 4. The row then has the MACs of all views of an image.
 """
 
 import argparse
@@ -18,8 +20,8 @@ from pathlib import Path
 
 from engine.cli import tables
 from engine.cli.flags import Parser, add_fields, run_main
-from engine.cli.numbers import temperature, whole
-from engine.cli.validate import FOREIGN, class_names, described, file_names, merging, predict, resized
+from engine.cli.numbers import temperature, views
+from engine.cli.validate import FOREIGN, class_names, cost, described, file_names, merging, predict, resized
 from engine.errors import Refusal
 from engine.fields.effects import AUGMENTED
 from engine.folder import files
@@ -57,7 +59,7 @@ def main() -> None:
         "dataset": run.dataset,
         "samples": len(labels),
     }
-    row |= {**({"tta": given.tta} if given.tta else {}), **metrics.judge(logp, labels, given.temperature, sets)}
+    row |= {**cost(run, given.tta, logp.shape[1]), **metrics.judge(logp, labels, given.temperature, sets)}
     print(
         *(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()),
         sep="  ",
@@ -78,7 +80,9 @@ def parse() -> argparse.Namespace:
         type=Path,
         help="a run's folder, its last.pth.tar or model_best.pth.tar, or a file in a public layout",
     )
-    parser.add_argument("--tta", type=whole(1), metavar="N", help="mean probability of N augmented views of each image")
+    parser.add_argument(
+        "--tta", type=views, metavar="N", help="mean probability of N augmented views of each image; all: of its shifts"
+    )
     parser.add_argument(
         "--temperature", type=temperature, metavar="T", help="also scale by T; 'fit': by what fits the other half"
     )

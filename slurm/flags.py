@@ -26,7 +26,7 @@ HELP = {
     "resume": "train what is left; with flags, only what failed, timed out, was cancelled or has not ended",
     "cancel": "give up runs that have not ended; what was saved is kept",
     "finish": "probe what lacks it, collect, print the comparison and write the report, of what has ended so far",
-    "collect": "write runs.csv, epochs.csv, probes.csv and predictions.npz, also half-way",
+    "collect": "write runs.csv, epochs.csv, probes.csv, emergence.csv and predictions.npz, also half-way",
     "clean": "remove what neither a table nor a resume needs, and say what that frees",
     "repro": "print the exact command of a run",
     "doctor": "show what is there for sweeps, and what to mend",

@@ -28,6 +28,11 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Contract(family))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What waits for a SLURM comes first: other files then compute beside it, and short ones fill the end."""
+    items.sort(key=lambda item: not item.path.name.startswith("test_slurm_"))
+
+
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory):
     """Folder of the digits' .beton files."""
@@ -100,13 +105,18 @@ def whole(slurm, tmp_path_factory, digits):
 
 @pytest.fixture
 def make_trial(tmp_path, digits, lab):
-    """A sweep of runs with these seeds, on the module's SLURM."""
+    """A sweep of runs with these seeds, on the module's SLURM; what a failed test leaves there ends with it."""
     from tests.trial import Trial
 
+    labs = {}
+
     def make(*seeds: int, name: str = "trial", on: Lab | None = None, rest: str = "") -> Trial:
+        labs[id(on or lab)] = on or lab
         return Trial(tmp_path / name, digits, seeds, on or lab, rest)
 
-    return make
+    yield make
+    for each in labs.values():
+        each.clear()
 
 
 @pytest.fixture

@@ -204,6 +204,20 @@ class Lab:
         """Wait until no job waits or runs."""
         self.wait_for(lambda: not self.run("squeue", "-h"), seconds, lambda: self.run("squeue"))
 
+    def clear(self) -> None:
+        """End all jobs, those with stopped processes too, and open all nodes: what a failed test may have left."""
+        if "slurmctld" not in self._daemons:
+            self.controller_start()
+        for node in NODES:
+            if node not in self._daemons:
+                self.node_up(node)
+        if self.run("squeue", "-h"):
+            self.run("scancel", f"--user={getpass.getuser()}")
+            for pid in self.processes():
+                _kill(pid, signal.SIGCONT)
+            self.wait_idle(60)
+        self.open_to_jobs()
+
     def log(self) -> str:
         """The ends of the daemons' logs, for the message of a failed test."""
         texts = {path.name: path.read_text(errors="replace") for path in sorted((self.folder / "log").iterdir())}
@@ -360,6 +374,6 @@ def using(conf: Path) -> dict[int, dict[str, str]]:
     return found
 
 
-def _kill(pid: int) -> None:
+def _kill(pid: int, number: int = signal.SIGKILL) -> None:
     with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)

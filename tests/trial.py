@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +41,24 @@ SHOWN = ("state", "step", "attempt", "error_class", "error")
 DISTURBED = ("images_per_s", "data_wait", "seconds", "attempt", "host")  # columns of runs.csv that may differ
 
 
+# On the path of every process of a trial: one that finds HALT in its run's folder stops itself after a checkpoint. A
+# signal from outside comes too late where the machine leaves the test for half a second: the run has ended by then.
+HALT = ".halt"
+SITE = f"""
+import os, signal
+_replace = os.replace
+def replace(source, target, **options):
+    _replace(source, target, **options)
+    folder, name = os.path.split(target)
+    if name.startswith("checkpoint-"):
+        try:
+            os.unlink(os.path.join(folder, {HALT!r}))
+        except FileNotFoundError:
+            return
+        os.kill(os.getpid(), signal.SIGSTOP)
+os.replace = replace
+"""
+
 DIVERGING = 9  # the seed that comes with a learning rate it can not stand
 SEEDS = (0, 1, 2, 3, 4, 5, DIVERGING)
 
@@ -63,7 +80,11 @@ class Trial:
             f"    for seed in {[*seeds]}:\n"
             f"        yield Run(**{{**{RUN!r}, 'lr': 1e30 if seed == {DIVERGING} else 2e-3}}, seed=seed)\n"
         )
+        site = folder / "site"
+        site.mkdir()
+        (site / "sitecustomize.py").write_text(SITE)
         own = {**(lab.env if lab else os.environ), "SOFTMLP_RESULTS": str(folder / "results")}
+        own["PYTHONPATH"] = f"{site}{os.pathsep}{ROOT}"
         # A frozen process says nothing, and may not be taken for dead while `freeze` waits for others.
         own["SOFTMLP_STALE_SECONDS"] = str(PATIENCE * lease.STALE_SECONDS)
         self.env = {**own, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{own['PATH']}"}
@@ -151,22 +172,28 @@ class Trial:
     # --- what is done to it -------------------------------------------------------------------------------------------
 
     def freeze(self, *indices: int, seconds: float = 90) -> None:
-        """Stop the processes of runs in the middle of training, so that what is done to them next hits it."""
-        left, deadline = set(indices), time.monotonic() + PATIENCE * seconds
-        while left:
-            assert time.monotonic() < deadline, self.story()
-            for index in [index for index in left if self._has_saved(index)]:
-                self.kill(index, signal.SIGSTOP)
-                left.remove(index)
-            time.sleep(0.02)
+        """Let the processes of runs stop in the middle of training, right after a checkpoint, and wait until they have.
+
+        What is done to them next hits them there. A run that has saved its last checkpoint already can not be stopped.
+        """
+        for index in indices:
+            self.folders[index].mkdir(parents=True, exist_ok=True)
+            (self.folders[index] / HALT).touch()
+
+        def stopped(index: int) -> bool:
+            state = store.read_json(self.folders[index] / "status.json").get("state")
+            assert state not in (store.DONE, store.FAILED), f"run {index} ended before it stopped; {self.story()}"
+            return not (self.folders[index] / HALT).exists() and self._process_state(index) == "T"
+
+        self.lab.wait_for(lambda: all(stopped(index) for index in indices), seconds, self.story)
         assert all(store.read_json(self.folders[index] / "status.json")["state"] == "running" for index in indices)
 
-    def _has_saved(self, index: int) -> bool:
-        """Whether the present attempt has written a checkpoint."""
-        with contextlib.suppress(FileNotFoundError, KeyError):
-            began = self.owner(index)["time"]
-            return any(path.stat().st_mtime > began for path in self.folders[index].glob("checkpoint-*"))
-        return False
+    def _process_state(self, index: int) -> str:
+        """As the kernel names it, T for stopped; empty if there is none."""
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, KeyError):
+            text = Path("/proc", str(self.owner(index)["pid"]), "stat").read_text()
+            return text.rpartition(")")[2].split()[0]
+        return ""
 
     def thaw(self, *indices: int) -> None:
         """Let frozen runs go on; one that was killed meanwhile can not."""

@@ -7,8 +7,9 @@ rung are alike, its interval is over rungs: each is drawn with all its runs.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -17,10 +18,9 @@ from scipy.stats import rankdata
 
 from analysis import probes, stats
 from analysis.bias import probe_table
-from analysis.compare import frames
 from analysis.figures import draw
-from analysis.figures.looks import looks
-from engine.folder import store
+from analysis.figures.looks import Look, looks
+from engine.folder import published, store
 from engine.rng import derive
 
 COLUMNS = ["folder", "rung", "seed", "probe", "key", "epoch", "value", "low", "high", "null"]
@@ -30,21 +30,39 @@ RESAMPLES = 2000
 LEAST = 4  # rungs (or runs of the only one) below which a rank correlation says nothing
 
 
-def over_training(folders: Sequence[Path]) -> pd.DataFrame:
-    """One row per run, probe, key and epoch, the end of the run with it; only of runs that kept weights."""
+def over_training(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row per run, probe, key and epoch, the end of the run with it; only of runs that kept weights.
+
+    Args:
+        frame: of `frames.load`; of a run from a published table what is in the emergence.csv beside it.
+    """
     rows = []
-    for run in frames.load(folders).itertuples():
-        for name in probes.names():
-            found = store.read_or_warn(probe_table.path_of(run.folder, name))
-            if not found.get("epochs"):
-                continue
-            at = {int(epoch): values for epoch, values in found["epochs"].items()} | {int(run.epochs): found["values"]}
-            for epoch, values in sorted(at.items()):
+    tables = {table: published.emergence(Path(table)) for table in frame["table"].unique() if table}
+    ends = {table: published.probes(Path(table)) for table in tables}
+    for run in frame.itertuples():
+        if run.table:
+            kept = tables[run.table].get(run.signature, [])
+            over = {each["probe"] for each in kept}
+            last = [each for each in ends[run.table].get(run.signature, ()) if each["probe"] in over]
+            found = [*kept, *({**each, "epoch": run.epochs} for each in last)]
+        else:
+            found = _of_folder(run.folder, run.epochs)
+        own = {"folder": run.folder, "rung": run.rung, "seed": run.seed}
+        rows += [{**own, **each, "epoch": int(each["epoch"])} for each in found]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _of_folder(folder: Path, end: float) -> list[dict[str, Any]]:
+    """The same of the files of one run."""
+    rows = []
+    for name in probes.names() if (folder / "probes").is_dir() else ():
+        found = store.read_or_warn(probe_table.path_of(folder, name))
+        if found.get("epochs"):
+            for epoch, values in (found["epochs"] | {str(int(end)): found["values"]}).items():
                 for key, each in values.items():
                     numbers = {field: math.nan if number is None else number for field, number in each.items()}
-                    own = {"folder": run.folder, "rung": run.rung, "seed": run.seed, "probe": name, "key": key}
-                    rows.append({**own, "epoch": epoch, **numbers})
-    return pd.DataFrame(rows, columns=COLUMNS)
+                    rows.append({"probe": name, "key": key, "epoch": epoch, **numbers})
+    return rows
 
 
 def onsets(frame: pd.DataFrame) -> pd.DataFrame:
@@ -78,15 +96,22 @@ def onset(epochs: np.ndarray, above: np.ndarray) -> float:
     return float(epochs[i - 1] + (half - signed[i - 1]) / (signed[i] - signed[i - 1]) * (epochs[i] - epochs[i - 1]))
 
 
-def against_gap(folders: Sequence[Path]) -> pd.DataFrame:
-    """Rank correlation of each number with the permutation gap, over runs on whole images with a shuffled partner."""
-    found = probe_table.load(folders)
+def against_gap(frame: pd.DataFrame, wanted: Callable[[str, str], bool] = lambda name, key: True) -> pd.DataFrame:
+    """Rank correlation of each number with the permutation gap, over runs on whole images with a shuffled partner.
+
+    Args:
+        frame: of `frames.load`.
+        wanted: of probe and key, whether the number is looked at.
+    """
+    found = probe_table.of(frame)
     gaps = found[found["probe"] == "permutation_gap"]
     rows = []
     for gap, pairs in gaps[~gaps["key"].str.endswith("_relative")].groupby("key"):
         of_folder = pairs.set_index("folder")["value"]
         others = found[(found["probe"] != "permutation_gap") & found["folder"].isin(of_folder.index)]
         for (name, key), group in others.dropna(subset="value").groupby(["probe", "key"], sort=False):
+            if not wanted(name, key):
+                continue
             parts = [
                 np.stack([one["value"], of_folder[one["folder"]]], 1) for _, one in group.groupby("rung", sort=False)
             ]
@@ -107,17 +132,29 @@ def correlation(parts: list[np.ndarray]) -> stats.Bounds | None:
     if len(units) < LEAST or (np.ptp(whole, 0) == 0).any():
         return None
     rng = np.random.Generator(np.random.Philox(derive(0, "emergence")))
-    drawn = [
-        _spearman(np.concatenate([units[i] for i in rng.integers(0, len(units), len(units))])) for _ in range(RESAMPLES)
-    ]
-    return stats.Bounds(_spearman(whole), *map(float, np.nanquantile(drawn, [0.025, 0.975])))
+    chosen = rng.integers(0, len(units), (RESAMPLES, len(units)))
+    if len({len(unit) for unit in units}) == 1:  # as many runs of each: all at once
+        drawn = _spearman(np.stack(units)[chosen].reshape(RESAMPLES, -1, 2))
+    else:
+        drawn = [_spearman(np.concatenate([units[i] for i in row])) for row in chosen]
+    return stats.Bounds(float(_spearman(whole)), *map(float, np.nanquantile(drawn, [0.025, 0.975])))
 
 
-def figure(frame: pd.DataFrame, keys: Sequence[str]) -> str:
-    """A small panel per key of `over_training`, as inline SVG: a line per run, its null dotted."""
+def figure(
+    frame: pd.DataFrame,
+    keys: Sequence[str],
+    look_of: Callable[[str], Look] | None = None,
+    label: Callable[[str], str] = str,
+) -> str:
+    """A small panel per key of `over_training`, as inline SVG: a line per run, its null dotted.
+
+    Args:
+        look_of, label: how a rung is drawn and called, where a page has looks and labels of its own.
+    """
     shown = [key for key in keys if key in set(frame["key"])]
     rungs = list(dict.fromkeys(frame["rung"]))
-    look, told = looks(rungs), set()
+    own, told = looks(rungs), set()
+    look = {rung: look_of(rung) if look_of else own[rung] for rung in rungs}
     with matplotlib.rc_context(draw.STYLE):
         sheet = matplotlib.figure.Figure(figsize=(7.2, 2.1 * math.ceil(len(shown) / 2) + 0.5), layout="constrained")
         for i, key in enumerate(shown, 1):
@@ -125,11 +162,10 @@ def figure(frame: pd.DataFrame, keys: Sequence[str]) -> str:
             for (_, rung), one in frame[frame["key"] == key].groupby(["folder", "rung"], sort=False):
                 colour, marker = draw.hue(look[rung]), draw.marker(look[rung])
                 one = one.sort_values("epoch")
-                label = rung if i == 1 and rung not in told else None
+                called = label(rung) if i == 1 and rung not in told else None
                 told.add(rung)
-                axes.plot(
-                    one["epoch"], one["value"], color=colour, marker=marker, markersize=4, linewidth=1, label=label
-                )
+                style = {"color": colour, "marker": marker, "markersize": 4, "linewidth": 1}
+                axes.plot(one["epoch"], one["value"], label=called, **style)
                 axes.plot(one["epoch"], one["null"], color=colour, linewidth=0.8, linestyle=":")
             axes.set_title(key, loc="left", fontsize=10)
             axes.set_xlabel("epoch")
@@ -142,7 +178,8 @@ def _is_clear(one: pd.DataFrame) -> bool:
     return bool(last["low"] > last["null"] or last["high"] < last["null"])
 
 
-def _spearman(pairs_N2: np.ndarray) -> float:
-    x, y = (rankdata(side) - (len(pairs_N2) + 1) / 2 for side in pairs_N2.T)
-    size = math.sqrt((x @ x) * (y @ y))
-    return float(x @ y / size) if size else math.nan
+def _spearman(pairs: np.ndarray) -> np.ndarray:
+    """Of pairs (..., N, 2); NaN where one side is the same throughout."""
+    ranks = rankdata(pairs, axis=-2) - (pairs.shape[-2] + 1) / 2
+    both, own = ranks.prod(-1).sum(-1), (ranks**2).sum(-2).prod(-1)
+    return np.where(own > 0, both / np.sqrt(np.where(own > 0, own, 1)), np.nan)

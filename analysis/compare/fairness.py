@@ -167,4 +167,4 @@ def _missed(missed: pd.DataFrame, kind: str) -> Sheet:
         by = MISSING if math.isnan(row.ratio) else f"{row.ratio:.3g}×"
         rows.append([row.rung, amount_text(row.cost, kind), amount_text(row.budget, kind), by])
     header = ("rung", WORDS[kind], "nearest budget", "of it")
-    return Sheet("Rungs that miss every budget", header, rows, missed)
+    return Sheet(f"Rungs that miss every budget of {WORDS[kind]}", header, rows, missed)

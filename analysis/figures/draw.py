@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.path import Path
 
-from analysis.figures.looks import KINDS, SHAPES, Look, css
+from analysis.figures.looks import KINDS, SHAPES, VERDICTS, Look, css
 
 INK = "#010203"  # stands for currentColor until the SVG is written
 PAPER = "#fdfcfb"  # stands for the colour of the page, in hollow markers
@@ -51,7 +51,7 @@ def marker(look: Look) -> Path:
 
 
 def _css_colour(colour: str) -> str:
-    variables = {light: f"var(--{kind}, {light})" for kind, (light, _, _) in KINDS.items()}
+    variables = {light: f"var(--{name}, {light})" for name, (light, *_) in (KINDS | VERDICTS).items()}
     return {**variables, INK: "currentColor", PAPER: f"var(--paper, {PAPER})"}[colour]
 
 
@@ -87,7 +87,7 @@ def inline(figure: Figure, name: str, label: str, titles: dict[str, str]) -> str
         text = text.replace(f'<g id="{gid}">', f'<g id="{gid}"><title>{escape(title)}</title>')
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'href="#', f'href="#{name}-', text).replace("url(#", f"url(#{name}-")
-    for colour in (INK, PAPER, *(light for light, _, _ in KINDS.values())):
+    for colour in (INK, PAPER, *(light for light, *_ in (KINDS | VERDICTS).values())):
         text = text.replace(colour, _css_colour(colour))
     opening = re.match(r'<svg[^>]*viewBox="([^"]+)"[^>]*>', text)
     assert opening

@@ -22,6 +22,11 @@ KINDS = {  # hue on light and on dark paper, and what it stands for
     "attention": ("#b8307f", "#f58ac6", "attention"),
     "reference": ("#1d1d1b", "#e9e6e1", "reference"),
 }
+VERDICTS = {  # of a contrast, on light and on dark paper
+    "gain": ("#0b62b0", "#6cb2ff"),
+    "loss": ("#c2410c", "#ff9466"),
+    "undecided": ("#77736c", "#9b978f"),
+}
 ALIKE = ({"flat", "conv"}, {"matrix", "shifts"}, {"none", "places", "attention"}, {"reference"})
 
 
@@ -115,4 +120,4 @@ def symbols() -> str:
 
 def css(dark: bool) -> str:
     """The hues as declarations of CSS variables."""
-    return " ".join(f"--{kind}: {pair[dark]};" for kind, pair in KINDS.items())
+    return " ".join(f"--{name}: {pair[dark]};" for name, pair in (KINDS | VERDICTS).items())

@@ -1,5 +1,6 @@
 """Accuracy against a cost or a rate, as inline SVG: log x, the Pareto front, references whose accuracy is not known."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -142,21 +143,42 @@ def _beside(at: _Axes, place: int, name: str, cost: float, label: str) -> str:
 
 
 def _names(at: _Axes, shown: pd.DataFrame, best: pd.DataFrame, cost: str) -> list[str]:
-    """Names by the points of the front; one that would cover a point or a better one's name is left to its tooltip."""
+    """Names by the points of the front; one that would cover a point, the front itself or a better one's name is left
+    to its tooltip."""
     taken = [
         (at.x(x) - 6, at.y(y) - 6, at.x(x) + 6, at.y(y) + 6) for x, y in zip(shown[cost], shown["acc1"], strict=True)
     ]
+    corners = [(at.x(x), at.y(y)) for x, y in zip(best[cost], best["acc1"], strict=True)]
+    lines = list(itertools.pairwise(corners))
     made = []
     for row in best[::-1].itertuples():
         x, y, width = at.x(getattr(row, cost)), at.y(row.acc1), LETTER * len(row.label)
-        for left, base in ((x - width / 2, y - 10), (x + 9, y + 4), (x - 9 - width, y + 4), (x - width / 2, y + 20)):
+        level = ((x - width / 2, y - 10), (x + 9, y + 4), (x - 9 - width, y + 4), (x - width / 2, y + 20))
+        aslant = ((x + 7, y - 7), (x - 7 - width, y - 7), (x + 7, y + 17), (x - 7 - width, y + 17))
+        for left, base in level + aslant:
             box = (left, base - LINE + 3, left + width, base + 3)
             inside = box[0] > LEFT and box[2] < WIDTH and box[1] > 0 and box[3] < HEIGHT - FOOT
-            if inside and not any(box[0] < o[2] and o[0] < box[2] and box[1] < o[3] and o[1] < box[3] for o in taken):
+            free = not any(box[0] < o[2] and o[0] < box[2] and box[1] < o[3] and o[1] < box[3] for o in taken)
+            if inside and free and not any(_crosses(box, *ends) for ends in lines):
                 made.append(f'<text class="name" x="{left:.1f}" y="{base:.1f}">{escape(row.label)}</text>')
                 taken.append(box)
                 break
     return made
+
+
+def _crosses(box: tuple[float, float, float, float], a: tuple[float, float], b: tuple[float, float]) -> bool:
+    """Whether the line from a to b meets the box (left, top, right, bottom); Liang and Barsky 1984."""
+    enter, leave = 0.0, 1.0
+    for axis in (0, 1):
+        step = b[axis] - a[axis]
+        near, far = box[axis] - a[axis], box[axis + 2] - a[axis]
+        if step == 0:
+            if near > 0 or far < 0:
+                return False
+            continue
+        ends = sorted((near / step, far / step))
+        enter, leave = max(enter, ends[0]), min(leave, ends[1])
+    return enter <= leave
 
 
 def _title(row: Any) -> str:

@@ -2,6 +2,7 @@
 
 alike       how alike two sets of features are
 corruption  fifteen ways to spoil an image
+exciting    the image that excites a unit most
 depth       what a model holds after each block
 fields      maps over pixels: where their mass is
 gabor       the Gabor function nearest to an image

@@ -36,6 +36,9 @@ FUNCTIONS = {"measure": "the subject", "draw": "the subject"}
 FORMS = {"PROTOCOL": dict, "UNITS": dict, "HEADLINE": tuple, "TITLE": str, "WORDS": dict, "COST": tuple}
 FORMS |= {"OVER_TRAINING": bool, "COLUMN": str}
 FOLDER = Path(__file__).parent
+# Numbers that are shown over training where nobody names others: of the layout that weights have learned.
+EMERGING = ("moran_signed_change", "half_radius_change", "recovered_change", "geometry_change", "local_change")
+EMERGING += ("tiling_change", "effective_stem_change", "effective_tokens_change", "frequency_first", "radius_last")
 CLOSE = 0.7  # of 1, how alike a misspelt name is
 
 

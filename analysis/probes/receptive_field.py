@@ -205,11 +205,12 @@ def sharing_error(stem: nn.Module, x_BCHW: Tensor, patch_size: int | Grid) -> fl
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
     """Draw every parameter and running statistic, so that none is at zero or one and no claim holds by initialisation.
 
-    Matrices have unit gain (normal, 1 / sqrt(fan in)); vectors lie in +-[0.5, 1.5], variances in [0.5, 1.5].
+    Matrices have unit gain (normal, 1 / sqrt(fan in)); vectors lie in +-[0.5, 1.5], variances in [0.5, 1.5]. What no
+    checkpoint holds follows from arguments and stays.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator, held = torch.Generator().manual_seed(seed), model.state_dict()
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
-        if not value.is_floating_point():
+        if not value.is_floating_point() or name not in held:
             continue
         drawn = torch.rand(value.shape, generator=generator, dtype=torch.float64) + 0.5
         if name.endswith("running_var"):

@@ -40,6 +40,7 @@ from analysis.bias.probe import Estimate, Rearranged, Subject
 from analysis.measures.fields import jackknife
 from analysis.measures.mixing import Mixing, in_other_order, matrices
 from analysis.measures.pictures import sheet
+from archs.ingredients.lift import Geometry, project, sums
 from archs.parts.backbone import Grid
 
 PROTOCOL = {"images": 256, "relabelings": 200, "tokens": 64, "channels": 32, "entries": 524288, "window": 1, "seed": 0}
@@ -97,8 +98,8 @@ class Places:
 
 def projected(V_KNN: Tensor, places: Places) -> Tensor:
     """|P V|^2 of each matrix, (K,)."""
-    sums = V_KNN.new_zeros(len(V_KNN), len(places.pairs)).index_add_(1, places.kind.flatten(), V_KNN.flatten(1))
-    return (sums.square() / places.pairs.clamp(min=1)).sum(1)
+    found = sums(V_KNN.flatten(1), places.kind.flatten(), len(places.pairs))
+    return (found.square() / places.pairs.clamp(min=1)).sum(1)
 
 
 def relabeled(V_KNN: Tensor, places: Places) -> Tensor:
@@ -217,9 +218,7 @@ def draw(subject: Subject) -> bytes | None:
     rows = []
     for name, (V_KNN, grid) in now.items():
         change = V_KNN - before[name][0] if before else V_KNN
-        V_KNN, places = (change if change.any() else V_KNN)[:16], Places.of(grid)
-        sums = V_KNN.new_zeros(len(V_KNN), len(places.pairs)).index_add_(1, places.kind.flatten(), V_KNN.flatten(1))
-        rows.append((sums / places.pairs).unflatten(1, (2 * grid[0] - 1, 2 * grid[1] - 1)).numpy())
+        rows.append(project((change if change.any() else V_KNN)[:16], Geometry(grid=grid))[:, 0].numpy())
     return sheet(rows) if rows else None
 
 

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
+import pandas as pd
 from markupsafe import Markup, escape
 
 from analysis.bias import signatures
 from analysis.compare import fairness, frames
+from analysis.factorial import beside as cells
 from analysis.figures import looks
 from analysis.report import sentences
 from analysis.report.page import Page, Section
@@ -50,6 +52,7 @@ def write_report(
     baseline: Sequence[str] = (),
     labels: Mapping[str, str] | None = None,
     study: Study | None = None,
+    beside: Mapping[str, pd.DataFrame] | None = None,
 ) -> Path:
     """Write RESULTS/NAME/report.html from the runs' folders, its figures beside it, and return its path.
 
@@ -64,6 +67,7 @@ def write_report(
         baseline: the rungs that it compares others with, of which a table takes the first that it holds.
         labels: what its rungs are called (LABELS).
         study: where there are tables alone, and no folders.
+        beside: the runs of other sweeps of these rungs, by name, of `frames.load`.
 
     Raises:
         Refusal: there are no runs, or the page cannot be written.
@@ -78,7 +82,8 @@ def write_report(
     frame = frames.load(folders, runs, places(results, name), [study] if study else ())
     speeds = fairness.speeds_file(places(results, name), speeds)
     told = {"wanted": planned or {}, "families": families or {}, "baseline": baseline, "given": labels or {}}
-    page = Page(name, frame, results, speeds=speeds, alone=study is not None, **told)
+    others = [cells.of(frame, other, key) for key, other in (beside or {}).items()]
+    page = Page(name, frame, results, speeds=speeds, alone=study is not None, beside=others, **told)
     sections = drawn(page)
     asked = any(not section.title for section in sections)
     cards = [] if asked else sentences.unasked(frame, page.ranked, page.table, page.label)
@@ -138,7 +143,7 @@ def _failed(page: Page) -> list[str]:
     return [f"{len(failed):,} of {len(page.frame):,} runs failed ({kinds}): {named}. They are listed under Health."]
 
 
-def _prose(text: str) -> Markup:
+def prose(text: str) -> Markup:
     """Text with `code`; a number stays in one line with its sign and unit."""
     escaped = re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text)))
     return Markup(re.sub(" (?=[±%])|(?<=±) ", "\u00a0", escaped))
@@ -148,5 +153,5 @@ def _template() -> jinja2.Template:
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     options: dict[str, Any] = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     environment = jinja2.Environment(loader=loader, autoescape=True, **options)
-    environment.filters["prose"] = _prose
+    environment.filters["prose"] = prose
     return environment.get_template("page.html.j2")

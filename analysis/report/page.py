@@ -14,6 +14,7 @@ from analysis import judges
 from analysis.bias import probe_table
 from analysis.compare import frames
 from analysis.factorial import columns
+from analysis.factorial.beside import Beside
 from analysis.figures import looks
 from analysis.figures.looks import Look
 from analysis.probes import permutation_gap
@@ -47,6 +48,7 @@ class Page:
         wanted: CONTRASTS, `families`: FAMILIES, `baseline`: BASELINE, `given`: LABELS of the sweep.
         speeds: latencies, of scripts/profile_model.py.
         alone: whether there are tables and no sweep's file, so that nothing can be launched.
+        beside: what other sweeps measured of these rungs.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Page:
     given: Mapping[str, str] = field(default_factory=dict)
     speeds: Path | None = None
     alone: bool = False
+    beside: Sequence[Beside] = ()
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -150,9 +153,13 @@ class Page:
 
     @cached_property
     def gaps(self) -> pd.DataFrame:
-        """Of `permutation_gap.pairs`, of the pixels where they were shuffled, else of whole patches."""
+        """Of `permutation_gap.pairs`, of one kind of shuffle, the first of its KINDS that is there; of the sweeps
+        beside this one where it has none itself."""
         pairs = permutation_gap.pairs(self.frame).dropna(subset="gap")
-        return pairs[pairs["permute"] == ("pixels" if (pairs["permute"] == "pixels").any() else "patches")]
+        elsewhere = [other.gaps.dropna(subset="gap") for other in self.beside if len(other.gaps)]
+        pairs = pd.concat(elsewhere) if pairs.empty and elsewhere else pairs
+        kind = next((kind for kind in permutation_gap.KINDS if (pairs["permute"] == kind).any()), "")
+        return pairs[pairs["permute"] == kind]
 
     def names(self, rungs: Sequence[str]) -> Markup:
         """A column of rungs, each with its mark; every one can be focused."""

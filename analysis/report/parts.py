@@ -67,6 +67,12 @@ def seeds(at: Scale, values: Iterable[float], y: float) -> Markup:
     return join(drawn.format(at(value), y) for value in values)
 
 
+def null(at: Scale, value: float, y: float) -> Markup:
+    """What a value would be without the effect."""
+    drawn = Markup('<line class="null" x1="{x}" x2="{x}" y1="{:g}" y2="{:g}"/>')
+    return drawn.format(y - 7, y + 7, x=at(value))
+
+
 def bar(at: Scale, low: float, high: float, y: float) -> Markup:
     """An interval; none where there is none."""
     if not high > low:

@@ -19,7 +19,7 @@ AXES = {
     "rows": ("free", "average"),
     "content": ("no", "yes"),
     "learned": ("yes", "no"),
-    "start": ("random", "mean", "impulse"),
+    "start": ("random", "mean", "impulse", "kernel"),
 }
 """Axis -> values, the default first; a value with a number of its own is written with it, as window(3)."""
 MEANING = {
@@ -35,7 +35,7 @@ MEANING = {
     "rows": "rows of M are free, or averages: no weight below 0, their sum 1",
     "content": "whether M depends on the tokens",
     "learned": "whether training changes M",
-    "start": "M starts with random numbers, with equal weights, or with one weight",
+    "start": "M starts with random numbers, with equal weights, with one weight in a row, or as that of a kernel",
 }
 DASH = "-"
 """Of an axis that cannot matter beside the others; it equals every value."""
@@ -64,8 +64,11 @@ def dashed(axes: Mapping[str, str]) -> dict[str, str]:
 def symmetry(axes: Mapping[str, str]) -> tuple[str, ...]:
     """Orders of the patches to which training is blind, words of analysis/bias/symmetry.py.
 
-    A scrambled mixer is blind to all of them: its order, drawn alike from all orders, follows.
+    A scrambled mixer is blind to all of them: its order, drawn alike from all orders, follows. A full matrix that
+    starts as a kernel is not, though every step is: another order makes a start of it that is never drawn.
     """
+    if axes["geometry"] == DASH and base(axes["start"]) in ("kernel", "impulse"):
+        return ("flip",)
     if axes["geometry"] in (DASH, "scrambled") or axes["places"] == "blind":
         return ("patches",)
     if base(axes["form"]) in ("kron", "monarch"):

@@ -40,8 +40,18 @@ class Declared:
         return (*self.arguments, *more)
 
     def at(self, given: Mapping[str, Any]) -> dict[str, str]:
-        """Where the mixer stands with these arguments of `lattice.build`, dashes included."""
-        axes = dict(self.axes)
+        """Where the mixer stands with these arguments of `lattice.build`, dashes included.
+
+        A dial that is not at its strict end reads all, with each place's own weights: what it is held to is `held`.
+        """
+        return self._at(given, {"reach": "all", "places": "own"} if soft(self, given) else {})
+
+    def held(self, given: Mapping[str, Any]) -> dict[str, str]:
+        """As `at`, of a dial as if it stood at its strict end."""
+        return self._at(given, {})
+
+    def _at(self, given: Mapping[str, Any], instead: Mapping[str, str]) -> dict[str, str]:
+        axes = {**self.axes, **instead}
         for argument, axis, value in (
             ("wrap", "border", "wrap"),
             ("scrambled", "geometry", "scrambled"),
@@ -49,8 +59,9 @@ class Declared:
         ):
             if argument in self.takes and given[argument]:
                 axes[axis] = value
-        for argument, axis in (("kernel_size", "reach"), ("hidden", "form")):
-            if argument in self.arguments:
+        window = "reach" if axes["reach"] == "window" else "start" if axes["start"] != "random" else None
+        for argument, axis in (("kernel_size", window), ("hidden", "form")):
+            if argument in self.arguments and axis is not None:
                 axes[axis] = f"{axes[axis]}({given[argument]})"
         for argument in ("groups", "num_heads"):
             if argument in self.arguments:
@@ -102,6 +113,11 @@ def _fail(name: str, mistake: str, remedy: str) -> NoReturn:
     raise FamilyError(f"archs/mixing/{name}.py {mistake}; {remedy}")
 
 
+def soft(mixer: Declared, given: Mapping[str, Any]) -> bool:
+    """Whether it is a dial that is not at its strict end, or may leave it."""
+    return "strictness" in mixer.arguments and (given["strictness"] < 1 or given["gated"])
+
+
 @functools.cache
 def of_mixers() -> frozenset[str]:
     """Arguments of `lattice.build` that only some mixers have. Remembered, as a sweep asks for each of its runs."""
@@ -120,7 +136,7 @@ def groups(given: Mapping[str, Any]) -> tuple[str, ...]:
     """The symmetries of `archs.lattice` with these arguments of `build`, words of analysis/bias/symmetry.py."""
     if given["stem"] == "pixels":
         return ("pixels", "rotation")
-    of_mixer = symmetry(read(given["mixer"]).at(given))
+    of_mixer = symmetry(read(given["mixer"]).held(given))
     if given["stem"] == "unshared" and of_mixer == ("patches",):
         return ("patches_own",)
     return ("within", *of_mixer)

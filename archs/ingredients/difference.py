@@ -43,20 +43,59 @@ def difference(a: Model, b: Model) -> list[Difference]:
         return found
     if not _has_mixer(family_a):
         return [*_differing(_claims(name_a), _claims(name_b)), *_differing(given_a, given_b)]
-    mixers = tuple(given["mixer"] for given in (given_a, given_b))
-    places_a, places_b = (
-        declared.read(mixer).at(given) for mixer, given in zip(mixers, (given_a, given_b), strict=True)
-    )
-    of_axes = [
+    inside = {"mixer", *declared.of_mixers()}
+    rest_a, rest_b = ({key: value for key, value in given.items() if key not in inside} for given in (given_a, given_b))
+    return _of_mixers(given_a, given_b) + list(_differing(rest_a, rest_b))
+
+
+def _of_mixers(given_a: Mapping[str, Any], given_b: Mapping[str, Any]) -> list[Difference]:
+    """Axes in which two mixers differ, and the strictness of dials; the mixer where nothing else tells them apart.
+
+    Beside a dial its own two ends count as dials, so that all that differs is how strictly the window is held; any
+    other mixer is told by the axes, on which a dial below its strict end is a full matrix, and by having none.
+    """
+    names = (given_a["mixer"], given_b["mixer"])
+    as_dials = _as_dials(given_a, given_b)
+    told = [declared.read(given["mixer"]) for given in (given_a, given_b)]
+    if as_dials:
+        places_a, places_b = (declared.read("dial").held(given) for given in as_dials)
+        strictness = [_strictness(given) for given in as_dials]
+    else:
+        places_a, places_b = (own.at(given) for own, given in zip(told, (given_a, given_b), strict=True))
+        soft = [declared.soft(own, given) for own, given in zip(told, (given_a, given_b), strict=True)]
+        strictness = [_strictness(g) if s else ABSENT for g, s in zip((given_a, given_b), soft, strict=True)]
+    found = [
         Difference(axis, places_a[axis], places_b[axis])
         for axis in AXES
         if places_a[axis] != places_b[axis] and DASH not in (places_a[axis], places_b[axis])
     ]
-    if mixers[0] != mixers[1] and not of_axes:
-        of_axes = [Difference("mixer", *mixers)]  # another form of the same constraints, such as GFNet's of circulant_c
-    inside = {"mixer", *declared.of_mixers()}
-    rest_a, rest_b = ({key: value for key, value in given.items() if key not in inside} for given in (given_a, given_b))
-    return of_axes + list(_differing(rest_a, rest_b))
+    if strictness[0] != strictness[1]:
+        found.append(Difference("strictness", *strictness))
+    strict = as_dials and strictness == ["1", "1"]
+    if names[0] != names[1] and not found and not strict:
+        found = [Difference("mixer", *names)]  # another form of the same constraints, such as GFNet's of circulant_c
+    return found
+
+
+def _as_dials(given_a: Mapping[str, Any], given_b: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Both as arguments of `dial`, if one is a dial and the other one or an end of it; else []."""
+    if "dial" not in (given_a["mixer"], given_b["mixer"]):
+        return []
+    found = []
+    for given, other in ((given_a, given_b), (given_b, given_a)):
+        mixer = given["mixer"]
+        if mixer not in ("dial", "kernel", "depthwise", "dense", "dense_c"):
+            return []
+        own = {} if mixer == "dial" else {"strictness": 1 if mixer in ("kernel", "depthwise") else 0, "gated": False}
+        own |= {"groups": given["dim"]} if mixer in ("depthwise", "dense_c") else {}
+        # A full matrix has no window, border or geometry that could differ from the dial's.
+        free = ("kernel_size", "wrap", "scrambled") if mixer in ("dense", "dense_c") else ()
+        found.append({**given, **{key: other[key] for key in free}, **own})
+    return found
+
+
+def _strictness(given: Mapping[str, Any]) -> str:
+    return f"gate({given['strictness']:g})" if given["gated"] else f"{given['strictness']:g}"
 
 
 def _full(model: Model) -> tuple[str, dict[str, Any]]:

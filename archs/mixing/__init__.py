@@ -7,4 +7,7 @@ constructor are its arguments, spelt as those of `archs.lattice.build`.
 
     own weights    dense  banded (window)      dense_c  banded_c    with a matrix per channel
     displacement   toeplitz  kernel (window)   toeplitz_c  depthwise
+
+`dial` stands between dense and kernel, or dense_c and depthwise; `dense_from_kernel` and `dense_from_impulse` are dense
+and only start otherwise.
 """

@@ -123,7 +123,7 @@ def _read(
     Args:
         fresh: weights of a fresh model, for those that start afresh; without them a file must have them.
     """
-    said, state = _said(name, file), unwrap(file)
+    said, state = _said(name, file, overrides), unwrap(file)
     if not any(key.startswith(("stages.", "stem.0.proj.")) for key in state):
         state = _converted(name, state)
     implied = {**said, **_implied(name, state, _with_defaults(name, {**overrides, **said}))}
@@ -149,8 +149,11 @@ def _converted(name: str, state: State) -> State:
     return formats.convert(state) if (formats := _formats(name)) else state
 
 
-def _said(name: str, file: Mapping[str, Any]) -> dict[str, Any]:
-    """What a file says of its model beside its weights: one exported by a run of ours, or as its authors do."""
+def _said(name: str, file: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file says of its model beside its weights: one exported by a run of ours, or as its authors do.
+
+    A model that is to lack the mixing of more layers than the file does may start from it (`leftover`), not of others.
+    """
     args = file.get("args")
     if not isinstance(args, Mapping) or "model" not in args:
         formats = _formats(name)
@@ -159,6 +162,10 @@ def _said(name: str, file: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"the file holds the weights of {args['model']}, not of {name}")
     weightless = getattr(_family(name), "WEIGHTLESS", ())
     kwargs = {key: value for key, value in args.get("model_kwargs", {}).items() if key not in weightless}
+    if lost := kwargs.get("mlp_layers"):
+        kwargs.setdefault("replacement", _with_defaults(name, {})["replacement"])
+        if {*lost} < {*overrides.get("mlp_layers", ())}:
+            del kwargs["mlp_layers"]
     size = args["img_size"]  # of an oblong image, such as 32x64
     return {"img_size": tuple(map(int, size.split("x"))) if isinstance(size, str) else size, **kwargs}
 

@@ -22,6 +22,7 @@ _FROM_ZERO = (
     "merge_r",
     "merge_start",
     "storage_exponent",
+    "strictness",
     "correlation_floor",
     "correlation_length",
 )

@@ -70,6 +70,8 @@ def symmetry(name: str, **overrides: Any) -> tuple[str, ...]:
     """Groups of relabelings to which the model's training is declared to be blind; without torch."""
     family, _, variant = name.partition("_")
     source = protocol.read(family)
+    if overrides.get("start", "default") != "default":  # of a flat net: in another order a start that is never drawn
+        return ()
     if "MIXER" in source.tables:
         return declared.groups({**source.defaults, **arguments(name, **overrides)})
     if (instead := overrides.get("replacement")) in declared.names():

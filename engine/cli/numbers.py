@@ -66,6 +66,11 @@ def share(text: str) -> float:
     return value
 
 
+def views(text: str) -> int | str:
+    """A whole number from 1 on, or `all`."""
+    return text if text == "all" else whole(1)(text)
+
+
 def temperature(text: str) -> float | str:
     """A number above 0, or `fit`."""
     try:

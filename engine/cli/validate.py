@@ -1,9 +1,10 @@
 """Weights from a file, a run's or anybody's, before the validation images of a data set."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from archs.parts.family import read
+from engine.data.sets import lookup
 from engine.errors import CHECKPOINT, Refusal
 from engine.fields import sizes
 from engine.fields.effects import AUGMENTED
@@ -90,8 +91,14 @@ def merging(path: Path, run: Run) -> dict[str, str]:
     return {"merging": "trained with it" if same else f"after training with {before}"}
 
 
-def predict(path: Path, run: Run, how: How, views: int | None = None) -> tuple["np.ndarray", "np.ndarray"]:
-    """Log-probabilities (N, classes) and labels (N,); with `views`, of the mean over so many augmented views."""
+def predict(
+    path: Path, run: Run, how: How, views: int | Literal["all"] | None = None
+) -> tuple["np.ndarray", "np.ndarray"]:
+    """Log-probabilities (N, classes) and labels (N,); with `views`, of the mean over so many augmented views.
+
+    Args:
+        views: `all`: every shift of the run's crop, once.
+    """
     import torch
 
     from engine import evaluate, transfer
@@ -103,13 +110,30 @@ def predict(path: Path, run: Run, how: How, views: int | None = None) -> tuple["
     if how.threads:
         torch.set_num_threads(how.threads)
     _, loader, facts = loaders.make_loaders(run, how)
-    if views:
+    if views == "all":
+        loader = evaluate.make_shifts(run, loader)
+        views = len(loader.views)
+    elif views:
         loader = evaluate.make_views(run, how)
     prepare = normalize.make_prepare(run, facts, device)
     in_chans = len(prepare.mean)
     model = create(run, facts["num_classes"], in_chans).to(device)
     transfer.load_weights(path, run, model, facts["num_classes"], in_chans, new_head=False)
     return evaluate.predict(model, loader, prepare, make_autocast(run, device), views or 1)
+
+
+def cost(run: Run, views: int | Literal["all"] | None, num_classes: int) -> dict[str, int]:
+    """Views of an image and the MACs of all of them, as cells of the row; {} for the image alone."""
+    if views is None:
+        return {}
+    from engine.cost.profile import profile
+    from engine.data.augment.shifts import shifts
+
+    if views == "all":
+        views = len(shifts(run.img_size, run.crop_pad, run.crop_step, run.crop_fill))
+    entry = lookup(run.dataset)
+    data = {"img_size": run.img_size, "in_chans": entry.in_chans if entry else 3, "num_classes": num_classes}
+    return {"tta": views, "macs": views * profile(run.model, **data, **run.final_kwargs)["macs"]}
 
 
 def class_names(run: Run, how: How) -> list[str]:

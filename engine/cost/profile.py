@@ -4,6 +4,7 @@ engine/cost/record.py counts MACs, engine/cost/witnesses.py says why other count
 measures speed and memory.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 import archs
 from archs.parts.family import read
-from engine.cost.record import record
+from engine.cost.record import Record, record
 from engine.cost.witnesses import Account, accounts, check
 from engine.errors import Refusal, line_of
 from engine.fields import sizes
@@ -51,10 +52,24 @@ def witnessed(
     shape = {"img_size": img_size, "in_chans": in_chans, "num_classes": num_classes}
     expected = expected_costs(name)["macs"] if shape == own_shape(name) and not overrides and _is_ours(name) else None
     images = (1, in_chans, *pair(img_size))
-    true, found = accounts(lambda: archs.create(name, **shape, **overrides), images, expected)
+    costs, true, found = counted(lambda: archs.create(name, **shape, **overrides), images, expected)
     check(name, true, found)
+    return costs, found
+
+
+def counted(
+    make: Callable[[], nn.Module], images: tuple[int, int, int, int], expected: int | None = None
+) -> tuple[dict[str, Any], Record, list[Account]]:
+    """The costs of `witnessed` of any module, the number of record with its parts, and what each counter says.
+
+    Args:
+        make: the module, on the default device.
+        images: shape of a batch of one.
+        expected: MACs in closed form, where there is one.
+    """
+    true, found = accounts(make, images, expected)
     with torch.device("meta"):
-        model = archs.create(name, **shape, **overrides)
+        model = make()
         two, three = (saved_bytes(model, torch.empty(batch, *images[1:])) for batch in (2, 3))
     costs = {
         "params": count_params(model),
@@ -68,7 +83,7 @@ def witnessed(
         f"{counter.replace(' ', '_')}_macs": says.get(counter)
         for counter in ("closed form", "torch", "fvcore", "torchprofile")
     }
-    return {**costs, **witnesses, "fourier_macs": sum(true.outside.values()) or None}, found
+    return {**costs, **witnesses, "fourier_macs": sum(true.outside.values()) or None}, true, found
 
 
 def by_module(

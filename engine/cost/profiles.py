@@ -106,7 +106,7 @@ def side_by_side(
         row = {"model": subject.label, "img_size": plain(subject.shape["img_size"]), **costs}
         differences = [f"{account.counter} {line}" for account in accounts for line in account.differences()]
         if speed:
-            model = archs.create(subject.name, **subject.shape, **subject.arguments).to(device)
+            model = archs.create(subject.name, **subject.shape, **subject.arguments).to(device).eval()
             image = (subject.shape["in_chans"], *pair(subject.shape["img_size"]))
             found = measure.Subject(name=subject.label, model=model, image=image, device=device, amp=amp)
             found.infer(found.images(1))

@@ -2,6 +2,7 @@
 
 sets       the data sets, one table entry each
 folders    image folders: which are classes, which files are images
+gaussian   clones of a data set: the mean and covariance of each class, and nothing else
 splits     which folder holds which split; a split by a hash where there is one folder
 rgb        what the pixels of an image file are
 beton      .beton files: where they are, whether they are whole

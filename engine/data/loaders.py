@@ -19,7 +19,7 @@ from engine import distributed
 from engine.data import beton
 from engine.data.augment import pipeline
 from engine.data.augment.pipeline import Augmentation
-from engine.data.normalize import channel_statistics
+from engine.data.normalize import channel_statistics, is_first, places
 from engine.errors import DATA, Refusal
 from engine.fields import sizes
 from engine.fields.effects import AUGMENTED
@@ -161,7 +161,9 @@ def make_loaders(run: Run, how: How) -> tuple[Loader, Loader, dict[str, Any]]:
         indices = indices[permutation(len(indices), 0, "subset")[: run.train_samples]]
     mean, std = (tuple(values) for values in channel_statistics(run, facts))
     try:
-        augmentation = Augmentation(run.img_size, mean, std, **{name: getattr(run, name) for name in AUGMENTED})
+        first = tuple(places(run).tolist()) if is_first(run) else None
+        given = {name: getattr(run, name) for name in AUGMENTED}
+        augmentation = Augmentation(run.img_size, mean, std, **given, places=first)
         train = FfcvLoader(
             files[0], run.batch_size, augmentation,
             indices=indices, seed=run.seed, shuffle=True, workers=how.workers, repeats=run.aug_repeats, part=part,

@@ -50,14 +50,21 @@ class Normalize:
         return x_BHWC.permute(0, 3, 1, 2)
 
 
-def make_prepare(run: Run, facts: dict[str, Any], device: torch.device) -> Normalize:
-    """What stands between a run's loaders and its model."""
+def make_prepare(run: Run, facts: dict[str, Any], device: torch.device, *, training: bool = False) -> Normalize:
+    """What stands between a run's loaders and its model; when `training` the loader may have shuffled the pixels."""
     mean, std = channel_statistics(run, facts)
-    return Normalize(mean, std, device, places(run))
+    return Normalize(mean, std, device, None if training and is_first(run) else places(run))
+
+
+def is_first(run: Run) -> bool:
+    """Whether training images are shuffled before they are augmented, by the loader."""
+    return run.permute == "pixels_first"
 
 
 def places(run: Run) -> np.ndarray | None:
     """The run's `permute` as an index of pixels, (H*W,): pixel `places[i]` comes to place i; None for "none".
+
+    Of one seed it is the same before augmentation and after.
 
     The same for all images, splits and models; another one for each seed, so that an interval over seeds is one over
     permutations, too (arXiv 2105.01601, section 3.4).
@@ -65,7 +72,7 @@ def places(run: Run) -> np.ndarray | None:
     if run.permute == "none":
         return None
     height, width = pair(run.img_size)
-    if run.permute == "pixels":
+    if run.permute in ("pixels", "pixels_first"):
         return permutation(height * width, run.seed, "permute", 0)
     patch = run.patch_size
     rows, columns = height // patch, width // patch

@@ -7,7 +7,7 @@ stored with three equal channels and read as one where `in_chans` is 1.
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ class Dataset:
     """Where an image folder of it keeps its two splits."""
     layout: str = ""
     """Where the raw files come from, if not by download: one line for whoever lacks them."""
+    clone_of: str = ""
+    """The data set whose Gaussian clone it is (engine/data/gaussian.py); `source` and `folders` are the original's."""
 
 
 _IMAGENET = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
@@ -140,6 +142,16 @@ DATASETS = {
         folders=("imagenet21k_train", "imagenet21k_val"),
     ),
 }
+
+
+def _clone(name: str) -> Dataset:
+    """The entry of a Gaussian clone, whose images have half of the contrast about 127.5."""
+    own = DATASETS[name]
+    mean, std = tuple(127.5 + (each - 127.5) / 2 for each in own.mean), tuple(each / 2 for each in own.std)
+    return replace(own, mean=mean, std=std, clone_of=name)
+
+
+DATASETS |= {f"{name}_gaussian": _clone(name) for name in ("digits", "cifar10")}
 SPLITS = ("train", "val")
 
 
@@ -167,6 +179,11 @@ def read_raw(
     (engine/data/splits.py).
     """
     dataset = lookup(name)
+    if dataset is not None and dataset.clone_of:
+        from engine.data.gaussian import Clone
+
+        train, own = (read_raw(dataset.clone_of, each, data_dir) for each in (SPLITS[0], split))
+        return Clone(train, own, SPLITS.index(split))
     folder = raw_folder(name, split, data_dir)
     if val_split is not None and folder is not None and folder.is_dir():
         return splits.part(folders.read(folder, complete=True), folder, split, val_split)

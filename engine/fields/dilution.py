@@ -10,6 +10,10 @@ counted in whole epochs (`dilute_by` epoch) or to the step. The published rule i
 is 1 in epoch 0, then max(0, 1 - epoch/299) (arXiv 2404.05657; sihaoevery/lambda_vit, the same in its files for base,
 small and tiny). Its authors train 400 epochs, so that 101 are left without attention.
 
+Instead, layers that have lost their mixing at once may learn in the first `distil_epochs` of a run what they gave with
+it in the initial checkpoint (archs/attention/distilled.py). These steps count like all others: rate, weight decay,
+clipping and images are those of the run, the schedule goes on, and afterwards all of the model learns the task.
+
 Imports neither torch nor NumPy, so that a plan and --help do not wait.
 """
 
@@ -19,6 +23,7 @@ from typing import Any
 
 FIELDS = ("dilute_layers", "dilute_epochs", "dilute_sched", "dilute_by")
 END = "mlp_layers"  # the argument of a family's `build` that says which layers have no attention
+GONE = (END, "replacement")  # and what stands there
 
 
 def canonical(given: Any) -> str | None:
@@ -72,6 +77,11 @@ def shares(run: Any, step: int, steps_per_epoch: int) -> dict[int, float]:
     }
 
 
+def distil_steps(run: Any, steps_per_epoch: int) -> int:
+    """Optimizer steps, the first ones, in which layers learn from the initial checkpoint's; 0 without."""
+    return 0 if run.distil_epochs is None else max(1, round(run.distil_epochs * steps_per_epoch))
+
+
 def gone_from(run: Any) -> int:
     """The first epoch, counted from 0, that begins without any of the diluted attention; 0 without dilution."""
     if run.dilute_layers is None:
@@ -95,16 +105,36 @@ def final_kwargs(run: Any, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def conflict(run: Any, arguments: dict[str, Any]) -> str | None:
-    """What is wrong with the fields of a dilution, in one line; None if nothing is.
+    """What is wrong with the fields of a dilution or distillation, in one line; None if nothing is.
 
     Args:
         arguments: all that the model's `build` takes, with their values; {} for a model of timm.
     """
     if run.best_from is not None and run.best_from >= run.epochs:
         return f"best_from {run.best_from}: the epochs are counted from 0, the last of {run.epochs} is {run.epochs - 1}"
+    if run.distil_epochs is not None:
+        return _distil_fault(run, arguments)
     if run.dilute_layers is None:
         return None
     return _layers_fault(run, arguments) or _epochs_fault(run)
+
+
+def _distil_fault(run: Any, arguments: dict[str, Any]) -> str | None:
+    begin = f"distil_epochs {run.distil_epochs:g}:"
+    if not arguments.get(END):
+        return f"{begin} {run.model} has lost no mixing that its layers could learn; name them, model_kwargs {END}=0,2"
+    if run.dilute_layers is not None:
+        return f"{begin} dilute_layers is another way to lose the mixing of layers; leave one out"
+    if run.penalty is not None:
+        return f"{begin} penalty {run.penalty} changes weights that are to stand still meanwhile; leave one out"
+    if arguments.get("merge_r"):
+        return f"{begin} layers that merge tokens see others than the teacher's; leave out merge_r"
+    if run.distil_epochs > run.epochs - 1:
+        least = math.ceil(run.distil_epochs) + 1
+        return (
+            f"{begin} no epoch of {run.epochs} is left to learn the task; give {least} epochs or more, or fewer of it"
+        )
+    return None
 
 
 def _layers_fault(run: Any, arguments: dict[str, Any]) -> str | None:

@@ -8,7 +8,8 @@ Imports next to nothing, so that a plan and --help do not wait.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from engine.fields.sizes import holds, text
+from engine.fields.sizes import holds, pair, text
+from engine.fields.softness import WINDOWED
 
 
 class Optimizer(NamedTuple):
@@ -33,7 +34,9 @@ OPTIMIZERS = {
     "muon": Optimizer((0.9, 0.95), 1e-7, momentum=True),
 }
 # Fields that say how training images are changed.
-AUGMENTED = ("crop_pad", "hflip", "scale", "ratio", "aa", "color_jitter", "reprob", "remode")
+AUGMENTED = ("crop_pad", "crop_fill", "crop_step", "hflip", "scale", "ratio", "aa", "color_jitter", "reprob", "remode")
+# Those to which it matters where a pixel is; scale is refused with a shuffle before it.
+SPATIAL = ("crop_pad", "hflip", "aa", "reprob")
 DECAYING = ("cosine", "linear")  # the schedules that end at min_lr
 
 
@@ -50,9 +53,12 @@ def _opt(word: str) -> Effect:
 
 
 _DECAYING = Effect(f"sched {' or '.join(DECAYING)}", lambda run: run.sched in DECAYING)
+_CROPPED = Effect("crop_pad", lambda run: run.crop_pad > 0)
 _STEP = Effect("sched step", lambda run: run.sched == "step")
 _FULL = Effect("mode full", lambda run: run.mode == "full")
 _DILUTED = Effect("dilute_layers", lambda run: run.dilute_layers is not None)
+_ANNEALED = Effect("strictness_to", lambda run: run.strictness_to is not None)
+_PENALISED = Effect("penalty", lambda run: run.penalty is not None)
 _EMA = Effect("model_ema", lambda run: run.model_ema)
 
 # A field that is not here has an effect in every run.
@@ -69,11 +75,28 @@ EFFECTS = {
     "cooldown_epochs": _DECAYING,
     "warmup_epochs": Effect("another sched than triangular", lambda run: run.sched != "triangular"),
     "warmup_lr": Effect("warmup_epochs", lambda run: run.warmup_epochs > 0),
+    "crop_fill": _CROPPED,
+    "crop_step": _CROPPED,
     "ratio": Effect("scale", lambda run: run.scale is not None),
     "remode": Effect("reprob", lambda run: run.reprob > 0),
     "dilute_epochs": _DILUTED,
     "dilute_sched": _DILUTED,
     "dilute_by": _DILUTED,
+    "prune_by": Effect("prune_share", lambda run: run.prune_share > 0),
+    "prune_share": Effect("prune_by", lambda run: run.prune_by is not None),
+    "prune_rewind": Effect(
+        "prune_by and initial_checkpoint", lambda run: run.prune_by is not None and run.initial_checkpoint is not None
+    ),
+    "strictness_epochs": _ANNEALED,
+    "strictness_sched": _ANNEALED,
+    "penalty": _FULL,  # its matrices are the body's
+    "penalty_weight": _PENALISED,
+    "penalty_beta": Effect("penalty beta_lasso", lambda run: run.penalty == "beta_lasso"),
+    "penalty_kernel_size": Effect("penalty toeplitz or mask", lambda run: run.penalty in WINDOWED),
+    "penalty_stride": Effect("penalty toeplitz or mask", lambda run: run.penalty in WINDOWED),
+    "distil_epochs": Effect(
+        "initial_checkpoint in mode full", lambda run: run.initial_checkpoint is not None and run.mode == "full"
+    ),
     "model_ema_decay": _EMA,
     "model_ema_warmup": _EMA,
     "amp_dtype": Effect("amp", lambda run: run.amp),
@@ -107,15 +130,35 @@ def _conflict(run: Any, defaults: dict[str, Any]) -> str | None:
         return "opt sgd is Nesterov and needs a momentum; opt momentum with momentum 0 is plain SGD"
     if run.scale is not None and run.crop_pad:
         return "scale (random resized crop) and crop_pad (random crop) are two ways to crop; leave one out"
+    if line := _crop_fault(run):
+        return line
     if run.aa is not None and run.color_jitter:
         return "aa changes colours itself and leaves color_jitter out"
     if run.aug_repeats > 1 and all(getattr(run, key) == defaults[key] for key in AUGMENTED):
         return f"aug_repeats {run.aug_repeats} repeats the same pixels without any augmentation"
+    if run.permute == "pixels_first" and run.scale is not None:
+        return "permute pixels_first shuffles whole images, and scale cuts and resizes as it reads; use crop_pad"
+    if run.permute == "pixels_first" and all(getattr(run, key) == defaults[key] for key in SPATIAL):
+        return f"permute pixels_first is permute pixels without any of {', '.join(SPATIAL)}; say permute pixels"
     if run.layer_decay is not None and run.body_lr_scale != 1.0:
         return "layer_decay and body_lr_scale are two ways to slow the body down; leave one out"
     if run.warmup_epochs + run.cooldown_epochs > run.epochs:
         both = f"warmup_epochs {run.warmup_epochs:g} and cooldown_epochs {run.cooldown_epochs}"
         return f"{both} are longer than epochs {run.epochs}"
+    return None
+
+
+def _crop_fault(run: Any) -> str | None:
+    """What is wrong with the shifts of a random crop."""
+    side = min(pair(run.img_size))
+    begin = f"crop_pad {run.crop_pad} at {text(run.img_size)} pixels:"
+    if run.crop_pad >= side:
+        return f"{begin} crops beside the image are black; give less"
+    if run.crop_fill == "wrap" and run.crop_pad > side // 2:
+        return f"{begin} crop_fill wrap names some shifts twice; {side // 2} gives each as often as the others"
+    if run.crop_pad % run.crop_step:
+        nearest = max(run.crop_pad // run.crop_step, 1) * run.crop_step
+        return f"{begin} it is not a multiple of crop_step {run.crop_step}; {nearest} is"
     return None
 
 

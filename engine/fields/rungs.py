@@ -13,6 +13,7 @@ from engine.run import Run, unknown
 # Weights to start from are told apart by what they are, not by where they lie.
 NO_RECIPE = ("scheme", "model", "model_kwargs", "seed", "initial_checkpoint")
 RECIPE = [field for field in Run.model_fields if field not in NO_RECIPE]
+ORIGIN = "initial_identity"
 DATA = ("dataset", "train_samples", "holdout", "permute")  # accuracies on different data are never compared
 
 MANY = 5000  # runs, of which all fields take longer to compare than anybody waits for a table
@@ -27,10 +28,14 @@ def conditions(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Per run, the fields besides model, arguments and seed that tell apart what must not be pooled; "" for none.
 
     Args:
-        rows: `rung` and the fields of RECIPE. A field is named where it differs within a rung, or, of DATA, at all; one
-            that follows from those already named (batch size and learning rate in step) adds nothing.
+        rows: `rung`, the fields of RECIPE and, where there is one, `signature`. A field is named where it differs
+            within a rung, or, of DATA, at all; one that follows from those already named (batch size and learning rate
+            in step) adds nothing. Seeds of one run among the rows are one thing to start from.
     """
     told = [{field: text(row[field]) for field in RECIPE} for row in rows]
+    _pool_origins(rows, told)
+    own = _by_seed(rows)
+    told = [words | ({ORIGIN: "by seed"} if words[ORIGIN] in own else {}) for words in told]
     named: list[str] = []
     for field in sorted(RECIPE, key=lambda field: field not in DATA):
         within: dict[str, set[str]] = {}
@@ -46,12 +51,44 @@ def conditions(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [" ".join(f"{field}={words[field]}" for field in named) for words in told]
 
 
+def _by_seed(rows: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Runs of another study that these start from, one for each seed; none where there is no rule.
+
+    They are no condition but what the seed stands for.
+    """
+    here = {f"run:{row.get('signature')}" for row in rows}
+    pairs = {(str(row.get("seed")), str(row[ORIGIN])) for row in rows if str(row[ORIGIN]).startswith("run:")}
+    pairs = {(seed, origin) for seed, origin in pairs if origin not in here}
+    seeds, origins = ({pair[i] for pair in pairs} for i in (0, 1))
+    return origins if len(seeds) == len(origins) == len(pairs) > 1 else set()
+
+
+def _pool_origins(rows: Sequence[Mapping[str, Any]], told: Sequence[dict[str, str]]) -> None:
+    """Call runs that start from seeds of one run, which are among the rows, as starting from the first of these."""
+    place = {row["signature"]: i for i, row in enumerate(rows) if isinstance(row.get("signature"), str)}
+    first: dict[tuple[str, ...], str] = {}
+    settled: set[int] = set()
+
+    def settle(i: int) -> None:
+        if i in settled:
+            return
+        settled.add(i)
+        kind, _, origin = told[i][ORIGIN].partition(":")
+        if kind == "run" and origin in place:
+            settle(source := place[origin])
+            alike = (rows[source]["rung"], *told[source].values())
+            told[i][ORIGIN] = f"run:{first.setdefault(alike, origin)}"
+
+    for i in range(len(rows)):
+        settle(i)
+
+
 def names(runs: Sequence[Run]) -> dict[str, str]:
     """By signature what a table calls a run, without its seed: its rung and, where that was trained in several ways,
     its condition. Of very many runs the rung alone."""
     if len(runs) > MANY:
         return {run.signature: run.rung for run in runs}
-    rows = [{**run.record(), "rung": run.rung} for run in runs]
+    rows = [{**run.record(), "rung": run.rung, "signature": run.signature} for run in runs]
     ways = conditions(rows)
     return {run.signature: f"{run.rung} {way}".strip() for run, way in zip(runs, ways, strict=True)}
 

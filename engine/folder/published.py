@@ -146,11 +146,19 @@ def epochs(table: Path) -> dict[str, list[dict[str, float]]]:
 
 def probes(table: Path) -> dict[str, list[dict[str, Any]]]:
     """By signature the rows of probes.csv beside a table, numbers as floats; {} where there is none."""
-    path = table.with_name("probes.csv")
+    return _estimates(table.with_name("probes.csv"), PROBE)
+
+
+def emergence(table: Path) -> dict[str, list[dict[str, Any]]]:
+    """The same of emergence.csv: what probes measured after the epochs that a run kept, its last not among them."""
+    return _estimates(table.with_name("emergence.csv"), ("epoch", *PROBE))
+
+
+def _estimates(path: Path, numbers: tuple[str, ...]) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
-    for row in tables.read(path, ("signature", "probe", "key", *PROBE)) if path.exists() else ():
-        numbers = {key: _number(row.get(key)) for key in PROBE}
-        known = {key: math.nan if value is None else float(value) for key, value in numbers.items()}
+    for row in tables.read(path, ("signature", "probe", "key", *numbers)) if path.exists() else ():
+        known = {key: _number(row.get(key)) for key in numbers}
+        known = {key: math.nan if value is None else float(value) for key, value in known.items()}
         found.setdefault(row["signature"], []).append({"probe": row["probe"], "key": row["key"], **known})
     return found
 

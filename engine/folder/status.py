@@ -136,7 +136,8 @@ def memory_gb() -> float:
 
 
 class Metrics:
-    """metrics.jsonl, one line per log interval, and per epoch that was scored on a part of the validation images.
+    """metrics.jsonl, one line per log interval, and per epoch that was scored on a part of the validation images, or
+    whose penalty or strictness is told.
 
     What lies beyond the step that a run resumes from, and beyond the `epochs` that are behind it then, is cut off.
     """
@@ -162,7 +163,7 @@ class Metrics:
 
 def _is_behind(line: dict[str, Any], step: int, epochs: int) -> bool:
     """Whether a run that goes on after this step, and so many whole epochs, will not write this line again."""
-    return line["step"] <= step and ("val_samples" not in line or line["epoch"] < epochs)
+    return line["step"] <= step and ("loss" in line or line["epoch"] < epochs)
 
 
 @contextlib.contextmanager

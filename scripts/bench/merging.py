@@ -1,11 +1,12 @@
 """From how many tokens and images on is merging tokens faster? A model with and without it, timed in turn.
 
-    python scripts/bench/merging.py deit_5m --img-size 32 64 128 -b 1 8 64 --share 0.8
+    python scripts/bench/merging.py deit_5m --img-size 32 64 128 -b 1 8 64 --share 80
 
 `speedup` is the median, with quartiles, of the seconds without merging over those with it, so above 1 merging is
 faster; `macs_ratio` is what the multiply-adds alone would give. `r` is such that `--share` of all tokens is gone after
 the last layer. The cost of merging is per layer and token, its gain grows with both: the crossover is a property of
-the machine, the precision and the model, so measure where you will run.
+the machine, the precision and the model, so measure where you will run. --results-file gains a row per cell as soon as
+it is measured, so that a grid may be measured in pieces.
 """
 
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 from engine.cli.flags import Parser, run_main, show
 from engine.cli.numbers import percent, whole
-from engine.cli.tables import check_target, table, write
+from engine.cli.tables import append_row, check_target, table
 from engine.errors import Refusal
 
 
@@ -29,28 +30,32 @@ def main() -> None:
     parser.add_argument("--train", action="store_true", help="time forward, loss and backward instead of inference")
     parser.add_argument("--amp", action="store_true", help="autocast to bfloat16")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: cuda if there is one")
-    parser.add_argument("--results-file", type=Path, help="also write the rows to this .csv, .json or .md")
+    parser.add_argument("--threads", type=whole(1), help="of torch on a CPU (default: all cores)")
+    parser.add_argument("--results-file", type=Path, help="also add the rows to this .csv or .json")
     given = parser.parse()
-    check_target(given.results_file)
+    check_target(given.results_file, (".csv", ".json"))
+
+    import torch
 
     from engine.cost.measure import device_name
     from engine.models import pick_device
     from engine.run import make_how
 
     device = pick_device(make_how({"device": given.device}))
+    torch.set_num_threads(given.threads or torch.get_num_threads())
     rows = []
     for size in given.img_size:
         for batch in given.batch_size:
             rows.append(measure(given, size, batch, device))
             print(*(f"{v:.3g}" if isinstance(v, float) else v for v in rows[-1].values()), flush=True)
+            if given.results_file:
+                append_row(given.results_file, rows[-1])
     show(table(rows))
     for batch in given.batch_size:
         print(crossover([row for row in rows if row["batch_size"] == batch], batch))
     print(
         f"{device_name(device)}, {'bfloat16' if given.amp else 'float32'}, {'training' if given.train else 'inference'}"
     )
-    if given.results_file:
-        write(given.results_file, rows)
 
 
 def measure(given: Any, size: int, batch: int, device: Any) -> dict[str, Any]:
@@ -59,9 +64,10 @@ def measure(given: Any, size: int, batch: int, device: Any) -> dict[str, Any]:
     from statistics import quantiles
 
     import archs
-    from engine.cost.measure import Subject, in_turn, timed
+    from engine.cost.measure import Subject, device_name, in_turn, timed
     from engine.cost.profile import profile
     from engine.fields.values import pairs
+    from engine.folder.environment import processor
 
     kwargs = pairs(given.model_kwargs, "--model-kwargs")
     shape = {"img_size": size, "in_chans": 3, "num_classes": 10}
@@ -90,7 +96,10 @@ def measure(given: Any, size: int, batch: int, device: Any) -> dict[str, Any]:
     low, middle, high = quantiles([a / b for a, b in zip(*seconds, strict=True)], n=4, method="inclusive")
     macs = [profile(given.model, **shape, **{**kwargs, **more})["macs"] for more in ({}, merge)]
     speed = {"speedup": middle, "speedup_q1": low, "speedup_q3": high, "macs_ratio": macs[0] / macs[1]}
-    return {"model": given.model, "tokens": tokens, "batch_size": batch, "r": merge["merge_r"], **speed}
+    cell = {"model": given.model, "tokens": tokens, "batch_size": batch, "share": given.share, "r": merge["merge_r"]}
+    where = {"n": given.rounds, "step": "train" if given.train else "infer"}
+    where |= {"precision": "bfloat16" if given.amp else "float32", "device": device_name(device)}
+    return cell | {key: float(f"{value:.4g}") for key, value in speed.items()} | where | {"processor": processor()}
 
 
 def plain_image(shape: dict[str, int]) -> Any:

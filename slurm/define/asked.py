@@ -100,7 +100,7 @@ def labels(given: Any, runs: Collection[Run]) -> dict[str, str]:
 
 def examples(runs: Collection[Run]) -> dict[str, dict[str, Any]]:
     """By rung as tables print it, the fields of the first of its runs."""
-    rows = [{**run.record(), "rung": run.rung} for run in runs]
+    rows = [{**run.record(), "rung": run.rung, "signature": run.signature} for run in runs]
     found: dict[str, dict[str, Any]] = {}
     for row, condition in zip(rows, rungs.conditions(rows), strict=True):
         found.setdefault(f"{row['rung']} {condition}".strip(), row | {"condition": condition})

@@ -1,6 +1,6 @@
 """Runs of a study that removes the mixing of trained models: which layers, how, and the one budget that all heal by.
 
-A way is fields of `Run` beside the layers: what stands there instead (`model_kwargs`), or a dilution.
+A way is fields of `Run` beside the layers: what stands there instead (`model_kwargs`), a dilution, or a distillation.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,6 +19,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "double": {},
     "linear": {"dilute_sched": "linear"},
     "cosine": {"dilute_sched": "cosine"},
+    "distil": {"replacement": "skip"},
 }
 """The ways without a mixer; the name of a file of archs/mixing/ is one, too."""
 KEPT = ("model", "dataset", "img_size", "stored_size", "train_samples", "seed", "holdout", "permute")  # of the source
@@ -39,6 +40,7 @@ def runs(
     ways: Sequence[str],
     budget: Mapping[str, Any],
     dilute_epochs: float,
+    distil_epochs: float = 1.0,
 ) -> Iterator[Run]:
     """Every way for every choice and share, a seed after the other; equal layers are one run.
 
@@ -47,6 +49,8 @@ def runs(
         labels: criteria as the table calls them.
         budget: fields of `Run` that are the same in all ways.
         dilute_epochs: of the budget, for the ways that dilute, by the step.
+        distil_epochs: of the budget, for the way that distils: the first ones, in which the MLPs of the layers learn
+            what the layers gave; the rest heals.
 
     Raises:
         Refusal (DATA): the table is not there yet, or lacks an order.
@@ -55,8 +59,8 @@ def runs(
     if not known:
         words = " ".join(str(store.folder_of(source)) for source in sources)
         raise Refusal(
-            f"no layers are chosen yet: train the sources, then mkdir -p {path.parent}; "
-            f"python scripts/choose_layers.py {words} -k K --results-file {path}",
+            f"no layers are chosen yet: train the sources, then: "
+            f"python scripts/choose_layers.py {words} -k K --study {study}",
             DATA,
         )
     for source in sources:
@@ -64,10 +68,17 @@ def runs(
             choice = choices.of_run(known, source.signature, label, path)
             for share in shares:
                 for way in ways:
-                    yield start(source, choice.chosen(share), way, budget, dilute_epochs)
+                    yield start(source, choice.chosen(share), way, budget, dilute_epochs, distil_epochs)
 
 
-def start(source: Run, layers: Iterable[int], way: str, budget: Mapping[str, Any], dilute_epochs: float = 1.0) -> Run:
+def start(
+    source: Run,
+    layers: Iterable[int],
+    way: str,
+    budget: Mapping[str, Any],
+    dilute_epochs: float = 1.0,
+    distil_epochs: float = 1.0,
+) -> Run:
     """The run that starts from a source without the mixing of these layers, or on the way there."""
     fields = {key: getattr(source, key) for key in KEPT} | dict(budget)
     fields |= {"initial_checkpoint": str(store.folder_of(source)), "initial_identity": f"run:{source.signature}"}
@@ -76,6 +87,7 @@ def start(source: Run, layers: Iterable[int], way: str, budget: Mapping[str, Any
         words = ",".join(map(str, layers))
         own = {**own, "dilute_layers": words, "dilute_epochs": dilute_epochs, "dilute_by": "step"}
         return Run(**fields, **own, model_kwargs=source.model_kwargs)
+    fields |= {"distil_epochs": distil_epochs} if way == "distil" else {}
     return Run(**fields, model_kwargs={**source.model_kwargs, **own, "mlp_layers": list(layers)})
 
 
@@ -83,6 +95,8 @@ def way_of(run: Run) -> str:
     """The name of a run's way."""
     if run.dilute_layers is not None:
         return run.dilute_sched
+    if run.distil_epochs is not None:
+        return "distil"
     named = run.model_kwargs.get("replacement", "double")
     return {"skip": "drop"}.get(named, named)
 
@@ -102,7 +116,7 @@ def dropped(sweep_runs: Sequence[Run], known: Sequence[Choice]) -> list[Run]:
             for own in ({"replacement": "skip"}, {}):
                 kwargs = {**kept, **own, "mlp_layers": sorted(choice.order[:count])}
                 usual = {key: Run.model_fields[key].default for key in ("dilute_layers", "dilute_epochs", "best_from")}
-                usual |= {"dilute_sched": "linear", "dilute_by": "epoch"}
+                usual |= {"dilute_sched": "linear", "dilute_by": "epoch", "distil_epochs": None}
                 made = run.but(model_kwargs=kwargs, **usual)
                 found.setdefault(made.signature, made)
     return list(found.values())

@@ -1,5 +1,7 @@
 """A sweep as tables for pandas or a spreadsheet: one row per run, one per epoch of a run, one per number of a probe.
 
+What probes measured after the epochs that a run kept is a table of its own, emergence.csv.
+
 And one file of what every run predicted of every validation image (engine/folder/predictions.py), which answers
 questions that nobody asked when the runs were trained.
 """
@@ -33,11 +35,17 @@ STATUS = (
 STATUS += ("host", "error_class", "error")
 LOSS = "train_loss"  # of the last epoch, from summary.csv: what was learned, beside what was learned to be general
 ESTIMATE = ("value", "low", "high", "null")
+KEYS = {  # what tells apart the rows of a table
+    "epochs.csv": ("signature", "epoch"),
+    "probes.csv": ("signature", "probe", "key"),
+    "emergence.csv": ("signature", "probe", "key", "epoch"),
+}
 PROFILE = ("params", "macs", "flops")
 
 
 def collect(sweep: Sweep) -> list[Path]:
-    """Write runs.csv, epochs.csv and, where there are any, probes.csv and predictions.npz into the sweep's folder.
+    """Write runs.csv, epochs.csv and, where there are any, probes.csv, emergence.csv and predictions.npz into the
+    sweep's folder.
 
     Also for a sweep half done: missing cells are empty. Rows of tables that are there already are kept, published ones
     on a machine without the runs say, unless their run is here and has come as far. Where SOFTMLP_RESULTS is another
@@ -61,11 +69,12 @@ def collect(sweep: Sweep) -> list[Path]:
     if kept:
         print(f"{len(kept)} rows are kept from the tables that were there: their runs are not finished here")
     made = {"runs.csv": rows, "epochs.csv": _epochs(sweep, kept), "probes.csv": _probes(sweep, kept)}
+    made["emergence.csv"] = _probes(sweep, kept, over_training=True)
     sweep.make_folder()
     written = []
     for name, new in made.items():
-        keys = ("signature", "epoch") if name == "epochs.csv" else ("signature", "probe", "key")
-        merged = new if name == "runs.csv" else _merge(before[name], new, keys, [row["signature"] for row in rows])
+        order = [row["signature"] for row in rows]
+        merged = new if name == "runs.csv" else _merge(before[name], new, KEYS[name], order)
         if merged:
             store.write_bytes(sweep.folder / name, _text(merged).encode())
             written.append(sweep.folder / name)
@@ -80,7 +89,7 @@ def collect(sweep: Sweep) -> list[Path]:
 
 def _before(sweep: Sweep) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Predictions]]:
     """The tables that are there, and the predictions: of the results folder, and of runs that only the checkout has."""
-    names = ("runs.csv", "epochs.csv", "probes.csv")
+    names = ("runs.csv", *KEYS)
     places = tables.places(sweep)
     found, *others = (
         ({name: _read(place / name) for name in names}, predictions.read_table(place / predictions.FILE))
@@ -188,16 +197,21 @@ def _epochs(sweep: Sweep, kept: Set[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def _probes(sweep: Sweep, kept: Set[str]) -> list[dict[str, Any]]:
-    """Every number in every probes/NAME.json, with the interval over test images and the null."""
-    return [
-        {"signature": run.signature, "folder": run.name, "rung": run.rung, "seed": run.seed, "permute": run.permute}
-        | {"probe": path.stem, "key": key, **{name: estimate.get(name) for name in ESTIMATE}}
-        for run, folder in zip(sweep.runs, sweep.folders, strict=True)
-        if run.signature not in kept
-        for path in sorted((folder / "probes").glob("*.json"))
-        for key, estimate in store.read_or_warn(path).get("values", {}).items()
-    ]
+def _probes(sweep: Sweep, kept: Set[str], over_training: bool = False) -> list[dict[str, Any]]:
+    """Every number in every probes/NAME.json, with the interval over test images and the null; those of the end, or
+    over training those after the epochs kept."""
+    rows = []
+    for run, folder in zip(sweep.runs, sweep.folders, strict=True):
+        own = {"signature": run.signature, "folder": run.name, "rung": run.rung, "seed": run.seed}
+        for path in sorted((folder / "probes").glob("*.json")) if run.signature not in kept else ():
+            found = store.read_or_warn(path)
+            at = found.get("epochs", {}) if over_training else {"": found.get("values", {})}
+            for epoch, values in at.items():
+                for key, estimate in values.items():
+                    told = {"probe": path.stem, "key": key} | ({"epoch": epoch} if over_training else {})
+                    numbers = {name: estimate.get(name) for name in ESTIMATE}
+                    rows.append(own | {"permute": run.permute} | told | numbers)
+    return rows
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -4,8 +4,6 @@ import io
 import math
 import os
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -16,6 +14,7 @@ from analysis.compare import contrasts, fairness, frames
 from engine.errors import Refusal
 from engine.folder.store import folder_of, write_json
 from engine.run import make_run
+from tests import warm
 from tests.reports import write_run
 
 
@@ -325,8 +324,7 @@ def test_speeds_of_training_are_compared_on_one_machine_only(make):
 
 
 def script(*args):
-    command = [sys.executable, "-m", "scripts.compare", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return warm.run("-m", "scripts.compare", *args)
 
 
 def test_command_line(make, tmp_path):
@@ -357,9 +355,8 @@ def test_command_line_takes_baseline_and_contrasts_of_each_sweep(tmp_path):
             "CONTRASTS = {'gain': {'mixer_nano': 1, 'mlp_nano': -1}}\n"
             f"def runs():\n    return [make_run(run) for run in {[run.record() for run in runs]!r}]\n"
         )
-    command = [sys.executable, "-m", "scripts.compare", *(str(tmp_path / f"{n}.py") for n in ("first", "second"))]
-    environment = {**os.environ, "SOFTMLP_RESULTS": str(results)}
-    done = subprocess.run([*command, "--markdown"], env=environment, capture_output=True, text=True, timeout=120)
+    command = ["-m", "scripts.compare", *(tmp_path / f"{name}.py" for name in ("first", "second"))]
+    done = warm.run(*command, "--markdown", env={**os.environ, "SOFTMLP_RESULTS": str(results)})
     assert done.returncode == 0, done.stderr
     assert re.findall(r"`gain` \| (\S+) ±", done.stdout) == ["+4.10", "+5.10"]
     assert re.findall(r"`(mixer_nano [^`]*)`.*\| baseline \|", done.stdout) == [

@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -13,10 +11,12 @@ from scipy import stats
 
 from analysis import probes
 from analysis.bias import emergence, probe_runs, probe_table
+from analysis.compare import frames
 from engine.errors import CHECKPOINT, USAGE
 from engine.folder import epochs, store
 from engine.run import make_how, make_run
 from engine.train import train
+from tests import warm
 
 NAMES = ["first_layer", "ranks", "tiling"]
 
@@ -125,7 +125,7 @@ def test_the_onset_is_where_half_of_the_end_is_reached():
 
 
 def test_over_training_has_the_end_as_an_epoch_too(kept):
-    frame = emergence.over_training([kept])
+    frame = emergence.over_training(frames.load([kept]))
     own = frame[(frame["probe"] == "first_layer") & (frame["key"] == "moran_signed")]
     assert own["epoch"].tolist() == [0, 1, 2, 3]
     assert own["value"].iloc[-1] == read(kept, "first_layer")["values"]["moran_signed"]["value"]
@@ -163,14 +163,13 @@ def test_numbers_are_set_against_the_gap_of_their_own_run(tmp_path):
             # Of the permuted runs the other way round: they must not count.
             value = {"value": gap if permute == "none" else -gap, "low": 0.0, "high": 9.0, "null": 0.0}
             store.write_json(probe_table.path_of(folder, "tiling"), {"values": {"tiling_change": value}})
-    (row,) = emergence.against_gap(sorted((tmp_path / "runs").iterdir())).itertuples()
+    (row,) = emergence.against_gap(frames.load(sorted((tmp_path / "runs").iterdir()))).itertuples()
     assert (row.gap, row.key, row.runs, row.rungs) == ("pixels", "tiling_change", 5, 5)
     assert row.rho == pytest.approx(1) and row.high == pytest.approx(1)
 
 
 def script(name, *args):
-    words = [sys.executable, "-m", f"scripts.{name}", *map(str, args)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=120)
+    return warm.run("-m", f"scripts.{name}", *args)
 
 
 def test_the_commands_list_say_their_time_and_show(kept, tmp_path, digits):

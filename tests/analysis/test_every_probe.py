@@ -7,7 +7,7 @@ import pytest
 
 from analysis import probes
 from analysis.bias import probe_runs
-from analysis.probes import adversarial, names
+from analysis.probes import adversarial, names, universal
 from engine.folder import store
 from engine.run import make_run
 from engine.train import train
@@ -26,6 +26,7 @@ def folder(tmp_path_factory, digits):
     with pytest.MonkeyPatch.context() as patch:
         for key, fewer in (("steps", 6), ("trials", 3)):  # what an attack finds has tests of its own
             patch.setitem(adversarial.PROTOCOL, key, fewer)
+        patch.setitem(universal.PROTOCOL, "steps", 20)
         assert probe_runs.probe(folder, names(), how) == names()
     return folder
 

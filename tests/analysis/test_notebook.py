@@ -111,6 +111,18 @@ def test_a_probe_looks_at_any_module():
     assert shuffled == same and 30 < shuffled["acc_2"].value < 80
 
 
+def test_what_excites_a_unit_of_any_module_most():
+    """The left half bright and nothing on the right, as far from the mean image as the images are."""
+    x, _ = images()
+    model = nn.Sequential(Corner().train())
+    found, value, seen = notebook.exciting(model, x, "0", [0])
+    away = found[0, 0] - torch.from_numpy(x).float().mean(0)[0]
+    assert away[:, :4].std() < 1e-3 and away[:, 4:].abs().max() < 1e-3 and away[0, 0] > 0
+    assert seen.shape == (60, 1) and value[0] > seen.max() and model.training
+    with pytest.raises(Refusal, match="unknown module '00'; did you mean '0'"):
+        notebook.exciting(model, x, "00")
+
+
 @pytest.mark.parametrize(
     "change, words",
     [

@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -21,6 +19,7 @@ from engine.errors import CHECKPOINT, USAGE
 from engine.folder import checkpoint, store
 from engine.run import make_run
 from engine.train import train
+from tests import warm
 
 PROBED = ["patch_shuffle", "shift"]  # of the runs below; each other probe has tests of its own
 
@@ -302,8 +301,7 @@ def test_the_permutation_gap_is_paired_by_seed_and_recipe(tmp_path):
 
 
 def script(*args):
-    words = [sys.executable, "-m", "scripts.probe", *map(str, args)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=120)
+    return warm.run("-m", "scripts.probe", *args)
 
 
 def test_the_command_prints_a_table_per_probe(trained, digits):

@@ -10,6 +10,7 @@ import archs
 from analysis.figures import draw, removal_figures
 from analysis.probes.receptive_field import randomise
 from analysis.removal import before, bench, measured, speed
+from engine.cli.tables import write
 from engine.data import loaders, normalize
 from engine.errors import Refusal
 from engine.fields.choices import Choice
@@ -59,13 +60,30 @@ def test_starts_are_the_source_without_its_attention(source, monkeypatch):
     budget = {"epochs": 2, "lr": 1e-3}
     known = [Choice(run.signature, "cosine", "", (2, 0, 1))]
     known.append(Choice(run.signature, "random_layers", "draw 1", (1, 0, 2)))
+    # Accuracy alone of what nobody heals, and all numbers of it once they are asked for.
+    alone = before.of_start(removal.start(run, (1,), "drop", budget), place / "x.csv", how, probed=False)
+    again = before.of_start(removal.start(run, (1,), "drop", budget), place / "x.csv", how, probed=True)
+    assert alone == {"acc": again["acc"]} and len(again) > 3
     starts = [removal.start(run, (0, 2), way, budget) for way in ("drop", "double", "linear", "depthwise")]
     whole, drop, double = (by_hand(run, how, factor, layers) for factor, layers in ((1, ()), (1, (0, 2)), (2, (0, 2))))
     assert not whole[0].allclose(drop[0], atol=1e-2) and not drop[0].allclose(double[0], atol=1e-2)
     for start, (expected, _) in zip(starts, (drop, double, double), strict=False):
         subject = before.open_start(start, how)
         assert torch.cat([subject.model(x) for x, _ in subject.images]).allclose(expected, atol=1e-4)
+    (place / "study").mkdir()
+    timed = [
+        {"model": "deit_nano", "layers_gone": gone, "replacement": kind, "batch_size": 8, "merged": merged, **rate}
+        for gone, kind, merged, rate in (
+            (2, "skip", False, {"images_per_s": 10.0}),
+            (2, "skip", True, {"images_per_s": 12.0}),
+            (2, "double", False, {"images_per_s": 9.0}),
+            (1, "depthwise", False, {"images_per_s": 5.0}),
+        )
+    ]
+    write(place / "study" / measured.SPEEDS, timed)
     rows = measured.rows([(each, removal.way_of(each), True) for each in starts], known, place / "study", how)
+    assert [row.get("images_per_s b8") for row in rows] == [10, 9, 9, None]
+    assert rows[0]["images_per_s b8 merged"] == 12 and {row["images_seen"] for row in rows} == {2 * 128}
     assert [row["way"] for row in rows] == ["drop", "double", "linear", "depthwise"]
     assert {row["criterion"] for row in rows} == {"cosine"} and {row["share"] for row in rows} == {66.67}
     rates = [100 * (logits.argmax(1) == labels).double().mean().item() for logits, labels in (whole, drop, double)]

@@ -1,8 +1,6 @@
 """Accuracy at other sizes of image: of the same weights, on images of that size, where weights have no places."""
 
 import csv
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ from engine.errors import Refusal
 from engine.folder.store import folder_of
 from engine.run import make_how, make_run
 from engine.train import train
+from tests import warm
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = (8, 12, (8, 16))
@@ -72,11 +71,10 @@ def test_the_curve_is_of_the_same_weights_on_images_of_each_size(folders, data):
 
 
 def test_the_script_draws_what_it_tells_and_validate_agrees(folders, data, tmp_path):
-    given = ["--data-dir", str(data), "--threads", "1"]
+    given = ["--data-dir", data, "--threads", "1"]
 
     def script(name, *words):
-        command = [sys.executable, str(ROOT / f"scripts/{name}.py"), *map(str, words), *given]
-        return subprocess.run(command, capture_output=True, text=True)
+        return warm.run(ROOT / f"scripts/{name}.py", *words, *given)
 
     files = ("--results-file", tmp_path / "curve.csv", "--figure", tmp_path / "curve.svg")
     done = script("resolution", folders[0].parent, "--img-size", 8, 12, *files)

@@ -3,8 +3,6 @@
 import math
 import os
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -16,6 +14,7 @@ from analysis.factorial import deviation, rates
 from engine.errors import DATA, Refusal
 from engine.run import make_run
 from slurm.sweeps import lattice
+from tests import warm
 from tests.reports import write_run
 
 
@@ -152,9 +151,7 @@ def test_accuracies_that_are_no_hill_are_refused():
 
 
 def script(name, *words, results):
-    environment = {**os.environ, "SOFTMLP_RESULTS": str(results)}
-    command = [sys.executable, "-m", f"scripts.{name}", *map(str, words)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    return warm.run("-m", f"scripts.{name}", *words, env={**os.environ, "SOFTMLP_RESULTS": str(results)})
 
 
 def test_rates_are_read_from_the_tables_of_collect(tmp_path):

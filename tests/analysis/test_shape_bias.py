@@ -1,7 +1,5 @@
 """Cues in conflict: the pictures themselves, and oracles that go by one cue, the other or both."""
 
-import subprocess
-import sys
 from collections import Counter
 
 import numpy as np
@@ -13,6 +11,7 @@ from analysis.bias.probe import Subject
 from analysis.measures import shapes
 from analysis.probes import phase_amplitude, shape_bias
 from engine.errors import OUTPUT
+from tests import warm
 
 
 def test_silhouettes_have_their_areas():
@@ -111,25 +110,16 @@ def test_the_script_draws_an_image_folder_once(tmp_path):
 
     from engine.data.folders import class_names
 
-    words = [
-        sys.executable,
-        "-m",
-        "scripts.make_shapes",
-        tmp_path / "shapes",
-        "--per-class",
-        "2",
-        "--val-per-class",
-        "1",
-    ]
+    words = ["-m", "scripts.make_shapes", tmp_path / "shapes", "--per-class", "2", "--val-per-class", "1"]
     words += ["--img-size", "16", "--cue", "texture"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    done = warm.run(*words)
     assert done.returncode == 0 and "24 images to train on, 12 to test, cue texture" in done.stdout, done.stderr
     for split, count in (("train", 2), ("val", 1)):
         assert class_names(tmp_path / "shapes" / split) == [f"{k:02d}" for k in range(12)], "numbered as the probe does"
         for label, shape, texture, image in shapes.pictures("texture", split, count, 16):
             files = sorted((tmp_path / "shapes" / split / f"{label:02d}").glob(f"*-{shape:02d}-{texture:02d}.png"))
             assert any(np.abs(np.asarray(Image.open(file)) / 255 - image).max() < 0.51 / 255 for file in files)
-    again = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    again = warm.run(*words)
     assert (again.returncode, again.stderr.count("\n")) == (OUTPUT, 1) and "is there already" in again.stderr
 
 

@@ -59,7 +59,21 @@ CLEAN = {
     "rows": [("toeplitz_projected", "distance")],
     "content": [("distance", "attention")],
     "learned": [("dense", ("dense", FROZEN)), ("depthwise", ("depthwise", FROZEN))],
-    "start": [(("depthwise", FROZEN), "shift"), (("kernel", FROZEN), "pooling")],
+    "start": [
+        (("depthwise", FROZEN), "shift"),
+        (("kernel", FROZEN), "pooling"),
+        ("dense", "dense_from_kernel"),
+        ("dense_from_kernel", "dense_from_impulse"),
+        ("dense_from_impulse", ("dense_from_impulse", {"kernel_size": 5})),
+    ],
+    "strictness": [
+        (("dial", {"strictness": 0.5}), ("dial", {"strictness": 0.75})),
+        (("dial", {"strictness": 0.5}), ("dial", {"gated": True})),
+        (("dial", {"wrap": True}), ("kernel", {"wrap": True})),
+        (("dial", {"groups": 64}), "depthwise"),
+        (("dial", {"kernel_size": 5, "scrambled": True}), "dense"),
+        (("dial", {"groups": 64}), "dense_c"),
+    ],
     "position": [(name, (name, {"position": "learned"})) for name in ("dense", "depthwise", "set_attention")],
     "stem": [("dense", ("dense", {"stem": "unshared"}))],
     "frame": [("dense", ("dense", {"frame": "convmixer"})), ("kernel", ("kernel", {"frame": "resmlp"}))],
@@ -74,6 +88,9 @@ NOT_CLEAN = [
     ("kernel", "pooling", {"learned", "start"}),
     ("dense", "kernel", {"reach", "places"}),
     ("dense", ("token_mlp", {"hidden": 64}), {"form", "act"}),
+    ("banded", "dial", {"reach", "strictness"}),
+    ("dial", "depthwise", {"channels", "strictness"}),
+    ("dial", ("dial", {"strictness": 1, "kernel_size": 5}), {"reach", "strictness"}),
     ("attention", ("dense", {"dim": 48}), {"places", "channels", "projected", "rows", "content", "dim"}),
 ]
 
@@ -105,6 +122,15 @@ def test_values_say_their_numbers():
     assert archs.difference(cell("dense_c"), cell(("dense", {"groups": 64}))) == [
         Difference("mixer", "dense_c", "dense")
     ]
+
+
+def test_a_dial_at_an_end_is_that_mixer_or_another_form_of_it():
+    strict, free = (("dial", {"strictness": strictness}) for strictness in (1, 0))
+    assert archs.difference(cell(strict), cell("kernel")) == []
+    assert archs.difference(cell("depthwise"), cell(("dial", {"strictness": 1, "groups": 64}))) == []
+    assert archs.difference(cell(free), cell("dense")) == [Difference("mixer", "dial", "dense")]
+    (one,) = archs.difference(cell("kernel"), cell(("dial", {"gated": True, "strictness": 0.3})))
+    assert one == Difference("strictness", "1", "gate(0.3)")
 
 
 def test_published_families_differ_in_their_frames_and_say_so():

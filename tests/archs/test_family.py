@@ -5,7 +5,6 @@ The families here are archs/mixer.py with one thing changed.
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from archs.parts import family as protocol
 from archs.parts import zoo
 from archs.parts.family import FamilyError, read
 from archs.parts.relabeling import Relabeling, along, mirror, on_stem
+from tests import warm
 from tests.archs import test_archs, test_bias, test_sizes, test_symmetry
 from tests.engine import test_profile
 
@@ -239,9 +239,8 @@ def check(tmp_path):
             shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", tmp_path)
         (tmp_path / "archs" / f"{name}.py").write_text(text)
-        command = [sys.executable, "scripts/check_family.py", name, *words]
         environment = {**os.environ, "PYTHONPATH": str(tmp_path), "NO_COLOR": "1"}
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        done = warm.run("scripts/check_family.py", name, *words, cwd=tmp_path, env=environment)
         return done.returncode, done.stdout + done.stderr
 
     return run

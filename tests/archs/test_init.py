@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import archs
+from archs.ingredients.lift import Geometry, project
 
 
 def _linears(model: nn.Module) -> dict[str, nn.Linear]:
@@ -153,3 +154,52 @@ def test_gfnet_starts_as_the_authors_do():
     for value in [*spectra, model.stem[1].pos_embed]:
         assert value.std().item() == pytest.approx(0.02, rel=0.05)
     assert model.no_weight_decay() == {"stem.1.pos_embed"}
+
+
+# --- a flat first layer that starts as a convolution
+
+
+@pytest.mark.parametrize(("stride", "kernel_size", "dim"), [(2, 2, 32), (2, 4, [32, 24]), (4, 4, 24), (4, 6, 24)])
+def test_a_flat_first_layer_starts_as_a_convolution(stride, kernel_size, dim):
+    """Its outputs are those of torch's convolution with these weights, and it has as many free weights as before."""
+    given = {"img_size": 8, "in_chans": 3, "dim": dim, "depth": 2}
+    model = archs.create("mlp_nano", start="kernel", stride=stride, kernel_size=kernel_size, **given).double()
+    layer, x = model.stem[0].proj, torch.randn(4, 3, 8, 8, dtype=torch.float64)
+    geometry = Geometry(grid=(8, 8), stride=stride, in_chans=3)
+    kernels = project(layer.weight.data, geometry, kernel_size)
+    places = (8 // stride) ** 2
+    convolution = torch.nn.functional.conv2d(
+        x, kernels, layer.bias[::places], stride=stride, padding=geometry.padding(kernel_size)
+    )
+    torch.testing.assert_close(layer(x.flatten(1)), convolution.flatten(1))
+    bound = (3 * kernel_size**2) ** -0.5
+    assert 0.9 * bound < kernels.abs().max() <= bound and layer.bias.abs().max() <= bound
+    free = archs.create("mlp_nano", **given)
+    assert [p.shape for p in model.parameters()] == [p.shape for p in free.parameters()]
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_an_impulse_reads_one_place_and_all_colours():
+    torch.manual_seed(0)
+    model = archs.create("mlp_nano", start="impulse", stride=2, kernel_size=4, in_chans=3, dim=160)
+    kernels = project(model.stem[0].proj.weight.data, Geometry(grid=(8, 8), stride=2, in_chans=3), 4)
+    read = (kernels != 0).flatten(2)
+    assert read.sum(2).tolist() == [[1] * 3] * 10 and (read == read[:, :1]).all()
+    assert len(set(read[:, 0].int().argmax(1).tolist())) > 3
+
+
+def test_other_starts_leave_the_rest_alone_and_mistakes_are_one_line():
+    states = []
+    for start in ({}, {"start": "kernel", "stride": 2}):
+        torch.manual_seed(3)
+        states.append(archs.create("mlp_nano", **start).state_dict())
+    assert all(torch.equal(value, states[1][key]) == (not key.startswith("stem")) for key, value in states[0].items())
+    for given, line in (
+        ({"start": "kernel"}, "112 units do not stand on 8 x 8 places; nearest: 64"),
+        ({"start": "kernal"}, "start 'kernal' is unknown; known: default, kernel, impulse"),
+        ({"stride": 2}, "kernel_size and stride are of start kernel or impulse"),
+        ({"start": "impulse", "stride": 3}, "stride 3 does not divide the grid of 8 x 8 places"),
+    ):
+        with torch.device("meta"), pytest.raises(ValueError, match=line):
+            archs.create("mlp_nano", **given)
+    assert archs.symmetry("mlp_nano", start="kernel", stride=2) == () != archs.symmetry("mlp_nano")

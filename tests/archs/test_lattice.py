@@ -171,6 +171,9 @@ COSTS = {  # parameters of a block, nominal and executed MACs of a block, of the
     "pooling": (0, 0, 0, 8.59, 8.59),
     "shift": (0, 0, 0, 8.59, 8.59),
     "dense": (4_096, 262, 262, 9.63, 9.63),
+    "dense_from_kernel": (4_096, 262, 262, 9.63, 9.63),
+    "dense_from_impulse": (4_096, 262, 262, 9.63, 9.63),
+    "dial": (4_105, 262, 262, 9.63, 9.63),
     "banded": (484, 31, 262, 8.71, 9.63),
     "toeplitz": (225, 262, 262, 9.63, 9.63),
     "kernel": (9, 31, 262, 8.71, 9.63),
@@ -222,6 +225,7 @@ def test_parameters_and_macs_by_the_counter(mixer):
         ("dense", {"position": "learned"}, 153_674 + 4_096, 9.63),
         ("dense", {"groups": 16}, 137_290 + 4 * 65_536, 9.63),
         ("depthwise", {"wrap": True}, 139_594, 8.73),
+        ("dial", {"groups": 64, "gated": True}, 137_290 + 4 * (262_144 + 576 + 1), 9.63),
         ("dense", {"frame": "convmixer", "dim": 160}, None, 9.67),
         ("depthwise", {"frame": "convmixer", "dim": 160}, None, 7.42),
         ("attention", {"dim": 56}, None, 11.64),
@@ -310,7 +314,7 @@ def test_mixing_tensors_are_stored_with_the_deviation_of_denses(mixer):
     model = make(mixer, groups=4) if mixer in ("kernel", "toeplitz") else make(mixer)
     (first, *_), g0 = mixers_of(model), 8**-0.5
     for key in first.constant:
-        spread = 0.5 if mixer == "kernel" else 0.2
+        spread = 0.5 if mixer in ("kernel", "dial", "dense_from_kernel") else 0.2
         assert getattr(first, key).square().mean().sqrt().item() == pytest.approx(g0 / 8, rel=spread), key
     for key in ("v", "k"):
         if hasattr(first, key):

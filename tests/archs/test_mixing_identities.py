@@ -244,7 +244,9 @@ def passing(name: str, opt: str = "adamw", **given: object) -> set[str]:
 
 @pytest.mark.parametrize(("name", "given"), CELLS, ids=IDS)
 def test_a_mixer_has_the_symmetries_that_follow_from_its_axes(name, given):
-    assert passing(name, **given) == expected("lattice_nano", "adamw", mixer=name, **given)
+    found, claimed = passing(name, **given), expected("lattice_nano", "adamw", mixer=name, **given)
+    # Of a full matrix each step is blind to more than its start is, if that is a kernel.
+    assert claimed < found if name.startswith("dense_from") else claimed == found
 
 
 def test_pixels_stems_survive_a_rotation_under_sgd():

@@ -16,6 +16,7 @@ from PIL import Image
 from engine.data import beton, write
 from engine.data.verify import verify
 from engine.errors import DATA, OUTPUT, USAGE, Refusal
+from tests import warm
 
 
 @pytest.fixture
@@ -374,8 +375,7 @@ def test_verify_notices_what_is_not_whole(copy, monkeypatch):
 
 
 def script(*args):
-    command = [sys.executable, "-m", "scripts.make_beton", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return warm.run("-m", "scripts.make_beton", *args)
 
 
 def test_the_script_converts_verifies_and_refuses(folder_of_images, tmp_path):

@@ -1,19 +1,16 @@
 """What a user mistypes gets one line on stderr that names the fix, and the exit code of its kind."""
 
 import csv
-import subprocess
-import sys
 
 import pytest
 import timm
 
 from engine.errors import CHECKPOINT, DATA, OUTPUT, USAGE
+from tests import warm
 
 
 def script(name, *args):
-    return subprocess.run(
-        [sys.executable, "-m", f"scripts.{name}", *map(str, args)], capture_output=True, text=True, timeout=120
-    )
+    return warm.run("-m", f"scripts.{name}", *args)
 
 
 @pytest.mark.parametrize(

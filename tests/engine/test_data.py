@@ -1,9 +1,6 @@
 """The loader: reproducible pixels for any number of workers, exact counts, errors that end the run."""
 
 import logging
-import subprocess
-import sys
-import threading
 
 import cv2
 import numpy as np
@@ -21,6 +18,7 @@ from tests.oracles import MemoryLoader, read_numpy
 PETS = "imagefolder/pets"
 EVERY = {
     "crop and flip": {"crop_pad": 2, "hflip": 0.5},
+    "crop around the border": {"crop_pad": 16, "crop_fill": "wrap", "crop_step": 4, "hflip": 0.5},
     "resized crop": {"scale": (0.2, 1.0)},
     "resized crop and flip": {"scale": (0.3, 0.9), "ratio": (0.5, 2.0), "hflip": 0.3},
     "RandAugment": {"aa": "rand-m9-n2-mstd0.5-inc1"},
@@ -123,10 +121,14 @@ def test_augmented_pixels_depend_on_the_sample_alone(stored, pets_run, name, kin
     assert (plain != x).any()
 
 
-@pytest.mark.parametrize("crop_pad", [0, 1, 3, 31])
+CROPS = [(0, {}), (1, {}), (3, {}), (31, {}), (28, {"crop_step": 4}), (3, {"crop_fill": "wrap", "crop_step": 3})]
+CROPS += [(pad, {"crop_fill": "wrap"}) for pad in (1, 15, 16)] + [(16, {"crop_fill": "wrap", "crop_step": 8})]
+
+
+@pytest.mark.parametrize("crop_pad, more", CROPS)
 @pytest.mark.parametrize("hflip", [0.0, 0.5, 1.0])
-def test_crop_and_flip_of_colour_images_are_numpys(stored, pets_run, crop_pad, hflip, monkeypatch):
-    run = pets_run.but(crop_pad=crop_pad, hflip=hflip)
+def test_crop_and_flip_of_colour_images_are_numpys(stored, pets_run, crop_pad, more, hflip, monkeypatch):
+    run = pets_run.but(crop_pad=crop_pad, hflip=hflip, **more)
     ours = batches(run, how_of(stored["squares"]))
     monkeypatch.setattr(loaders, "FfcvLoader", MemoryLoader)
     assert same(ours, batches(run, how_of(stored["squares"])))
@@ -197,6 +199,20 @@ def test_padding_and_cropping_follow_the_resizing(stored, pets_run):
     by_sample[order] = base
     wanted = read_numpy(by_sample, order, loader._key(0), 3, 0.5)
     assert (ours == wanted).all()
+
+
+@pytest.mark.parametrize("kind", ["squares", "mixed"])
+def test_a_shuffle_before_augmentation_follows_the_resizing(stored, pets_run, kind):
+    """Of images that are decoded or shrunk as they are read, as of others."""
+    small = {"img_size": 20, "stored_size": 32} if kind == "squares" else {}
+    run = pets_run.but(**small, crop_pad=3, hflip=0.5, permute="pixels_first")
+    loader, _, _ = loaders.make_loaders(run, how_of(stored[kind]))
+    plain, _, _ = loaders.make_loaders(run.but(crop_pad=0, hflip=0, permute="none"), how_of(stored[kind]))
+    ours, base = (torch.cat([x.clone() for x, _ in each.epoch(0)]).numpy() for each in (loader, plain))
+    order, shuffle = loader._order(0, 0), normalize.places(run)
+    by_sample = np.empty_like(base)
+    by_sample[order] = base.reshape(len(base), -1, 3)[:, shuffle].reshape(base.shape)
+    assert (ours == read_numpy(by_sample, order, loader._key(0), 3, 0.5)).all()
 
 
 @pytest.mark.parametrize("kind", ["jpg", "mixed"])
@@ -317,56 +333,6 @@ def test_train_samples_is_the_same_subset_for_every_seed(tiny, how):
         return sorted(y.item() for _, batch in loader.epoch(0) for y in batch)
 
     assert labels(tiny) == labels(tiny.but(seed=5))
-
-
-def test_leaving_an_epoch_early_ends_its_thread(tiny, how):
-    def running():
-        return [thread for thread in threading.enumerate() if type(thread).__name__ == "Batches"]
-
-    loader, _, _ = loaders.make_loaders(tiny.but(batch_size=8), how)
-    for _ in range(3):
-        epoch = loader.epoch(0)
-        next(epoch)
-        assert len(running()) == 1
-        epoch.close()
-        assert not running()
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_an_error_in_the_loader_thread_is_raised_in_the_consumer(tiny, how, monkeypatch):
-    calls = []
-
-    def broken(*args):
-        calls.append(args)
-        if len(calls) == 3:
-            raise RuntimeError("bad sector")
-
-    monkeypatch.setattr(pipeline, "read", broken)
-    with pytest.raises(Refusal, match="bad sector") as caught:
-        batches(tiny, how)
-    assert caught.value.code == DATA
-
-
-def test_the_number_of_threads_is_left_alone(tiny, how):
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        batches(tiny, how.model_copy(update={"workers": 3}))
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_loading_starts_no_threads_of_numba(digits):
-    """TBB's pool, which FFCV starts at import, can hang the exit of a process that has one core."""
-    code = (
-        "import sys\nfrom pathlib import Path\nfrom engine.data.augment import pipeline as augment; "
-        "from engine.data import loaders as data\nfrom numba.np.ufunc import parallel\n"
-        "path = Path(sys.argv[1]) / 'digits_val_8.beton'\n"
-        "loader = data.FfcvLoader(path, 50, augment.Augmentation(8), workers=2)\n"
-        "assert len(list(loader.epoch(0))) == 10 and not parallel._is_initialized"
-    )
-    subprocess.run([sys.executable, "-c", code, digits], check=True, timeout=60)
 
 
 def test_normalisation_is_mean_zero_deviation_one(tiny, how):

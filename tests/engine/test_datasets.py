@@ -9,7 +9,7 @@ import pytest
 import torchvision
 from PIL import Image
 
-from engine.data import beton, write
+from engine.data import beton, gaussian, write
 from engine.data.sets import DATASETS, SPLITS, lookup, read_raw
 
 RNG = np.random.default_rng(0)
@@ -206,3 +206,58 @@ def test_the_digits_statistics_are_those_measured(digits):
 def test_an_unknown_name_is_refused(name, words):
     with pytest.raises(ValueError, match=words):
         lookup(name)
+
+
+def flat(samples):
+    """Pixels (N, D) as the model is given them but for the data set's mean and deviation, and labels (N,)."""
+    pairs = [samples[i] for i in range(len(samples))]
+    return np.stack([image[..., 0] for image, _ in pairs]).reshape(len(pairs), -1).astype(float), np.array(
+        [label for _, label in pairs]
+    )
+
+
+def test_a_gaussian_clone_has_the_mean_and_covariance_of_each_class_and_nothing_else(tmp_path):
+    """Of many draws; of the digits the third moment, which a Gaussian has none of, is there and is gone."""
+    (x, y), (entry, clone) = flat(read_raw("digits", "train", tmp_path)), (lookup("digits"), lookup("digits_gaussian"))
+    assert (clone.source, clone.clone_of, clone.num_classes) == ("sklearn_digits", "digits", 10)
+    one = x[y == 3]
+    drawn = gaussian.to_bytes(gaussian.draw(one, 40_000, 0, 3)).astype(float)
+    standard = (drawn - clone.mean[0]) / clone.std[0]
+    truth = (one - entry.mean[0]) / entry.std[0]
+    assert abs(standard.mean(0) - truth.mean(0)).max() < 0.02
+    covariance = np.cov(truth.T)
+    assert abs(np.cov(standard.T) - covariance).max() < 0.03 * covariance.max()
+    skew = [(((each - each.mean(0)) ** 3).mean(0)[one.std(0) > 40] ** 2).mean() for each in (truth, standard)]
+    assert skew[0] > 50 * skew[1]
+
+
+def test_a_clone_has_the_labels_of_its_original_and_draws_of_its_own_in_each_split(tmp_path):
+    clones = {split: flat(read_raw("digits_gaussian", split, tmp_path)) for split in SPLITS}
+    for split, (x, y) in clones.items():
+        assert (y == flat(read_raw("digits", split, tmp_path))[1]).all() and len(np.unique(x, axis=0)) == len(x)
+    assert not (clones["train"][0][:20] == clones["val"][0][:20]).all(1).any()
+    (x, y), (drawn, _) = flat(read_raw("digits", "train", tmp_path)), clones["train"]
+    for label in range(10):  # each class has its own mean, at half of the contrast
+        wanted = 127.5 + (x[y == label].mean(0) - 127.5) / 2
+        assert abs(drawn[y == label].mean(0) - wanted).mean() < 4 < abs(drawn.mean(0) - wanted).mean()
+    image, label = read_raw("digits_gaussian", "val", tmp_path)[7]
+    assert image.shape == (8, 8, 3) and image.dtype == np.uint8 and (image[..., 0] == image[..., 2]).all()
+    again = read_raw("digits_gaussian", "val", tmp_path)[7]
+    assert (again[0] == image).all() and again[1] == label
+
+
+def test_a_clone_of_colour_images_keeps_the_correlation_of_channels(tmp_path):
+    """From an image folder; blue follows red and never green. The names of the classes go with it."""
+    for split in DATASETS["cifar10"].folders:
+        for label in range(10):
+            (tmp_path / split / f"c{label}").mkdir(parents=True)
+            for i in range(12):
+                pixels = RNG.integers(60, 200, (4, 4, 3), dtype=np.uint8)
+                pixels[..., 2] = pixels[..., 0]
+                Image.fromarray(pixels).save(tmp_path / split / f"c{label}" / f"{i}.png")
+    samples = read_raw("cifar10_gaussian", "val", tmp_path)
+    assert len(samples) == 120 and samples.classes == [f"c{label}" for label in range(10)]
+    x = np.stack([samples[i][0] for i in range(120)]).astype(float)
+    assert abs(x[..., 0] - x[..., 2]).max() <= 1 and abs(x[..., 0] - x[..., 1]).mean() > 10
+    path = write.write("cifar10_gaussian", "val", 4, tmp_path, tmp_path / "out", say=lambda line: None)
+    assert beton.check(path, "cifar10_gaussian", 4)["samples"] == 120

@@ -9,10 +9,12 @@ import sys
 import pytest
 import torch
 
+import archs
 from engine.errors import DIVERGED, STOPPED, TERMINATED, USAGE
 from engine.folder import predictions, store
 from engine.run import make_run
 from engine.train import train
+from tests import warm
 from tests.engine.test_train import assert_same, result
 from tests.lab import PATIENCE
 
@@ -39,14 +41,13 @@ CODE = (
 
 
 def start(folder, data, world=2, command=None, **more):
-    """The processes of a run, as torchrun would start them."""
+    """The processes of a run, as torchrun would start them; a command of its own, in interpreters of its own."""
     env = {**os.environ, "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     env |= {"GLOO_SOCKET_IFNAME": "lo", "SOFTMLP_DISTRIBUTED_TIMEOUT": "120", **more}
-    command = command or [sys.executable, "-c", CODE, str(folder), str(data)]
-    return [
-        subprocess.Popen(command, env={**env, "RANK": str(r), "LOCAL_RANK": str(r)}, stderr=subprocess.PIPE, text=True)
-        for r in range(world)
-    ]
+    ranks = [{**env, "RANK": str(r), "LOCAL_RANK": str(r)} for r in range(world)]
+    if command:
+        return [subprocess.Popen(command, env=each, stderr=subprocess.PIPE, text=True) for each in ranks]
+    return [warm.Process("-c", CODE, folder, data, env=each) for each in ranks]
 
 
 def free_port():
@@ -173,10 +174,27 @@ def test_torchrun_trains_and_prints_once(digits, tmp_path):
     assert len(store.read_summary(next((tmp_path / "runs").iterdir()))) == 1
 
 
-def test_two_processes_train_attention_away_as_one_does(how, digits, tmp_path):
-    """The attention that is gone gets no gradient, which DistributedDataParallel must expect."""
-    fields = {**RUN, "model": "deit_nano", "dilute_layers": "0", "dilute_epochs": 1, "epochs": 3}
-    run = make_run(fields)
+@pytest.mark.parametrize(
+    "way",
+    [
+        {"dilute_layers": "0", "dilute_epochs": 1, "epochs": 3},
+        {
+            "model_kwargs": {"mlp_layers": [0], "replacement": "skip"},
+            "distil_epochs": 1,
+            "epochs": 2,
+            "lr": 0.05,
+            "clip_grad": 1.0,
+        },
+    ],
+    ids=["diluted", "distilled"],
+)
+def test_two_processes_train_attention_away_as_one_does(how, digits, tmp_path, way):
+    """What is gone, or is not taught, gets no gradient, which DistributedDataParallel must expect."""
+    if "distil_epochs" in way:
+        torch.manual_seed(0)
+        torch.save(archs.create("deit_nano").state_dict(), tmp_path / "whole.pth")
+        way = {**way, "initial_checkpoint": str(tmp_path / "whole.pth")}
+    run = make_run({**RUN, "model": "deit_nano", **way})
     train(run, tmp_path / "alone", how)
     store.make_folder(run, tmp_path / "both")
     assert [code for _, code in finish(start(tmp_path / "both", digits))] == [0, 0]

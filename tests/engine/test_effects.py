@@ -18,9 +18,17 @@ BASE = {"model_kwargs": {"depth": 2, "dim": 8}, "train_samples": 96, "batch_size
 OPTS = [{"opt": opt} for opt in OPTIMIZERS]
 SCHEDS = [{"sched": sched} for sched in ("cosine", "constant", "linear", "step", "triangular")]
 LINEAR = [{"mode": "linear", "initial_checkpoint": "WEIGHTS"}]
+LESS = {"initial_checkpoint": "WEIGHTS"}
 DEIT = {"model": "deit_nano"}
 DILUTED = {**DEIT, "dilute_layers": "0", "dilute_epochs": 2}
 LATER = {**DILUTED, "epochs": 4, "dilute_epochs": 3}  # of three epochs cosine and linear differ
+NET = {"model": "mlp_nano", "model_kwargs": {"depth": 2, "dim": 8}}
+PRUNED = {**NET, "prune_by": "random", "prune_share": 0.9}
+DIAL = {"model": "lattice_nano", "model_kwargs": {"mixer": "dial", "depth": 1, "dim": 8}}
+ANNEALED = {**DIAL, "strictness_to": 0.8, "strictness_epochs": 2}
+HELD = {"model": "resmlp_nano", "penalty": "toeplitz", "penalty_weight": 0.1, "penalty_kernel_size": 3}
+LASSO = {"model": "resmlp_nano", "penalty": "beta_lasso", "penalty_weight": 1e-3}
+FIRST = {**NET, "model_kwargs": {"depth": 2, "dim": 16}, "penalty": "toeplitz", "penalty_weight": 0.1}
 # Field -> another value, and the runs in which it is changed.
 WALK = {
     "model": ("bmlp_nano", [{"model_kwargs": {}}]),
@@ -60,6 +68,8 @@ WALK = {
     "reprob": (0.5, [{}]),
     "remode": ("pixel", [{}, {"reprob": 0.9}]),
     "crop_pad": (1, [{}, {"scale": (0.3, 1)}]),
+    "crop_fill": ("wrap", [{}, {"crop_pad": 1}]),
+    "crop_step": (2, [{}, {"crop_pad": 2}, {"crop_pad": 2, "crop_fill": "wrap"}]),
     "hflip": (0.5, [{}]),
     "aug_repeats": (3, [{}, {"hflip": 0.5}]),
     "permute": ("pixels", [{}]),
@@ -71,6 +81,18 @@ WALK = {
     "dilute_epochs": (1.0, [{}, DILUTED]),
     "dilute_sched": ("cosine", [{}, DILUTED, LATER]),
     "dilute_by": ("step", [{}, DILUTED]),
+    "prune_by": ("locality", [{}, {**PRUNED, "prune_by": "magnitude"}]),
+    "prune_share": (0.5, [{}, PRUNED]),
+    "prune_rewind": (True, [{}, PRUNED, {**PRUNED, "initial_checkpoint": "DENSE"}]),
+    "strictness_to": (1.0, [{}, ANNEALED]),
+    "strictness_epochs": (1.0, [{}, ANNEALED]),
+    "strictness_sched": ("cosine", [{}, ANNEALED]),
+    "penalty": ("mask", [{}, *LINEAR, HELD]),
+    "penalty_weight": (0.5, [{}, HELD]),
+    "penalty_beta": (2.0, [{}, HELD, LASSO]),
+    "penalty_kernel_size": (5, [{}, HELD, LASSO]),
+    "penalty_stride": (2, [{}, LASSO, {**FIRST, "penalty_stride": 4}]),
+    "distil_epochs": (1.0, [{}, {**LESS, "model_kwargs": {**BASE["model_kwargs"], "mlp_layers": [0]}}]),
     "best_from": (2, [{"lr": 0.3}]),
     "mode": ("linear", [{}]),
     "body_lr_scale": (0.1, [{}, *LINEAR]),
@@ -84,10 +106,13 @@ PAIRS = [(field, index) for field, (_, contexts) in WALK.items() for index in ra
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory, digits):
-    """Of a run of the base with another seed."""
-    folder = tmp_path_factory.mktemp("weights")
-    train(make_run({**BASE, "seed": 9}), folder, make_how({"data_dir": digits, "threads": 1}))
-    return folder / "model_best.pth.tar"
+    """Of runs with another seed: WEIGHTS of the base, DENSE of the net that is pruned."""
+    found = {}
+    for word, fields in {"WEIGHTS": BASE, "DENSE": {**BASE, **NET}}.items():
+        folder = tmp_path_factory.mktemp("weights")
+        train(make_run({**fields, "seed": 9}), folder, make_how({"data_dir": digits, "threads": 1}))
+        found[word] = str(folder / "model_best.pth.tar")
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +147,7 @@ def test_a_field_is_refused_or_changes_the_result(field, index, weights, results
     changed = {**context, field: value}
     for fields in (context, changed):
         if "initial_checkpoint" in fields:
-            fields["initial_checkpoint"] = str(weights)
+            fields["initial_checkpoint"] = weights[fields["initial_checkpoint"]]
     run = make_run(context)
     try:
         other = make_run(changed)
@@ -136,7 +161,7 @@ def test_a_field_is_refused_or_changes_the_result(field, index, weights, results
 
 
 @pytest.mark.parametrize("field", EFFECTS)
-def test_the_refusal_names_both_fields(field):
+def test_the_refusal_names_both_fields(field, weights):
     """In some run of the walk the field is refused, in another it is taken."""
     if field in NOT_WALKED:
         return
@@ -145,6 +170,8 @@ def test_the_refusal_names_both_fields(field):
     for context in contexts:
         if context in LINEAR:
             context = {"mode": "linear"}
+        if "initial_checkpoint" in context:
+            context = {**context, "initial_checkpoint": weights[context["initial_checkpoint"]]}
         try:
             make_run({**BASE, **context, field: value})
             said.append("")

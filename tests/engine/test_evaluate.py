@@ -335,12 +335,20 @@ def test_validate_averages_views_scales_and_takes_label_sets(validated, tmp_path
     assert int(second["real_samples"]) == 400
 
 
+def test_validate_averages_over_all_shifts_and_says_what_that_costs(validated):
+    words = ("--crop-pad", 4, "--crop-fill", "wrap", "--crop-step", 2, "--hflip", 0)
+    once, all_of_them = validated("--tta", 1, *words), validated("--tta", "all", *words)
+    assert all_of_them["tta"] == "16" and int(all_of_them["macs"]) == 16 * int(once["macs"]) > 0
+    assert all_of_them == validated("--tta", "all", *words, "-b", 77)
+
+
 @pytest.mark.parametrize(
     "words, message",
     [
         (["--tta", 0], "'0' is not a whole number from 1"),
         (["--temperature", "warm"], "neither a number above 0 nor 'fit'"),
         (["--temperature", "-1"], "neither a number above 0 nor 'fit'"),
+        (["--tta", "all"], "this run also has hflip; give --hflip 0.0, or --tta N"),
         (["--hflip", 0.5], "--hflip is for the views of --tta"),
         (["--predictions", "p.txt"], "--predictions p.txt ends in '.txt'; known: .npz, .csv"),
         (["--split", "holdout"], "was trained without --holdout"),

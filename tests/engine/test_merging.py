@@ -81,8 +81,8 @@ def test_the_bench_finds_where_merging_pays(monkeypatch, capsys, tmp_path):
     out = capsys.readouterr().out
     assert out.count("batch 1: ") == out.count("batch 4: ") == 1
     header, *lines = (tmp_path / "x.csv").read_text().splitlines()
-    assert header.startswith("model,tokens,batch_size,r,speedup,") and len(lines) == 4
-    assert [line.split(",")[1:4] for line in lines] == [
+    assert header.startswith("model,tokens,batch_size,share,r,speedup,") and len(lines) == 4
+    assert [[line.split(",")[i] for i in (1, 2, 4)] for line in lines] == [
         [n, b, r] for n, r in (("17", "7"), ("577", "231")) for b in "14"
     ]
 

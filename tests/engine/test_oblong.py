@@ -1,7 +1,5 @@
 """Height and width may differ: sizes as they are written, conversion, loading, training; which stored file is taken."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -21,6 +19,7 @@ from engine.fields import sizes
 from engine.folder.store import read_status
 from engine.run import make_how, make_run
 from engine.train import train
+from tests import warm
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "imagefolder/views"
@@ -159,8 +158,8 @@ def test_an_oblong_run_trains(model, tmp_path):
 
 
 def test_a_model_that_wants_squares_says_so(tmp_path):
-    command = [sys.executable, str(ROOT / "scripts/train.py"), "--model", "vip_nano", "--img-size", "8x16"]
-    done = subprocess.run([*command, "--output", str(tmp_path)], capture_output=True, text=True)
+    command = [ROOT / "scripts/train.py", "--model", "vip_nano", "--img-size", "8x16"]
+    done = warm.run(*command, "--output", tmp_path)
     assert done.returncode == 2 and "the grid must be square" in done.stderr and done.stderr.count("\n") == 1
 
 
@@ -184,12 +183,12 @@ def test_of_larger_files_the_smallest_is_taken_and_said(raw, tmp_path):
 def test_train_takes_the_larger_files_but_not_where_a_run_is_given_whole(raw, tmp_path):
     data = stored(raw, tmp_path / "data", 16)
     shape = ["--dataset", NAME, "--img-size", "8", "-b", "2", "--epochs", "1", "--model", "mlp_nano", "--threads", "1"]
-    command = [sys.executable, str(ROOT / "scripts/train.py"), "--output", str(tmp_path), "--data-dir", str(data)]
-    done = subprocess.run([*command, *shape], capture_output=True, text=True)
+    command = [ROOT / "scripts/train.py", "--output", tmp_path, "--data-dir", data]
+    done = warm.run(*command, *shape)
     assert done.returncode == 0 and "its 16 px are shrunk, --stored-size 16" in done.stderr, done.stderr
     (folder,) = (tmp_path / "runs").iterdir()
     assert "stored_size: 16" in (folder / "args.yaml").read_text()
     whole = tmp_path / "args.yaml"
     whole.write_text((folder / "args.yaml").read_text().replace("stored_size: 16", "stored_size: null"))
-    done = subprocess.run([*command, "-c", str(whole)], capture_output=True, text=True)
+    done = warm.run(*command, "-c", whole)
     assert done.returncode == 3 and "take it by --stored-size 16" in done.stderr, done.stderr

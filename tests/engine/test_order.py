@@ -66,6 +66,33 @@ def test_permuted_pixels_are_one_shuffle_of_all_images_after_augmentation(tiny, 
     assert normalize.places(plain) is None
 
 
+def test_pixels_shuffled_first_are_augmented_in_their_new_places(tiny, how, monkeypatch):
+    first, later = tiny.but(permute="pixels_first"), tiny.but(permute="pixels")
+    shuffle = normalize.places(first)
+    assert (shuffle == normalize.places(later)).all(), "one seed, one shuffle"
+    found = batches(first, how)
+    monkeypatch.setattr(loaders, "FfcvLoader", MemoryLoader)
+    assert same(found, batches(first, how)), "the oracle shuffles images, then crops and flips them"
+    assert not same(found, batches(later, how))
+    train_loader, val_loader, facts = loaders.make_loaders(first, how)
+    device = torch.device("cpu")
+    seen, as_stored = next(train_loader.epoch(0))[0], next(val_loader.epoch(0))[0].clone()
+    plain = normalize.make_prepare(tiny, facts, device)
+    assert torch.equal(normalize.make_prepare(first, facts, device, training=True)(seen), plain(seen))
+    test = normalize.make_prepare(first, facts, device)(as_stored).flatten(2)
+    assert torch.equal(test, plain(as_stored).flatten(2)[:, :, shuffle]), "the loader leaves what judges as it is"
+    both = normalize.make_prepare(later, facts, device, training=True)(seen)
+    assert torch.equal(both.flatten(2), plain(seen).flatten(2)[:, :, shuffle])
+
+
+def test_a_shuffle_before_nothing_or_before_a_resized_crop_is_refused(tiny):
+    with pytest.raises(Refusal, match="permute pixels_first is permute pixels without any of crop_pad, hflip, aa"):
+        make_run({"model": "mixer_nano", "permute": "pixels_first", "color_jitter": 0.4})
+    with pytest.raises(Refusal, match="permute pixels_first shuffles whole images, and scale cuts"):
+        make_run({"model": "mixer_nano", "permute": "pixels_first", "hflip": 0.5, "scale": (0.3, 1.0)})
+    assert make_run({"model": "mixer_nano", "permute": "pixels_first", "reprob": 0.5})
+
+
 def test_permuted_patches_move_whole_and_all_alike_inside(tiny):
     places = normalize.places(tiny.but(permute="patches"))  # 8 x 8 pixels in patches of 2 x 2
     rows = places.reshape(4, 2, 4, 2).transpose(0, 2, 1, 3).reshape(16, 4)

@@ -5,7 +5,6 @@ import csv
 import json
 import os
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,17 +12,17 @@ from torch import nn
 
 import archs
 from engine.cli import tables
-from engine.cost import measure
+from engine.cost import measure, profiles
 from engine.cost.profile import own_shape, profile, saved_bytes, witnessed
 from engine.errors import USAGE, Refusal
 from scripts import profile_model
+from tests import warm
 
 CPU = torch.device("cpu")
 
 
 def script(*args: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "scripts.profile_model", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return warm.run("-m", "scripts.profile_model", *args)
 
 
 def test_amounts():
@@ -80,6 +79,15 @@ def test_a_batchnorm_over_one_value_per_image_is_no_obstacle(name, size):
     assert costs["macs"] == profile(name, **shape)["macs"] and costs["saved_bytes"] > 4 * costs["activations"] / 2
 
 
+def test_such_a_model_is_timed_at_batch_1_where_only_its_training_step_is_missing():
+    asked = {"img_size": 8, "in_chans": 1, "num_classes": 10}  # as the demo has it
+    subjects, told = profiles.subjects(["timm/test_resnet"], asked, {}), []
+    how = {"device": CPU, "speed": True, "batch_size": 1, "rounds": 1, "amp": False, "tell": told.append}
+    (row,), notes, failures = profiles.side_by_side(subjects, **how)
+    assert failures == [] and row["latency_ms"] > 0 and row["images_per_s"] > 0
+    assert row["train_peak_mb"] is None and "a BatchNorm sees one value per channel" in notes[0]
+
+
 def test_memory_without_a_training_step_is_no_number():
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     subject = measure.Subject(name="x", model=model, image=(3, 2, 2), device=CPU)
@@ -122,9 +130,8 @@ def test_each_rung_of_a_sweep_is_timed_where_reports_look(tmp_path):
         "        yield Run(model='mixer_nano', model_kwargs={'dim': 16}, dataset='digits', seed=seed)\n"
         "        yield Run(model='bmlp_nano', dataset='digits', seed=seed)\n"
     )
-    command = [sys.executable, "-m", "scripts.profile_model", "--sweep", str(sweep), "-b", "2", "--rounds", "2"]
     env = {**os.environ, "SOFTMLP_RESULTS": str(tmp_path / "results")}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=env)
+    done = warm.run("-m", "scripts.profile_model", "--sweep", sweep, "-b", 2, "--rounds", 2, env=env)
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader((tmp_path / "results/tiny/speeds.csv").open()))
     assert [row["model"] for row in rows] == ["mixer_nano dim=16", "bmlp_nano"]

@@ -13,6 +13,7 @@ from engine.data.sets import read_raw
 from engine.data.verify import about, verify
 from engine.errors import DATA, Refusal
 from engine.run import make_how, make_run
+from tests import warm
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,8 +32,7 @@ def names(samples):
 
 
 def make_beton(*words):
-    command = [sys.executable, str(ROOT / "scripts/make_beton.py"), *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True)
+    return warm.run(ROOT / "scripts/make_beton.py", *words)
 
 
 @pytest.mark.parametrize(

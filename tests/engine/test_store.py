@@ -3,7 +3,6 @@
 import importlib
 import logging
 import math
-import subprocess
 import sys
 
 import pytest
@@ -13,6 +12,7 @@ from analysis.compare import frames
 from engine.errors import CHECKPOINT, Refusal
 from engine.folder import lease, store
 from engine.folder.store import ROOT
+from tests import warm
 
 ESTIMATE = '{"values": {"acc": {"value": "x"}}}'
 
@@ -149,8 +149,7 @@ def test_a_refused_command_leaves_no_run(digits, tmp_path, words, said):
     if "cuda" in words and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     given = ["--dataset", "digits", "--model", "mixer_nano", "--epochs", "1", "--threads", "1", "--data-dir", digits]
-    command = [sys.executable, "-m", f"scripts.{words[0]}", *given, *words[1:], "--output", tmp_path / "out"]
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=300, cwd=ROOT)
+    done = warm.run("-m", f"scripts.{words[0]}", *given, *words[1:], "--output", tmp_path / "out", cwd=ROOT)
     assert done.returncode in (2, 3, 4) and "Traceback" not in done.stderr, done.stderr
     assert said in done.stderr.splitlines()[-1]
     assert not list((tmp_path / "out").glob("runs/*")), done.stderr

@@ -18,6 +18,7 @@ from engine.folder.lease import own
 from engine.models import preflight
 from engine.run import make_how, make_run
 from engine.train import train
+from tests import warm
 from tests.oracles import MemoryLoader
 
 DETERMINISTIC = ("summary.csv", "metrics.jsonl", "args.yaml", "predictions.npz")
@@ -110,9 +111,9 @@ def test_a_run_killed_at_any_moment_ends_the_same(tiny, how, tmp_path, undisturb
     )
     store.make_folder(tiny, folder)
     for delay in (0.05, 0.3, 0.6, 0.9, None):
-        command = [sys.executable, "-c", code, str(folder), str(how.data_dir)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        assert process.stdout.readline() == "ready\n"
+        process = warm.Process("-c", code, folder, how.data_dir)
+        while process.poll() is None and "ready" not in process.said()[0]:
+            time.sleep(0.01)
         if delay is not None:
             while process.poll() is None and not (folder / "status.json").exists():
                 time.sleep(0.01)

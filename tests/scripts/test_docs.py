@@ -1,5 +1,6 @@
 """What README and manual say can be typed: files, scripts, flags and models are there, and their Python runs."""
 
+import functools
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import archs
+from tests import warm
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {path: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
@@ -82,19 +84,23 @@ def test_named_files_exist():
     assert named and all((ROOT / name).exists() for name in named if name not in EXAMPLES), named
 
 
+@functools.cache
+def help_of(script, *words):
+    command = [sys.executable, ROOT / script, *words, "--help"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("python")])
 def test_commands_have_their_flags(command):
     words = shlex.split(command)
     script, *arguments = words[1:]
-    help_words = [arguments[0], "--help"] if script.endswith("sweep.py") else ["--help"]
-    text = subprocess.run(
-        [sys.executable, ROOT / script, *help_words], capture_output=True, text=True, check=True
-    ).stdout
+    text = help_of(script, *(arguments[:1] if script.endswith("sweep.py") else ()))
     for word in arguments:
         if word.startswith("-"):
             assert re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", text), word
         elif re.fullmatch(r"[a-z]+_[a-z0-9]+", word):
-            assert word in [*archs.list_archs(), *(path.stem for path in (ROOT / "engine" / "recipes").glob("*.yaml"))]
+            files = [*(ROOT / "engine" / "recipes").glob("*.yaml"), *(ROOT / "slurm" / "sweeps").glob("*.py")]
+            assert word in [*archs.list_archs(), *(path.stem for path in files)]
 
 
 def test_make_targets_exist():
@@ -139,8 +145,7 @@ def test_a_probe_and_a_sweep_are_one_file_each(tmp_path, digits):
     env = {**os.environ, "PYTHONPATH": str(tmp_path), "SOFTMLP_RESULTS": str(tmp_path / "results")}
 
     def script(name: str, *words: str) -> str:
-        command = [sys.executable, str(tmp_path / "scripts" / name), *words]
-        done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path, timeout=300)
+        done = warm.run(tmp_path / "scripts" / name, *words, env=env, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -163,6 +168,6 @@ def test_python_in_the_docs_runs(page, tmp_path, digits):
     if not blocks:
         return
     env = {**os.environ, "SOFTMLP_RESULTS": str(tmp_path), "SOFTMLP_DATA": str(digits), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", "\n".join(blocks)]
-    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path, timeout=300)
+    (tmp_path / "page.py").write_text("\n".join(blocks))
+    done = warm.run(tmp_path / "page.py", env=env, cwd=tmp_path)
     assert done.returncode == 0 and done.stdout, done.stderr

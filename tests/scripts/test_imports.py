@@ -19,7 +19,7 @@ MAY_IMPORT = {
 SOURCES = sorted(path for folder in MAY_IMPORT for path in (ROOT / folder).rglob("*.py"))
 # Where a file's name is an address that users type; there may be any number of them, and each is its own entry.
 PLUG_INS = ("archs", "archs/formats", "archs/mixing", "analysis/probes", "analysis/report/sections", "slurm/sweeps")
-PLUG_INS += ("analysis/choosing",)
+PLUG_INS += ("analysis/choosing", "engine/pruning/criteria")
 ROOMS = sorted({str(path.parent.relative_to(ROOT)) for path in SOURCES} - {*PLUG_INS})
 MOST_FILES = 12
 

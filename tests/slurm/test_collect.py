@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 
 from analysis import published
+from analysis.bias import emergence
 from analysis.compare import contrasts, frames
+from analysis.report.assemble import write_report
 from engine.errors import DATA, Refusal
 from engine.folder import predictions, store
 from engine.folder.predictions import Predictions
@@ -17,6 +19,7 @@ from engine.folder.published import places_of
 from engine.run import Run
 from slurm.define.sweep import Sweep
 from slurm.queue.collect import collect
+from tests.reports import plain, section
 
 LABEL = np.arange(200, dtype="u1") % 10
 
@@ -36,7 +39,9 @@ def write_done(run: Run, folder: Path, wrong: int, loss: float = 0.25, said: int
     store.make_folder(run, folder)
     acc1 = 100 - wrong / 2
     store.write_json(folder / "status.json", {"state": "done", "acc1": acc1, "seconds": 5.0})
+    more = {"eval_loss": 1.0, "eval_top5": 99.0, "lr": 0.1}
     rows = [{"epoch": 0, "train_loss": 2.0, "eval_top1": 1.0}, {"epoch": 1, "train_loss": loss, "eval_top1": acc1}]
+    rows = [row | more for row in rows]
     store.write_bytes(folder / "summary.csv", store.csv_text(rows).encode())
     predictions.write(folder, guessed(wrong if said is None else said), 10)
 
@@ -96,6 +101,51 @@ def test_a_comparison_over_images_is_the_same_from_folders_and_from_what_was_col
     shutil.rmtree(study.folders[0].parent)
     there = contrasts.against(frames.load(study.folders, study.runs, places_of([study])))[columns]
     pd.testing.assert_frame_equal(here, there)
+
+
+def write_probe(run: Run, folder: Path, gap: float) -> None:
+    """`tiling` after epochs 0, 1 and 2, twice as large each time; of whole images, whose shuffled twin loses `gap`."""
+
+    def values(epoch: int) -> dict[str, dict[str, float | None]]:
+        value = gap * 2.0**epoch
+        return {"tiling_change": {"value": value, "low": value - 0.1, "high": None, "null": 0.5}} if epoch else {}
+
+    (folder / "probes").mkdir()
+    found = {"values": values(2), "epochs": {"0": {"tiling": {"value": 1.0, "low": 0, "high": 2, "null": 0.5}}}}
+    found["epochs"]["1"] = values(1)
+    store.write_json(folder / "probes/tiling.json", found)
+
+
+def test_probes_over_training_are_the_same_from_folders_and_from_what_was_collected(sweep, tmp_path):
+    """And so is the page's section on them, whose numbers rank the rungs as their gaps do."""
+    runs = [
+        sweep.runs[0].but(model="bmlp_nano", model_kwargs={"depth": depth}, permute=permute, epochs=2)
+        for depth in range(1, 6)
+        for permute in ("none", "pixels")
+    ]
+    study = Sweep("mine", "Which?", tuple(runs))
+    for index, (run, folder) in enumerate(zip(study.runs, study.folders, strict=True)):
+        gap = 2 * run.model_kwargs.get("depth", 2)
+        write_done(run, folder, 20 + gap * (index % 2))
+        if run.permute == "none":
+            write_probe(run, folder, gap / 2)
+    here = emergence.over_training(frames.load(study.folders, study.runs))
+    assert len(here) == 5 * 3 and sorted(set(here["epoch"])) == [0, 1, 2]
+    told = write_report("mine", study.folders, tmp_path / "page", runs=study.runs).read_text()
+    assert [path.name for path in collect(study)][2:4] == ["probes.csv", "emergence.csv"]
+    rows = rows_of(study.folder / "emergence.csv")
+    assert [(row["key"], row["epoch"]) for row in rows[:2]] == [("tiling", "0"), ("tiling_change", "1")]
+    assert len(rows) == 10 and {row["epoch"] for row in rows} == {"0", "1"}, "the end is in probes.csv"
+    shutil.rmtree(study.folders[0].parent)
+    collected = frames.load(study.folders, study.runs, places_of([study]))
+    pd.testing.assert_frame_equal(here, emergence.over_training(collected), check_dtype=False)
+    (rank,) = emergence.against_gap(collected).itertuples()
+    assert (rank.key, rank.rungs, rank.runs, round(rank.rho, 9)) == ("tiling_change", 5, 5, 1)
+    again = write_report("mine", study.folders, study.folder.parent, runs=study.runs).read_text()
+    sections = [plain(section(text, "emerged")) for text in (told, again)]
+    assert "Of 1 number of the probes 1 rank runs by their permutation gap" in sections[0]
+    assert "rho +1.00 (+1.00, +1.00), over 5 runs of 5 rungs" in sections[0] and "1.3" not in sections[0]
+    assert sections[0].split("processor")[0] == sections[1].split("processor")[0]
 
 
 def test_predictions_that_are_not_those_of_record_are_left_out(sweep, capsys):

@@ -123,7 +123,7 @@ def test_time_comes_from_the_rung_itself_then_from_others_by_macs_then_it_is_unk
     speeds = cost.rates([rung, rung.but(seed=1)], [status, {"state": "done", "images_per_s": 700.0}], price)
     guess = speeds.guess(rung.but(seed=2), price[cost.shape_of(rung)])
     assert guess.seconds == pytest.approx(cost.images(rung) * (1 / 500 + 1 / 700) / 2) and guess.source == cost.HERE
-    macs = [price[cost.shape_of(run)].macs for run in (rung, other)]
+    macs = [price[cost.shape_of(run)].macs + 100_000 for run in (rung, other)]  # what an image costs besides
     expected = cost.images(other) / (600 * macs[0] / macs[1])
     guess = speeds.guess(other, price[cost.shape_of(other)])
     assert guess.seconds == pytest.approx(expected) and guess.source == cost.MACS

@@ -32,9 +32,9 @@ if on_it and "slurm.queue.task" in sys.orig_argv:
 
 
 def break_nodes(trial: Trial, *nodes: str) -> None:
-    (trial.folder / "path").mkdir()
-    (trial.folder / "path" / "sitecustomize.py").write_text(BROKEN)
-    trial.env |= {"BROKEN_NODES": " ".join(nodes), "PYTHONPATH": f"{trial.folder / 'path'}{os.pathsep}{ROOT}"}
+    with (trial.folder / "site" / "sitecustomize.py").open("a") as site:
+        site.write(BROKEN)
+    trial.env["BROKEN_NODES"] = " ".join(nodes)
 
 
 # --- runs that another job has ----------------------------------------------------------------------------------------

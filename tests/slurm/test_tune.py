@@ -19,6 +19,7 @@ from slurm.define import load as sweeps
 from slurm.define import search as spaces
 from slurm.define.search import Range, Search
 from slurm.queue import claims, worker
+from tests import warm
 
 ROOT = Path(__file__).parents[2]
 FIELDS = {"holdout": 0.1, "epochs": 30, "warmup_epochs": 3}
@@ -284,8 +285,7 @@ def test_optuna_is_optional(monkeypatch, results):
 
 
 def script(*words: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, ROOT / "scripts/tune.py", *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
+    return warm.run(ROOT / "scripts/tune.py", *words, cwd=ROOT)
 
 
 def test_tuning_for_real_ends_with_the_line_to_train_with(digits, results):

@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 from analysis import probes as known
 from analysis.factorial import columns
 from analysis.probes import permutation_gap
-from analysis.report import parts
+from analysis.report import alone, parts
 from analysis.report.page import Page, Section
 from analysis.report.parts import Scale, div, join
 from analysis.report.tables import shown
@@ -18,7 +18,7 @@ from analysis.typeset import MISSING, Sheet, estimate, number, probability
 
 PLACE, TITLE, SHORT = 0, "", "Answer"
 TWO_LINES, ROWS = 14, 29  # contrasts that the first screen holds with their rungs below them, and without
-HEIGHTS = (33, 21, 17)
+HEIGHTS = (33, 21, 16)
 ROOM = 30  # characters of what else differs, in whole words
 NAMED = 7  # contrasts that a sentence names
 WORDS = {"gain": "gain", "loss": "lose", "equal": "equal", "undecided": "undecided"}
@@ -43,11 +43,12 @@ def draw(page: Page) -> Section | None:
         figure=_cards(asked) + _legend(asked) + _forest(page, asked, beside),
         caption=_caption(page, asked, beside),
         tables=[shown("contrasts", _sheet(page, asked, beside))],
+        files={"forest": alone.drawn(page, asked)},
     )
 
 
 def _columns(page: Page, asked: pd.DataFrame) -> list[Column]:
-    """Permutation gap and the COLUMN of at most two probes, as far as they were measured."""
+    """Permutation gap, accuracy in other settings (--beside) and the COLUMN of probes: the first three there are."""
     found = []
     if len(page.gaps):
         kind = page.gaps["permute"].iloc[0]
@@ -55,6 +56,9 @@ def _columns(page: Page, asked: pd.DataFrame) -> list[Column]:
         tip = f"change of what shuffling {what} of all images alike costs; above 0, more is owed to the layout"
         values = page.gaps.rename(columns={"gap": "value"})
         found.append(("permutation gap", permutation_gap.UNITS[kind], tip, values[["rung", "seed", "value"]]))
+    for other in page.beside:
+        if len(other.values):
+            found.append((other.setting, "points", f"change of accuracy with {other.setting}", other.values))
     eighth = (
         str(max(1, int(page.frame["img_size"].dropna().min() // 8))) if page.frame["img_size"].notna().any() else "1"
     )
@@ -81,15 +85,16 @@ def _columns(page: Page, asked: pd.DataFrame) -> list[Column]:
 def _cards(asked: pd.DataFrame) -> Markup:
     """A sentence per verdict, with its count; the decided ones with effects and which are clean."""
     verdicts = asked["verdict"].map(lambda words: words.partition(",")[0])
-    gains, losses = asked[verdicts == columns.GAIN], asked[verdicts == columns.LOSS][::-1]
+    gains = asked[verdicts == columns.GAIN].sort_values("diff", ascending=False, kind="stable")
+    losses = asked[verdicts == columns.LOSS].sort_values("diff", kind="stable")
     open_, equal = asked[verdicts == columns.UNDECIDED], asked[verdicts == columns.EQUAL]
     cards = [_card("gain", gains, _decided(gains)), _card("loss", losses, _decided(losses, told=False))]
     said = [_listed(open_["contrast"])] if len(open_) else []
     said += [f"{row.contrast}: {row.said}" for row in open_.itertuples() if row.said]
-    margin = " or ".join(dict.fromkeys(f"{value:g}" for value in asked["margin"]))
+    margin = " or ".join(dict.fromkeys(f"{value:g}" for value in (equal if len(equal) else asked)["margin"]))
     inside = _listed(equal["contrast"]) if len(equal) else Markup("None")
     lies = "are" if len(equal) > 1 else "is"
-    said.append(Markup("{} {} shown to lie within ± {} points").format(inside, lies, margin))
+    said.append(Markup("{} {} shown to lie within ±\u00a0{} points").format(inside, lies, margin))
     cards.append(_card("undecided", open_, Markup(". ").join(said)))
     return div("cards", *cards)
 
@@ -244,7 +249,9 @@ def _mini(row: Any, column: Column, at: Scale, own: pd.Series, height: int, shap
 
 def _chip(row: Any) -> Markup:
     if row.of:
-        return Markup('<span class="chip" title="{}">only this</span>').format(row.differs)
+        # A name that a reader may not take for the ingredient, such as "kernel to depthwise", is told by it.
+        what = "this" if not row.family or set(row.of) <= set(row.contrast.split()) else " × ".join(map(_plain, row.of))
+        return Markup('<span class="chip" title="{}">only {}</span>').format(row.differs, what)
     words, fit = [_plain(word) for word in row.others], []
     while words and len(", ".join([*fit, words[0]])) <= ROOM:
         fit.append(words.pop(0))

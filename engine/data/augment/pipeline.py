@@ -38,6 +38,8 @@ class Augmentation:
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     crop_pad: int = 0
+    crop_fill: str = "zeros"
+    crop_step: int = 1
     hflip: float = 0.0
     scale: tuple[float, float] | None = None
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -45,10 +47,14 @@ class Augmentation:
     color_jitter: float = 0.0
     reprob: float = 0.0
     remode: str = "const"
+    places: tuple[int, ...] | None = None
+    """Before all else pixel `places[i]` of an image comes to place i, (H*W,); None: they stay."""
 
     def __post_init__(self) -> None:
         if self.scale and self.crop_pad:
             raise ValueError("scale and crop_pad are two ways to crop; leave one out")
+        if self.crop_pad % self.crop_step:
+            raise ValueError(f"crop_pad {self.crop_pad} is not a multiple of crop_step {self.crop_step}")
         for name, value in (("scale", self.scale), ("ratio", self.ratio)):
             if value and not 0 < value[0] <= value[1]:
                 raise ValueError(f"{name} {value[0]:g} {value[1]:g} must be a smaller and a larger number above 0")
@@ -119,8 +125,8 @@ def _normal(key, sample, operation):
 
 
 @kernel
-def read(file, addresses, samples, out, key, crop_pad, hflip):
-    """Copy images out of the bytes of a file, with a random crop after zero padding and a random horizontal flip.
+def read(file, addresses, samples, out, key, crop_pad, crop_step, wrap, hflip):
+    """Copy images out of the bytes of a file, with a random crop after padding and a random horizontal flip.
 
     Args:
         file: the whole file, uint8.
@@ -129,6 +135,9 @@ def read(file, addresses, samples, out, key, crop_pad, hflip):
         out: (B, H, W, C) uint8; C = 1 takes the first channel of a grey image.
         key: uint64 of the epoch.
         crop_pad: pixels of padding on each side; 0 is no crop.
+        crop_step: pixels between two possible crops; crop_pad is a multiple of it.
+        wrap: the padding is the other side of the image, else zeros. A crop_pad of half a side then names a shift by
+            half of it twice, of which one is left out: all shifts are equally likely.
         hflip: probability of a flip.
     """
     count, height, width, chans = out.shape
@@ -138,11 +147,22 @@ def read(file, addresses, samples, out, key, crop_pad, hflip):
         start = np.int64(addresses[i])
         top, left, flip = 0, 0, False
         if crop_pad:
-            span = np.uint64(2 * crop_pad + 1)
-            top = np.int64(_draw(key, sample, CROP_Y) % span) - crop_pad
-            left = np.int64(_draw(key, sample, CROP_X) % span) - crop_pad
+            span = 2 * (crop_pad // crop_step) + 1
+            rows = np.uint64(span - (wrap and 2 * crop_pad == height))
+            columns = np.uint64(span - (wrap and 2 * crop_pad == width))
+            top = np.int64(_draw(key, sample, CROP_Y) % rows) * crop_step - crop_pad
+            left = np.int64(_draw(key, sample, CROP_X) % columns) * crop_step - crop_pad
         if hflip > 0.0:
             flip = np.float64(_draw(key, sample, FLIP)) * 2.0**-53 < hflip
+        if wrap:
+            for y in range(height):
+                row = start + (y + top) % height * width * 3
+                for x in range(width):
+                    address = row + (x + left) % width * 3
+                    place = ((i * height + y) * width + (width - 1 - x if flip else x)) * chans
+                    for c in range(chans):
+                        flat[place + c] = file[address + c]
+            continue
         first, last = max(0, -left), max(0, min(width, width - left))  # columns that lie on the image, before the flip
         for y in range(height):
             place = np.uint64((i * height + y) * width * chans)  # unsigned: numba then does not test for negatives

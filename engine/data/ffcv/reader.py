@@ -58,6 +58,7 @@ class ImageDecoder(SimpleRGBImageDecoder):
         self._layout = layout = beton.read_layout(path)
         size = pair(augmentation.img_size)
         self._as_stored = layout.is_raw and layout.is_all_of(size) and not augmentation.scale
+        self._places = None if augmentation.places is None else np.array(augmentation.places)
         # libjpeg-turbo's handles live as long as their thread: FFCV's thread is a new one in each epoch, these stay.
         self._pool = ThreadPoolExecutor(workers) if workers > 1 or not layout.is_raw else None
         self._at_once = max(1, SQUARES_BYTES // (3 * size[0] * size[1]))
@@ -98,11 +99,18 @@ class ImageDecoder(SimpleRGBImageDecoder):
         for start in range(0, len(samples), self._at_once):
             chosen, images = samples[start : start + self._at_once], out[start : start + self._at_once]
             source, addresses = file, self._layout.pointers[chosen % len(self._layout.pointers)]
-            if not self._as_stored:
+            if not self._as_stored or self._places is not None:
                 squares = self._squares[worker][: len(chosen)]
-                self._cut(file, chosen, squares, worker)
+                if self._as_stored:
+                    pipeline.read(file, addresses, chosen, squares, key, 0, 1, False, 0.0)
+                else:
+                    self._cut(file, chosen, squares, worker)
+                if self._places is not None:
+                    flat = squares.reshape(len(chosen), -1, 3)
+                    flat[:] = flat[:, self._places]
                 source, addresses = self._squares_bytes[worker], np.arange(len(chosen)) * squares[0].size
-            pipeline.read(source, addresses, chosen, images, key, augmentation.crop_pad, augmentation.hflip)
+            crop = augmentation.crop_pad, augmentation.crop_step, augmentation.crop_fill == "wrap"
+            pipeline.read(source, addresses, chosen, images, key, *crop, augmentation.hflip)
             augmentation.finish(images, chosen, key)
 
     def _cut(self, file: np.ndarray, samples: np.ndarray, squares: np.ndarray, worker: int) -> None:
