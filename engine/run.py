@@ -12,16 +12,17 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 import archs
 from engine.data.augment.policy import FORMS, canonical
 from engine.data.sets import DATASETS, SPLITS, lookup
-from engine.errors import CHECKPOINT, Refusal
+from engine.errors import CHECKPOINT, USAGE, Refusal
 from engine.fields import dilution, sizes, softness, values
 from engine.fields.effects import OPTIMIZERS, fault
 from engine.fields.how import DATA_DIR as DATA_DIR
 from engine.fields.how import Count, How
+from engine.fields.mistakes import Fields
 from engine.fields.sizes import Pixels, Size
 from engine.fields.values import unknown
 from engine.pruning import criteria
@@ -41,7 +42,7 @@ LAST = "last.pth.tar"  # the weights that a run's folder stands for
 BEST = "model_best.pth.tar"
 
 
-class Run(BaseModel):
+class Run(Fields):
     """One training run, frozen and validated; types are canonical, so that 50 and 50.0 are the same run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -317,20 +318,12 @@ def make_how(fields: dict[str, Any], where: str = "") -> How:
     return _make(How, fields, where)
 
 
-def _make(kind: type[BaseModel], fields: dict[str, Any], where: str) -> Any:
-    prefix = f"{where}: " if where else ""
-    for key in fields:
-        if key not in kind.model_fields:
-            raise Refusal(prefix + unknown("key", key, kind.model_fields))
+def _make(kind: type[Fields], fields: dict[str, Any], where: str) -> Any:
     try:
         return kind(**fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"][:1])
-        message = first["msg"].removeprefix("Value error, ")
-        if place:
-            message = f"{place} {fields.get(place)!r}: {message[0].lower()}{message[1:]}"
-        raise Refusal(prefix + message) from None
+    except Refusal as refusal:
+        prefix = f"{where}: " if where and refusal.code == USAGE else ""
+        raise Refusal(prefix + str(refusal), refusal.code) from None
 
 
 def identify(path: str) -> str:

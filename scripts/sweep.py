@@ -120,8 +120,12 @@ def end(sweep: Sweep, how: How, again: str, statuses: list[dict[str, Any]], tabl
 def status(sweep: Sweep, given: argparse.Namespace) -> None:
     statuses = states.show(sweep, given.state, given.sort, given.watch)
     shown = {status["state"] for status in statuses}
-    verb = "launch" if shown == {store.PLANNED} else "resume" if shown & {*states.UNFINISHED} else "collect"
-    print(f"next: python scripts/sweep.py {verb} {given.name}")
+    left = shown & {*states.UNFINISHED}
+    verb = "launch" if shown == {store.PLANNED} else "resume" if left else "collect"
+    if left and left <= {store.RUNNING, states.QUEUED}:  # all goes its way
+        print(f"next: python scripts/sweep.py status {given.name} --watch 30")
+    else:
+        print(f"next: python scripts/sweep.py {verb} {given.name}")
 
 
 def logs(sweep: Sweep, given: argparse.Namespace) -> None:

@@ -41,12 +41,7 @@ def of(name: str, arguments: dict[str, Any], opt: str = "adamw") -> Declared:
     if not name or name.startswith("timm/"):
         return Declared(why=UNKNOWN)
     family = name.partition("_")[0]
-    claims, axes = {}, {}
-    if "MIXER" in read(family).tables:
-        given = {**archs.defaults(name), **arguments}
-        axes = {axis: value for axis, value in declared.read(given["mixer"]).at(given).items() if axis in MEANING}
-    else:
-        claims = {WORDS[key]: _word(value) for key, value in asdict(bias_of(name)).items()}
+    claims, axes = said(name, arguments)
     small, kinds = signatures.stand_in(name), signatures.kinds(name, arguments)
     if small is not None and symmetry.declared(name, **arguments) != symmetry.declared(small, **kinds):
         small = None
@@ -58,6 +53,15 @@ def of(name: str, arguments: dict[str, Any], opt: str = "adamw") -> Declared:
     except Refusal as refusal:
         return Declared(claims, axes, why=f"not known: {refusal}")
     return Declared(claims, axes, {group: float(gaps[group]) for group in symmetry.GROUPS}, text, opt)
+
+
+def said(name: str, arguments: dict[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
+    """Claims of a family of this zoo by their words; of a mixer of the lattice instead where it stands on each axis."""
+    family = name.partition("_")[0]
+    if "MIXER" in read(family).tables:
+        given = {**archs.defaults(name), **arguments}
+        return {}, {axis: value for axis, value in declared.read(given["mixer"]).at(given).items() if axis in MEANING}
+    return {WORDS[key]: _word(value) for key, value in asdict(bias_of(name)).items()}, {}
 
 
 def _kept(text: str, opt: str) -> dict[str, Any] | None:

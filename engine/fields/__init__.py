@@ -1,6 +1,7 @@
 """Fields of a run: what they may hold, and what they say together.
 
 values    what users write in flags, grids and YAML, read in one way
+mistakes  a mistake in them is one line
 sizes     pixels: 32 is a square, 32x64 height and width
 effects   when a field changes the result, and which exclude each other
 choices   orders in which layers lose their mixing, from a committed table

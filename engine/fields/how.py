@@ -6,10 +6,11 @@ Importing this imports neither torch nor timm.
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from engine.fields import values
 from engine.fields.limits import startable
+from engine.fields.mistakes import Fields
 
 Count = Annotated[int, Field(ge=1)]
 Threads = Annotated[int, AfterValidator(startable)]
@@ -18,7 +19,7 @@ Folder = Annotated[Path, AfterValidator(lambda path: Path(values.home(str(path))
 DATA_DIR = values.folder("SOFTMLP_DATA", Path(__file__).resolve().parent.parent.parent / "data")
 
 
-class How(BaseModel):
+class How(Fields):
     """What does not change a result. (The number of threads does change the last bits; it is kept with the run.)"""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -17,8 +17,6 @@ from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from engine.errors import Refusal
 from engine.run import Run, unknown
 from slurm.cluster import clusters
@@ -147,11 +145,4 @@ def _refusing(path: Path) -> Any:
 def _said(error: Exception) -> str:
     if isinstance(error, Refusal):
         return str(error)
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        field = str(first["loc"][0]) if first["loc"] else ""
-        if first["type"] == "extra_forbidden":
-            return unknown("key", field, Run.model_fields)
-        message = first["msg"].removeprefix("Value error, ")
-        return f"{field} {short(first['input'])}: {message}" if field else message
     return f"{type(error).__name__}: {error.msg if isinstance(error, SyntaxError) else error}".splitlines()[0]

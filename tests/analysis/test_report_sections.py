@@ -78,7 +78,7 @@ def test_only_a_variant_with_claims_of_its_own_lacks_a_stand_in():
         assert variant in own or signatures.stand_in(name), name
 
 
-def test_probes_are_drawn_by_seed_and_told_with_chance(folders, tmp_path):
+def test_probes_are_drawn_by_seed_and_told_with_their_null(folders, tmp_path):
     for place, folder in enumerate(folders):
         values = {
             key: {"value": 50.0 + place, "low": 48.0, "high": 52.0, "null": 10.0} for key in ("acc", "acc_1", "peak")
@@ -89,7 +89,7 @@ def test_probes_are_drawn_by_seed_and_told_with_chance(folders, tmp_path):
     assert "<title>mixer, patch peak: 54.0 points (53.0, 54.0, 55.0)</title>" in text
     assert "Moved by one pixel, images are still recognised in 60 % (resnet18) to 51 % (mlp)." in plain(text)
     # By hand: 53, 54 and 55, so a half-width of 4.3027 / sqrt(3) = 2.48
-    assert ">54.0 ± 2.5, chance 10.0<" in text
+    assert ">54.0 ± 2.5, null 10.0<" in text
 
 
 def test_gap_and_probes_stand_beside_the_contrasts(tmp_path):

@@ -9,7 +9,7 @@ import torch
 
 import engine
 from engine.data import loaders, normalize
-from engine.errors import DATA, Refusal
+from engine.errors import DATA, USAGE, Refusal
 from engine.folder import store
 from engine.run import make_how, make_run
 
@@ -49,6 +49,21 @@ def test_a_second_call_trains_nothing_and_says_the_same(result, given):
     before = (result.folder / "last.pth.tar").stat().st_mtime_ns
     again = engine.train_run(result.run, **given)
     assert again == result and (result.folder / "last.pth.tar").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    "fields, words",
+    [
+        ({"modle": "mixer_nano"}, "unknown key 'modle'; did you mean 'model'"),
+        ({"model": "mixer_nan"}, "unknown model 'mixer_nan'; close: mixer_nano"),
+        ({"lr": -1}, "lr -1: input should be greater than 0"),
+        ({"model": "mixer_nano", "model_kwargs": {"dpth": 3}}, "mixer_nano has no argument 'dpth'"),
+    ],
+)
+def test_a_mistake_in_a_run_as_a_value_is_one_line(fields, words):
+    with pytest.raises(Refusal, match=words) as refusal:
+        engine.Run(**fields)
+    assert "\n" not in str(refusal.value) and refusal.value.code == USAGE
 
 
 @pytest.mark.parametrize(

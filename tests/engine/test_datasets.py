@@ -236,6 +236,10 @@ def test_a_clone_has_the_labels_of_its_original_and_draws_of_its_own_in_each_spl
     for split, (x, y) in clones.items():
         assert (y == flat(read_raw("digits", split, tmp_path))[1]).all() and len(np.unique(x, axis=0)) == len(x)
     assert not (clones["train"][0][:20] == clones["val"][0][:20]).all(1).any()
+    (x, y), (drawn, _) = flat(read_raw("digits", "train", tmp_path)), clones["train"]
+    for label in range(10):  # each class has its own mean, at half of the contrast
+        wanted = 127.5 + (x[y == label].mean(0) - 127.5) / 2
+        assert abs(drawn[y == label].mean(0) - wanted).mean() < 4 < abs(drawn.mean(0) - wanted).mean()
     image, label = read_raw("digits_gaussian", "val", tmp_path)[7]
     assert image.shape == (8, 8, 3) and image.dtype == np.uint8 and (image[..., 0] == image[..., 2]).all()
     again = read_raw("digits_gaussian", "val", tmp_path)[7]

@@ -2,6 +2,7 @@
 
 import pytest
 
+from analysis.compare import frames
 from engine.errors import Refusal
 from engine.folder import store
 from engine.train import train
@@ -20,9 +21,13 @@ def test_tensorboard_shows_each_epoch_once(tiny, how, tmp_path):
 
     rows = stopped_and_resumed(tiny, tmp_path, how.model_copy(update={"log_tensorboard": True}))
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    for key in ("train_loss", "eval_loss", "eval_top1", "lr"):
+    assert {*events.Tags()["scalars"]} == {*rows[0]} - {"epoch"}
+    for key in events.Tags()["scalars"]:
         points = [(event.step, event.value) for event in events.Scalars(key)]
         assert points == [(row["epoch"], pytest.approx(row[key], rel=1e-6)) for row in rows]
+    reported = frames.load([tmp_path], [tiny]).iloc[0]
+    for key, column in (("eval_top1", "acc1"), ("train_loss", "train_loss")):
+        assert events.Scalars(key)[-1].value == pytest.approx(reported[column], rel=1e-6), "the report says the same"
 
 
 def leveldb_records(data, block=32_768, header=7):
@@ -58,8 +63,8 @@ def test_wandb_offline_continues_one_run(tiny, how, tmp_path, monkeypatch):
             record.ParseFromString(data)
             if record.WhichOneof("record_type") == "history":
                 values = {item.key or ".".join(item.nested_key): item.value_json for item in record.history.item}
-                seen[int(values["_step"])] = float(values["eval_top1"])
-    assert seen == {int(row["epoch"]): row["eval_top1"] for row in rows}
+                seen[int(values["_step"])] = {key: float(values[key]) for key in values if not key.startswith("_")}
+    assert seen == {int(row["epoch"]): {key: row[key] for key in row if key != "epoch"} for row in rows}
 
 
 def test_an_epoch_that_was_not_evaluated_has_no_point(tiny, how, tmp_path):
