@@ -101,6 +101,18 @@ def test_between_its_ends_it_is_the_formula(groups, wrap):
     assert nearest(off, mixer.geometry, 3).abs().max() < 1e-12, "what it adds has no kernel in it"
 
 
+@pytest.mark.parametrize("strictness", [0.2, 0.5, 0.9])
+def test_it_starts_between_the_starts_of_its_ends(strictness):
+    """sqrt(1 - (1 - s)^2) K0 + (1 - s) W0, from the same random numbers, up to the start's rule."""
+    starts = (make("dial", strictness=strictness), make("kernel"), make("dense"))
+    for dial, kernel, dense in zip(*map(mixers_of, starts), strict=True):
+        soft = 1 - strictness
+        expected = (1 - soft**2) ** 0.5 * kernel.matrices() + soft * dense.matrices()
+        factor = (dial.matrices() * expected).sum() / expected.square().sum()
+        torch.testing.assert_close(dial.matrices(), factor * expected, rtol=1e-5, atol=1e-6)
+        assert 0.8 < factor < 1.25 and dial.mean_square() == pytest.approx(dial.target, rel=1e-6)
+
+
 def test_a_gate_starts_where_it_is_told_and_learns_in_each_layer():
     model, fixed = make("dial", strictness=0.3, gated=True), make("dial", strictness=0.3)
     torch.testing.assert_close(model(images()), fixed(images()), rtol=1e-6, atol=1e-6)

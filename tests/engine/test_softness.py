@@ -15,6 +15,7 @@ from engine.data import loaders, normalize
 from engine.errors import STOPPED, Refusal
 from engine.fields import softness
 from engine.folder import checkpoint, store
+from engine.folder.status import _is_behind
 from engine.run import make_how, make_run
 from engine.step import make_autocast
 from engine.train import train
@@ -188,6 +189,12 @@ def test_epochs_tell_penalty_and_strictness(annealed):
     assert all(line["penalty"] > 0 for line in told) and told[-1]["penalty"] < told[0]["penalty"]
     log = (annealed[0] / "log.txt").read_text()
     assert f"penalty {told[0]['penalty']:.4g}  strictness 0.490 0.490" in log
+
+
+def test_an_epoch_that_is_told_again_is_told_once():
+    """Of a run that goes on from a checkpoint at an epoch's last step, before its evaluation."""
+    told, step = {"step": 5, "epoch": 0, "penalty": 0.1}, {"step": 5, "epoch": 0, "loss": 1.0, "lr": 0.1}
+    assert _is_behind(step, 5, 0) and _is_behind(told, 5, 1) and not _is_behind(told, 5, 0)
 
 
 def test_no_weights_are_kept_on_the_way(how, tmp_path):
