@@ -38,7 +38,7 @@ def half_radius(mass: np.ndarray) -> np.ndarray:
 
     The pixel at which the half is passed counts in proportion, as a step between two radii.
     """
-    flat = mass.reshape(*mass.shape[:-2], -1)
+    flat = mass.reshape(*mass.shape[:-2], mass.shape[-2] * mass.shape[-1])  # of no maps at all, too
     d = np.sqrt(squared_distances(mass)).reshape(flat.shape)
     order = d.argsort(-1, kind="stable")
     d, share = np.take_along_axis(d, order, -1), np.take_along_axis(flat, order, -1).cumsum(-1)

@@ -11,8 +11,8 @@ the last block (of timm's models: stages) and of the logits:
 
 Source: Erhan et al., technical report 1341, Montreal 2009 (the norm as the only constraint); pictures of units:
 Olah et al., Distill 2017. There is no prior for smooth images here, as it would decide the frequency.
-Null: the same of random weights: those at the start of training or, where that is not known, the model's own matrices
-in random order. The interval is over units.
+Null: the same of random weights: those at the start of training or, where that is not known or a unit then does nothing
+(a classifier that starts at zero), the model's own matrices in random order. The interval is over units.
 Expect: random weights of flat MLPs and patches want white noise (radius that of a uniform map, frequency that of white
 noise), trained ones low frequencies, most in the first block; convolution a window about the middle at any time,
 growing with depth. A gain of 1 is what an image does; random weights have more, as no image is noise.
@@ -40,12 +40,15 @@ OVER_TRAINING = True
 
 
 def measure(subject: Subject) -> dict[str, Estimate]:
-    """Of the layers that the model has; a model of one block has no middle and no last one."""
+    """Of the layers that the model has; a model of one block has no middle and no last one, and a layer whose units no
+    image moves is left out."""
     images, _, _ = pixels.sample(subject, PROTOCOL["images"])
     random, result = _random(subject), {}
     for label, module in exciting.layers(subject.model).items():
         now, null = (numbers(subject, model, module, images) for model in (subject.model, random))
-        for key, values in now.items():
+        if not len(null["gain"]):  # a classifier that starts at zero
+            null = numbers(subject, exciting.shuffled(subject.model), module, images)
+        for key, values in now.items() if len(now["gain"]) and len(null["gain"]) else ():
             result[f"{key}_{label}"] = over_images(values[:, None], _mean, float(np.nanmean(null[key])))
     return result
 

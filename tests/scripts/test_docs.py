@@ -99,7 +99,9 @@ def test_commands_have_their_flags(command):
         if word.startswith("-"):
             assert re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", text), word
         elif re.fullmatch(r"[a-z]+_[a-z0-9]+", word):
-            files = [*(ROOT / "engine" / "recipes").glob("*.yaml"), *(ROOT / "slurm" / "sweeps").glob("*.py")]
+            rooms = ("slurm/sweeps", "analysis/probes", "analysis/choosing", "engine/pruning/criteria")
+            files = [path for room in rooms for path in (ROOT / room).glob("*.py")]
+            files += (ROOT / "engine" / "recipes").glob("*.yaml")
             assert word in [*archs.list_archs(), *(path.stem for path in files)]
 
 
