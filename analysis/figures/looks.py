@@ -58,7 +58,8 @@ MIXERS = {
     **{"none": ("none", "circle"), "pooling": ("none", "square"), "average": ("none", "up")},
     **{"banded": ("places", "down"), "banded_c": ("places", "diamond"), "distance": ("attention", "plus")},
     **{"attention": ("attention", "star"), "attention_window": ("attention", "cross")},
-    "set_attention": ("attention", "hourglass"),
+    **{"set_attention": ("attention", "hourglass"), "dial": ("conv", "hourglass")},
+    **{"dense_from_kernel": ("matrix", "hourglass"), "dense_from_impulse": ("reference", "diamond")},
 }
 TABLE = {name: Look(*look) for name, look in FAMILIES.items()}
 TABLE |= {f"lattice {name}": Look(*look, dotted=True) for name, look in MIXERS.items()}
@@ -103,6 +104,7 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
     """The look of each name; of strangers, sorted, one in ink that no other of them has, as long as there are some."""
     names = list(dict.fromkeys(names))
     free = [Look("reference", shape, dotted) for dotted in (False, True) for shape in SHAPES if shape != "hourglass"]
+    free = [look for look in free if look not in TABLE.values()]
     strangers = sorted(name for name in names if name not in TABLE)
     given = {name: free[place % len(free)] for place, name in enumerate(strangers)}
     return {name: TABLE.get(name) or given[name] for name in names}

@@ -1,5 +1,7 @@
 """TensorBoard and wandb mirror summary.csv; a run that was stopped continues the same curves."""
 
+import time
+
 import pytest
 
 from analysis.compare import frames
@@ -45,6 +47,17 @@ def leveldb_records(data, block=32_768, header=7):
             parts = b""
 
 
+def ended(path, kind, seconds=120):
+    """All records of an attempt that has ended: wandb's own process may still write when `finish` has returned."""
+    deadline = time.monotonic() + seconds
+    while True:
+        records = [kind.FromString(data) for data in leveldb_records(path.read_bytes())]
+        if any(record.WhichOneof("record_type") == "exit" for record in records):
+            return records
+        assert time.monotonic() < deadline, [record.WhichOneof("record_type") for record in records]
+        time.sleep(0.1)
+
+
 def test_wandb_offline_continues_one_run(tiny, how, tmp_path, monkeypatch):
     """Each attempt is a folder that `wandb sync` merges, as both carry the same id: the run's signature."""
     from wandb.proto import wandb_internal_pb2
@@ -58,9 +71,7 @@ def test_wandb_offline_continues_one_run(tiny, how, tmp_path, monkeypatch):
     assert len(attempts) == 2 and all(path.name.endswith(tiny.signature) for path in attempts)
     seen = {}
     for path in attempts:
-        for data in leveldb_records(next(path.glob("*.wandb")).read_bytes()):
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(data)
+        for record in ended(next(path.glob("*.wandb")), wandb_internal_pb2.Record):
             if record.WhichOneof("record_type") == "history":
                 values = {item.key or ".".join(item.nested_key): item.value_json for item in record.history.item}
                 seen[int(values["_step"])] = {key: float(values[key]) for key in values if not key.startswith("_")}

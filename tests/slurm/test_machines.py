@@ -233,7 +233,8 @@ def test_a_large_file_that_git_does_not_know_is_no_code_and_passes_no_memory(che
         file.truncate(3_000_000_000)  # sparse: it takes no room, and would take 3 GB of memory
     began = time.monotonic()
     copy = snapshot.take(tmp_path / "results")
-    assert sorted(path.name for path in copy.iterdir()) == ["COMMIT", "code.py", "new.py"]
+    assert sorted(path.name for path in copy.iterdir()) == ["COMMIT", "code.py", "new.py", "results"]
+    assert (copy / "results").readlink() == checkout / "results", "published tables are those of the checkout"
     assert "jobs get no copy of data.bin (3000 MB)" in capsys.readouterr().out
     assert time.monotonic() - began < 10
     assert snapshot.take(tmp_path / "results") == copy

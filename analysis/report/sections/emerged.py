@@ -24,7 +24,9 @@ RANK_NOTE += "over rungs, each drawn with all its runs; not corrected for how ma
 def draw(page: Page) -> Section | None:
     whole = page.frame[page.frame["rung"].isin(page.order)] if page.finished else page.frame[:0]
     over, ranked = emergence.over_training(whole), emergence.against_gap(page.frame, _is_shown)
-    over = over[[_is_shown(row.probe, row.key) for row in over.itertuples()]]
+    over = over[
+        pd.Series([_is_shown(*each) for each in zip(over["probe"], over["key"], strict=True)], over.index, bool)
+    ]
     if over.empty and ranked.empty:
         return None
     onsets = emergence.onsets(over).sort_values("onset", kind="stable")
