@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from engine.errors import USAGE, Refusal
+from engine.errors import STOPPED, USAGE, Refusal
 
 # A rank that is dead or hangs is noticed after this; torch's own limits are 10 and 30 minutes.
 TIMEOUT_SECONDS = float(os.environ.get("SOFTMLP_DISTRIBUTED_TIMEOUT", "600"))
@@ -24,10 +24,16 @@ def launched() -> bool:
     return int(os.environ.get("WORLD_SIZE") or 1) > 1 or _tasks() > 1
 
 
-def start(device: str = "auto") -> None:
+def start(device: str = "auto", launch: str = "") -> None:
     """Join the process group that the environment describes; nothing happens for a process that is alone.
 
-    gloo carries tensors on the CPU, NCCL those on GPUs. Raises Refusal (USAGE): the environment is not whole.
+    gloo carries tensors on the CPU, NCCL those on GPUs.
+
+    Args:
+        launch: tells the processes of one launch from those of another that meet on one port.
+
+    Raises:
+        Refusal: the environment is not whole (USAGE); the job's port is taken (STOPPED), and another start has another.
     """
     if not launched():
         return
@@ -35,7 +41,8 @@ def start(device: str = "auto") -> None:
 
     if torch.distributed.is_initialized():
         return
-    if _tasks() > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:  # torchrun may itself be a task of SLURM
+    by_slurm = _tasks() > 1 and "TORCHELASTIC_RUN_ID" not in os.environ  # torchrun may itself be a task of SLURM
+    if by_slurm:
         _from_slurm()
     missing = [
         key for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if key not in os.environ
@@ -45,9 +52,10 @@ def start(device: str = "auto") -> None:
     cuda = device != "cpu" and torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    torch.distributed.init_process_group(
-        "cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=datetime.timedelta(seconds=TIMEOUT_SECONDS)
-    )
+    place = {key: int(os.environ[key.upper()]) for key in ("rank", "world_size")}
+    meeting = {"store": _meeting(launch, **place), **place} if by_slurm else {}
+    timeout = datetime.timedelta(seconds=TIMEOUT_SECONDS)
+    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timeout, **meeting)
     if rank():
         logging.getLogger("softmlp").setLevel(logging.WARNING)
 
@@ -188,6 +196,22 @@ def is_lost(error: BaseException) -> bool:
     """Whether an error says that another process of the group is gone or silent."""
     words = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out", "NCCL")
     return world() > 1 and isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+
+
+def _meeting(launch: str, rank: int, world_size: int) -> Any:
+    """Where the tasks of a SLURM step find each other, and nobody else who came to the same port."""
+    import torch
+
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    wait = {"timeout": datetime.timedelta(seconds=TIMEOUT_SECONDS), "wait_for_workers": False}
+    try:
+        store = torch.distributed.TCPStore(host, port, world_size, is_master=rank == 0, **wait)
+    except torch.distributed.DistNetworkError as error:
+        if "EADDRINUSE" not in str(error):
+            raise
+        raise Refusal(f"port {port} of {host} is taken; the job begins anew, on another port", STOPPED) from None
+    own = [launch, *(os.environ.get(key, "") for key in ("SLURM_CLUSTER_NAME", "SLURM_JOB_ID", "SLURM_RESTART_COUNT"))]
+    return torch.distributed.PrefixStore("/".join(own), store)
 
 
 def _active() -> bool:

@@ -81,7 +81,8 @@ def train(
 def _begin(stack: contextlib.ExitStack, run: Run, folder: Path, launch: str, stop: Callable[[], int]) -> Lease:
     """The run's folder and the right to write into it, until the stack is closed."""
     store.make_folder(run, folder)
-    lease = stack.enter_context(own(folder, launch, stop))
+    # A worker of a launch has looked, and found nobody: whoever has it now was faster, and other runs wait.
+    lease = stack.enter_context(own(folder, launch, None if launch else stop))
     stack.enter_context(log_to(folder))
     return lease
 

@@ -139,7 +139,7 @@ def _work(path: Path, parent: int) -> int:
 def _train_together(spec: dict[str, Any], stop: Stop) -> int:
     """One of several tasks that train each run together; all return the same, unless one is lost (STOPPED)."""
     try:
-        distributed.start(spec["how"].get("device", "auto"))
+        distributed.start(spec["how"].get("device", "auto"), spec["launch"])
         folders = [Path(folder) for folder in spec["folders"]]
         code = worker.drain(folders, spec["how"], spec["launch"], _reason(stop, spec))
     except Refusal as refusal:
