@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import archs
-from engine.errors import DIVERGED, STOPPED, TERMINATED, USAGE
+from engine import distributed
+from engine.errors import DIVERGED, STOPPED, TERMINATED, USAGE, Refusal
 from engine.folder import predictions, store
 from engine.run import make_run
 from engine.train import train
@@ -160,6 +161,19 @@ def test_no_thread_of_gloo_is_left_when_the_interpreter_ends(digits, tmp_path, l
     for rank in ("0", "1"):
         names = (tmp_path / rank).read_text().split()
         assert names and not [name for name in names if "gloo" in name or "tcpstore" in name]
+
+
+def test_a_taken_port_asks_for_another_start_and_launches_on_one_port_do_not_meet(monkeypatch):
+    port = free_port()
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(port))
+    first = distributed._meeting("first", 0, 2)
+    first.set("who", "first")
+    with pytest.raises(Refusal, match=f"port {port} of 127.0.0.1 is taken") as refusal:
+        distributed._meeting("second", 0, 2)
+    assert refusal.value.code == STOPPED
+    assert distributed._meeting("first", 1, 2).get("who") == b"first"
+    assert not distributed._meeting("second", 1, 2).check(["who"])
 
 
 def test_torchrun_trains_and_prints_once(digits, tmp_path):
