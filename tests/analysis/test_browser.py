@@ -167,6 +167,9 @@ def test_tables_are_folded_and_sort_by_number_and_back_by_place(page):
 
 def test_it_prints_without_its_folds(page):
     page.call("Emulation.setEmulatedMedia", media="print")
-    assert page.run("[...document.querySelectorAll('details')].every(one => getComputedStyle(one).display == 'none')")
+    folds = "[...document.querySelectorAll('details')].filter(one => {}one.closest('section').querySelector('figure'))"
+    shown = ".map(one => one.checkVisibility({contentVisibilityAuto: true}))"
+    assert not any(page.run(folds.format("") + shown)), "a figure says it already"
+    assert all(page.run(folds.format("!") + shown)), "a table that is all there is"
     assert page.run("document.querySelector('.forest').getBoundingClientRect().height") > 100
     assert len(page.call("Page.printToPDF", preferCSSPageSize=True)["data"]) > 10_000
