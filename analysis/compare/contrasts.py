@@ -230,6 +230,8 @@ def power_note(frame: pd.DataFrame, table: pd.DataFrame) -> str:
     tested = table[table["diff_n"] > 1]
     if not (table["baseline"] != "").any():
         return "No baseline was named, so nothing is compared with one; ranks are from all pairs."
+    if (table["verdict"] == "baseline").all():
+        return "Every rung is its own baseline, so nothing is compared with one; ranks are from all pairs."
     if tested.empty:
         return "No difference has two pairs of runs, so nothing can be told from chance."
     wide = frames.accuracies(frame)

@@ -53,17 +53,19 @@ class Parser(argparse.ArgumentParser):
             key = flag.replace("_", "-")
             close = key if key in flags else None if timm_flags.is_foreign(flag) else nearest(key, flags)
             hint = f"did you mean {close}?" if close else f"see python {self.prog} --help"
+            if takers := [name for name, parser in self._commands() if key in parser._option_string_actions]:
+                hint = f"only {', '.join(takers)} {'take' if len(takers) > 1 else 'takes'} it"
             raise Refusal(f"unknown {'flag' if flag.startswith('-') else 'argument'} '{flag}'; {hint}")
         if vars(known).pop("loader", None):  # of older commands
             print("softmlp: --loader is gone: FFCV loads always, and gives the same pixels", file=sys.stderr)
         return known
 
     def _all(self) -> list[argparse.ArgumentParser]:
-        parsers: list[argparse.ArgumentParser] = [self]
-        for action in self._actions:
-            if isinstance(action, argparse._SubParsersAction):
-                parsers += action.choices.values()
-        return parsers
+        return [self, *(parser for _, parser in self._commands())]
+
+    def _commands(self) -> list[tuple[str, argparse.ArgumentParser]]:
+        parts = [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]
+        return [pair for part in parts for pair in part.choices.items()]
 
 
 class TimmFlags(argparse.Action):

@@ -239,6 +239,8 @@ def test_power_note_names_what_these_pairs_can_show(make):
     assert "take 10 seeds" in note
     single = frames.load(nano(make, {"mlp_nano": [90.0], "mixer_nano": [91.0]}))
     assert "nothing can be told" in contrasts.power_note(single, contrasts.against(single))
+    alone = single[single["rung"] == single["rung"].iloc[0]]
+    assert "its own baseline" in contrasts.power_note(alone, contrasts.against(alone))
 
 
 def test_budgets_hold_what_lies_within_the_tolerance():
