@@ -25,7 +25,8 @@ def until_ended(sweep: Sweep, every: float = EVERY_SECONDS) -> list[Status]:
         statuses = states.standing(sweep)
         left = any(status["state"] in states.UNFINISHED for status in statuses)
         quiet = quiet + 1 if live == [] else 0  # None: squeue does not answer, which says nothing
-        if on_slurm and (words := states.summary(statuses)) != told:
+        why = states.waits_for(live or []) if left else ""
+        if on_slurm and (words := states.summary(statuses) + (f"; SLURM waits: {why}" if why else "")) != told:
             told = words
             print(f"{datetime.now():%H:%M:%S}  {words}", flush=True)
         if not on_slurm or quiet == LOOKS or (quiet and not left):

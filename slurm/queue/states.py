@@ -36,6 +36,7 @@ MANY = 500  # rows; rich takes over a millisecond for each
 STALLED_SECONDS = 60.0
 SECOND_LOOK_SECONDS = 3.0
 EXPLAINED = 200  # deaths that accounting is asked about
+SILENT = {"", "None"}  # reasons of SLURM's that say nothing
 
 
 def standing(sweep: Sweep) -> list[Status]:
@@ -54,7 +55,7 @@ def standing(sweep: Sweep) -> list[Status]:
             owner = status["owner"] = None
             cancelled = (folder / worker.CANCEL).exists()
             status |= {"state": CANCELLED} if cancelled else {"state": store.STOPPED, "silent": True}
-        status["note"] = _judge(status, owner, str(folder) in coming, folder in speaks)
+        status["note"] = _judge(status, owner, coming.get(str(folder)), folder in speaks)
         if status["state"] == store.STOPPED and status.get("silent"):
             silent.append((folder, status))
     _explain(silent)
@@ -77,8 +78,14 @@ def _speaks_again(folders: Sequence[Path]) -> set[Path]:
     return {folder for folder, said in zip(away, before, strict=True) if lease.heartbeat(folder) != said}
 
 
-def _judge(status: Status, owner: dict[str, Any] | None, coming: bool, speaks: bool) -> str:
-    """Set the state that is shown; what there is to add."""
+def _judge(status: Status, owner: dict[str, Any] | None, coming: str | None, speaks: bool) -> str:
+    """Set the state that is shown; what there is to add.
+
+    Args:
+        coming: what the live elements that have it on their list wait for, empty for nothing; None: none has.
+    """
+    why = f" ({coming})" if coming else ""
+    later = "resume goes on" if coming is None else f"in the queue again{why}"
     if tables.TABLE in status:
         here = "" if status["here"] == store.PLANNED else f"; here {status['here']}"
         return f"by {status[tables.TABLE]}{here}"
@@ -93,13 +100,13 @@ def _judge(status: Status, owner: dict[str, Any] | None, coming: bool, speaks: b
         return note + _of_job(owner)
     if status["state"] == store.STOPPED and (status.get("error_class") in (PREEMPTED, TIMEOUT)):
         status["state"] = status["error_class"]
-        return f"saved at step {status.get('step', 0)}; " + ("in the queue again" if coming else "resume goes on")
+        return f"saved at step {status.get('step', 0)}; {later}"
     if status["state"] == store.STOPPED and status.get("error_class") in worker.FAULTS:
-        return f"{status['error_class']}: {status.get('error')}; resume goes on"
-    if coming and status["state"] in (store.STOPPED, store.PLANNED):
+        return f"{status['error_class']}: {status.get('error')}; {later}"
+    if coming is not None and status["state"] in (store.STOPPED, store.PLANNED):
         step = status.get("step") if status["state"] == store.STOPPED else None
         status["state"] = QUEUED
-        return f"goes on after step {step}" if step else ""
+        return (f"goes on after step {step}" if step else "waits" if coming else "") + why
     if status["state"] == store.STOPPED:
         word = "its process died without a word; " if status.get("silent") else ""
         return f"{word}resume goes on"
@@ -113,11 +120,23 @@ def _elements(sweep: Sweep) -> list[scheduler.Element] | None:
     return submit.live(sweep)
 
 
-def _coming(sweep: Sweep, elements: Sequence[scheduler.Element]) -> set[str]:
-    """Folders that a live element has on its list."""
-    comments = {element.comment for element in elements if element.comes}
-    specs = [submit.read_spec(sweep.jobs_folder, comment) for comment in comments]
-    return {folder for spec in specs for folder in spec.get("folders", ())}
+def waits_for(elements: Sequence[scheduler.Element]) -> str:
+    """The reasons that SLURM gives, where all that will take runs wait; empty where one is at work."""
+    come = [element for element in elements if element.comes]
+    if not all(element.waits for element in come):
+        return ""
+    return ", ".join(sorted({element.reason for element in come} - SILENT))
+
+
+def _coming(sweep: Sweep, elements: Sequence[scheduler.Element]) -> dict[str, str]:
+    """Folders that live elements have on their list, and what these wait for."""
+    told: dict[str, str] = {}
+    come = [element for element in elements if element.comes]
+    for comment in {element.comment for element in come}:
+        why = waits_for([element for element in come if element.comment == comment])
+        for folder in submit.read_spec(sweep.jobs_folder, comment).get("folders", ()):
+            told[folder] = why if folder not in told or not why else told[folder]
+    return told
 
 
 def _explain(silent: list[tuple[Path, Status]]) -> None:

@@ -46,6 +46,21 @@ def test_waiting_ends_when_no_job_comes_for_what_is_left(make_trial, lab):
     assert launch.returncode == 1 and "1 of 1 runs are left" in said and "resume" in said, said
 
 
+def test_it_is_said_what_slurm_waits_for(make_trial, lab):
+    trial = make_trial(0)
+    launch = trial.start("launch", "--no-snapshot", "--wait", "--sbatch", "begin=now+1hour")
+    said = ""
+    while "SLURM waits: " not in said:
+        line = launch.stdout.readline()
+        assert line, said
+        said += line
+    assert said.endswith("SLURM waits: BeginTime\n") and "waits (BeginTime)" in trial.script("status"), said
+    (job,) = {job.id.partition("_")[0] for job in lab.jobs("PENDING")}
+    lab.run("scontrol", "update", f"jobid={job}", "starttime=now")
+    said = launch.communicate(timeout=240)[0]
+    assert launch.returncode == 0 and "1 done" in said, said
+
+
 SMALL = """
 import os, signal, sys
 if "slurm.queue.task" in sys.orig_argv and int(os.environ.get("SLURM_MEM_PER_NODE", 0)) < 2000:
