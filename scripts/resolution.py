@@ -31,7 +31,8 @@ def main() -> None:
     from analysis.bias import resolution
 
     for folder in finished:
-        resolution.check(store.read_run(folder))
+        resolution.check(run := store.read_run(folder))
+        resolution.sized(run, given.img_size, how, lambda line: None)  # before any pass over the images
     rows = []
     for number, folder in enumerate(finished, 1):
         print(f"{number}/{len(finished)} {folder.name}", file=sys.stderr)

@@ -22,7 +22,7 @@ from analysis.bias.probe_runs import weights_of
 from analysis.typeset import Sheet, accuracy
 from archs.parts.family import read
 from engine.cli.validate import predict
-from engine.data.ensure import settled
+from engine.data.ensure import ensure, settled
 from engine.errors import USAGE, Refusal
 from engine.fields import sizes
 from engine.fields.sizes import Size
@@ -42,6 +42,16 @@ def check(run: Run) -> None:
         raise Refusal(f"{run.rung}: its weights belong to the grid of {run.pixels} px; without one: {', '.join(free)}")
 
 
+def sized(run: Run, wanted: Sequence[Size], how: How, say: Callable[[str], None]) -> list[Run]:
+    """The run as it is judged at each size. Raises Refusal (DATA) where one is not stored, nor any larger one."""
+    found = []
+    for size in wanted:
+        judged = run if size == run.img_size else settled(run.but(img_size=size, stored_size=None), how.data_dir, say)
+        ensure(run.dataset, judged.stored, how.data_dir, say, run.splits)
+        found.append(judged)
+    return found
+
+
 def measure(folder: Path, wanted: Sequence[Size], how: How, say: Callable[[str], None]) -> list[dict[str, Any]]:
     """A row per size: signature, rung, family, seed, `trained_px`, `img_size`, `side` (root of the area), `acc1`.
 
@@ -58,8 +68,7 @@ def measure(folder: Path, wanted: Sequence[Size], how: How, say: Callable[[str],
         "trained_px": run.pixels,
     }
     rows = []
-    for size in wanted:
-        judged = run if size == run.img_size else settled(run.but(img_size=size, stored_size=None), how.data_dir, say)
+    for size, judged in zip(wanted, sized(run, wanted, how, say), strict=True):
         logp, labels = predict(path, judged, how)
         height, width = sizes.pair(size)
         right = 100 * float((logp.argmax(1) == labels).mean())

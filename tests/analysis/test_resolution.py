@@ -54,6 +54,14 @@ def by_hand(folder, size, data):
         return 100 * float((model(x).argmax(1).numpy() == layout.labels).mean())
 
 
+def test_a_size_that_is_not_stored_is_refused_before_any_is_judged(folders, data):
+    how = make_how({"data_dir": data, "threads": 1})
+    run = make_run({"model": "convmixer_nano", "dataset": "imagefolder/nowhere", "img_size": 8})
+    with pytest.raises(Refusal, match="nowhere_train_8.beton is missing"):
+        resolution.sized(run, SIZES, how, lambda line: None)
+    assert [one.pixels for one in resolution.sized(run.but(dataset="digits"), SIZES, how, print)] == ["8", "12", "8x16"]
+
+
 def test_the_curve_is_of_the_same_weights_on_images_of_each_size(folders, data):
     how = make_how({"data_dir": data, "threads": 1})
     rows = [row for folder in folders for row in resolution.measure(folder, SIZES, how, lambda line: None)]
