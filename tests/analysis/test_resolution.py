@@ -57,7 +57,7 @@ def by_hand(folder, size, data):
 def test_a_size_that_is_not_stored_is_refused_before_any_is_judged(folders, data):
     how = make_how({"data_dir": data, "threads": 1})
     run = make_run({"model": "convmixer_nano", "dataset": "imagefolder/nowhere", "img_size": 8})
-    with pytest.raises(Refusal, match="nowhere_train_8.beton is missing"):
+    with pytest.raises(Refusal, match=r"nowhere_train_8\.beton is missing"):
         resolution.sized(run, SIZES, how, lambda line: None)
     assert [one.pixels for one in resolution.sized(run.but(dataset="digits"), SIZES, how, print)] == ["8", "12", "8x16"]
 
