@@ -5,18 +5,21 @@ Reads RESULTS/NAME/runs.csv, which scripts/sweep.py collect writes.
 
 from engine.cli.flags import Parser, add_debug, run_main, show
 from engine.folder import store
+from slurm.define.seeds import parse
 
 
 def main() -> None:
     parser = Parser(prog="scripts/rates.py", description=__doc__)
     parser.add_argument("name", help="the tuning sweep, as lattice_lr")
+    parser.add_argument("--seeds", type=parse, metavar="0-9", help="from the runs of these seeds alone (default: all)")
     add_debug(parser)
-    name = parser.parse().name
+    given = parser.parse()
+    name = given.name
 
     # Imported late: pandas and SciPy take most of a second, which --help need not wait for.
     from analysis.factorial import rates
 
-    peaks, c = rates.fit(rates.load(store.results_dir() / name / "runs.csv", name))
+    peaks, c = rates.fit(rates.load(store.results_dir() / name / "runs.csv", name, given.seeds))
     show(rates.sheet(peaks, c).rich())
     print(rates.literal(peaks))
 

@@ -7,7 +7,7 @@ sweep say which rate to train with, and nothing else.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,15 +45,20 @@ class Peak:
     """Where the peak lies outside what was tried: the rate to add, half a decade further; NaN inside."""
 
 
-def load(path: Path, name: str) -> pd.DataFrame:
-    """The rows of a tuning sweep's runs.csv: rung, lr, seed, state, acc1, error_class, holdout.
+def load(path: Path, name: str, seeds: Collection[int] | None = None) -> pd.DataFrame:
+    """The rows of a tuning sweep's runs.csv, or of its runs of these seeds.
 
-    Raises Refusal: there is none, runs have not ended, or test images judged some.
+    Columns: rung, lr, seed, state, acc1, error_class, holdout. Raises Refusal: there is none, runs have not ended, or
+    test images judged some.
     """
     columns = ["rung", "lr", "seed", "state", "acc1", "error_class", "holdout"]
     if not path.exists():
         raise Refusal(f"there is no {path}; python scripts/sweep.py collect {name} writes it", DATA)
     frame = tables.read_frame(path, columns)
+    if seeds is not None:
+        frame = frame[frame["seed"].isin(seeds)]
+        if missing := sorted({*seeds} - {*frame["seed"]}):
+            raise Refusal(f"{path} has no run of seed {missing[0]}", DATA)
     ended = (frame["state"] == DONE) | (frame["error_class"] == CLASSES[DIVERGED])
     if left := int((~ended).sum()):
         again = f"python scripts/sweep.py resume {name}, then collect {name}"

@@ -7,7 +7,7 @@ ingredient it names alone, which `plan` proves. What else differs by design is t
 
     python scripts/sweep.py launch lattice_lr
     python scripts/sweep.py collect lattice_lr
-    python scripts/rates.py lattice_lr            # prints the table LR below
+    python scripts/rates.py lattice_lr --seeds 100    # prints the table LR below
     python scripts/sweep.py launch lattice        # five seeds
     python scripts/seeds.py lattice               # says whether STAGE below must rise; shows no effect
 

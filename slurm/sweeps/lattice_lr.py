@@ -2,10 +2,11 @@
 
 At full length on nine tenths of the 50,000 training images, judged on the tenth held out by a hash of their index; the
 test images are not touched, and neither seed is used again. Three rates; the peak is that of a parabola in the
-logarithm of the rate with one curvature for all cells (`python scripts/rates.py lattice_lr`), as the best of three
-rates by one seed would cost a cell up to 0.3 points at random. Where the peak lies outside the grid, a rate on that
-side goes into WIDER and the sweep is launched again. The cube has two seeds, and its seven effects at each of the three
-rates are shown by `compare.py lattice_lr`.
+logarithm of the rate with one curvature for all cells (`python scripts/rates.py lattice_lr --seeds 100`), as the best
+of three rates by one seed would cost a cell up to 0.3 points at random. Where the peak lies outside the grid, a rate on
+that side goes into WIDER and the sweep is launched again. The cube has two seeds, and its seven effects at each of the
+three rates are shown by `compare.py lattice_lr`. The second seed sets no rate, so that `lattice` can begin before it is
+trained (decided when 20 of 84 runs were trained and none had been compared with another).
 
     python scripts/sweep.py launch lattice_lr
 

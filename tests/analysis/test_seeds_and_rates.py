@@ -168,6 +168,17 @@ def test_rates_are_read_from_the_tables_of_collect(tmp_path):
         assert done.returncode == DATA and words in done.stderr and done.stderr.count("\n") == 1
 
 
+def test_rates_of_the_first_seed_wait_for_no_other(tmp_path):
+    (tmp_path / "tuning").mkdir()
+    rows = pd.concat([tuned(), tuned(seeds=(101,), peaks={"a": -1.9}).assign(state="running")])
+    rows.to_csv(tmp_path / "tuning" / "runs.csv", index=False)
+    assert "3 of 15 runs have not ended" in script("rates", "tuning", results=tmp_path).stderr
+    done = script("rates", "tuning", "--seeds", "100", results=tmp_path)
+    assert done.returncode == 0 and '    "a": 1.0e-02,' in done.stdout, done.stderr
+    missing = script("rates", "tuning", "--seeds", "100-102", results=tmp_path)
+    assert missing.returncode == DATA and "has no run of seed 102" in missing.stderr
+
+
 def test_seeds_says_what_the_rule_of_a_sweep_makes_of_its_runs(tmp_path):
     runs = [make_run({"model": model, "seed": seed}) for model in MODELS for seed in range(3)]
     rng = np.random.default_rng(2)
