@@ -44,7 +44,7 @@ def check(run: Run) -> None:
 
 def sized(run: Run, wanted: Sequence[Size], how: How, say: Callable[[str], None]) -> list[Run]:
     """The run as it is judged at each size. Raises Refusal (DATA) where one is not stored, nor any larger one."""
-    found = []
+    run, found = run.but(holdout=0.0).ended, []
     for size in wanted:
         judged = run if size == run.img_size else settled(run.but(img_size=size, stored_size=None), how.data_dir, say)
         ensure(run.dataset, judged.stored, how.data_dir, say, run.splits)

@@ -53,7 +53,7 @@ class Parser(argparse.ArgumentParser):
             key = flag.replace("_", "-")
             close = key if key in flags else None if timm_flags.is_foreign(flag) else nearest(key, flags)
             hint = f"did you mean {close}?" if close else f"see python {self.prog} --help"
-            if takers := [name for name, parser in self._commands() if key in parser._option_string_actions]:
+            if takers := [name for name, parser in self._commands() if flag in parser._option_string_actions]:
                 hint = f"only {', '.join(takers)} {'take' if len(takers) > 1 else 'takes'} it"
             raise Refusal(f"unknown {'flag' if flag.startswith('-') else 'argument'} '{flag}'; {hint}")
         if vars(known).pop("loader", None):  # of older commands

@@ -90,6 +90,7 @@ def test_no_answer_is_for_a_flag_that_nobody_has():
         (["tune", "--arch", "mixer_nano", "--wd-grid", "1"], "scripts/tune.py --grid weight_decay=0,0.05"),
         (["sweep", "launch", "demo", "--pin-mem"], "--pin-mem is not taken: FFCV decodes"),
         (["sweep", "collect", "demo", "--seeds", "0-1"], "unknown flag '--seeds'; only plan, launch take it"),
+        (["sweep", "launch", "demo", "--val_interval", "2"], "did you mean --val-interval?"),
         (["sweep", "plan", "demo", "--retry"], "unknown flag '--retry'; only launch takes it"),
         (["compare", "demo", "--resume"], "unknown flag '--resume'; see python scripts/compare.py --help"),
         (["validate", "x", "--num-classes", "3"], "unknown flag '--num-classes'; see python"),
