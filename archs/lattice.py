@@ -106,6 +106,11 @@ class Stem(nn.Module):
         self.act_norm = _act_norm(dim) if act_norm else nn.Identity()
         self.pos_embed = nn.Parameter(torch.empty(h * w, dim)) if position == "learned" else None
 
+    @property
+    def placed(self) -> bool:
+        """Whether its units stand on tokens and read all pixels; those of one token stand nowhere, of either kind."""
+        return self.kind == "pixels" and self.grid != (1, 1)
+
     def forward(self, x_BCHW: Tensor) -> Tensor:
         if self.kind == "pixels":
             x_BHWC = nn.functional.linear(x_BCHW.flatten(1), self.weight).unflatten(1, (*self.grid, -1))

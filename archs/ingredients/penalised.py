@@ -56,7 +56,7 @@ def _first_layer(name: str, module: Stem | Patchify, model: Backbone) -> list[Ma
     if weight.shape[1:] != (in_chans * height * width,):
         return []
     grid = (height, width)
-    if isinstance(module, Patchify) or module.kind != "pixels":
+    if isinstance(module, Patchify) or not module.placed:
         geometry = Geometry(grid=grid, in_chans=in_chans)
         return [Matrix(f"{name}.{key}", weight, lambda: weight, geometry, placed=False)]
     if module.patch_size[0] != module.patch_size[1]:  # no one stride

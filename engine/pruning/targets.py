@@ -71,9 +71,9 @@ def _first_layer(model: Backbone) -> list[Target]:
         weight = module.weight if isinstance(module, Stem) else getattr(getattr(module, "proj", None), "weight", None)
         if not isinstance(module, (Stem, Patchify)) or weight.shape[1:] != (chans * height * width,):
             continue
-        key, at = "proj.weight", None
-        if isinstance(module, Stem):  # unit c of token i, which stands in the middle of its patch
-            (p, q), key = module.patch_size, "weight"
+        key, at = "weight" if isinstance(module, Stem) else "proj.weight", None
+        if isinstance(module, Stem) and module.placed:  # unit c of token i stands in the middle of its patch
+            p, q = module.patch_size
             middle = coordinates(module.grid) * torch.tensor([p, q]) + torch.tensor([p - 1, q - 1]) / 2
             at = middle.repeat_interleave(len(weight) // len(middle), 0)
         w_UPC = _values(weight).unflatten(1, (chans, -1)).transpose(1, 2)

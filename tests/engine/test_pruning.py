@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import archs
-from archs.ingredients import places
+from archs.ingredients import penalised, places
 from engine import models, rng
 from engine.errors import Refusal
 from engine.fields.rungs import names
@@ -72,6 +72,19 @@ def test_locality_keeps_the_places_nearest_to_the_centroid():
         assert stays.sum() == 48 and d2[stays.any(0)].max() <= d2[~stays.all(0)].min() + 1e-9
         nearest = np.argsort(d2.ravel())[:16]  # 48 weights are 16 places of three channels
         assert stays.reshape(3, 64)[:, nearest].all()
+
+
+@pytest.mark.parametrize("stem", ["shared", "pixels"])
+def test_units_of_one_patch_as_large_as_the_image_stand_where_their_weights_are(stem):
+    """As those of a flat net, whose first layer it is; penalties read it alike."""
+    model = archs.create("lattice_nano", mixer="none", stem=stem, patch_size=8)
+    target, (matrix,) = targets.find(model)[0], penalised.find(model)
+    assert (target.name, target.at) == ("stem.weight", None) and not matrix.placed
+    w_UP = model.stem.weight.detach().double().square().numpy()
+    rows, columns = np.divmod(np.arange(64), 8)
+    middle = np.stack([w_UP @ rows, w_UP @ columns], 1) / w_UP.sum(1, keepdims=True)
+    far = np.hypot(middle[:, :1] - rows, middle[:, 1:] - columns)
+    np.testing.assert_allclose(target.distances(), far, atol=1e-9)
 
 
 @pytest.mark.parametrize("mixer", ["dense", "dense_c"])
