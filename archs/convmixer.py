@@ -8,15 +8,17 @@ depthwise branch, the only residual one. Their file says GELU for `w768_d32`, wh
 `nano`, `1m` and `5m` are ours.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from functools import partial
 from typing import Any, Literal
 
 from torch import nn
 
+from archs.attention import removed
+from archs.attention.removed import Removable
 from archs.kernels.depthwise import DepthwiseConv2d
-from archs.parts.backbone import Backbone, Grid, grid_of, ramp, stage
+from archs.parts.backbone import Grid, grid_of, ramp, stage
 from archs.parts.bias import Bias
 from archs.parts.layers import OverMap, Patchify, Residual
 from archs.parts.relabeling import Relabeling, mirror, on_stem
@@ -57,6 +59,7 @@ EXPECTED = {
 
 ACTS = {"gelu": nn.GELU, "relu": nn.ReLU}
 Act = Literal["gelu", "relu"]
+Replacement = removed.Replacement  # `double` or `skip`
 
 
 def _act_norm(dim: int, act: Act) -> tuple[nn.Module, nn.Module]:
@@ -81,22 +84,30 @@ def build(
     in_chans: int = 3,
     act: Act = "gelu",
     drop_path: float = 0.0,
-) -> Backbone:
+    mlp_layers: Sequence[int] = (),
+    replacement: Replacement = "double",
+) -> Removable:
+    """`mlp_layers` have lost what mixes tokens, and `replacement` stands there (archs/attention/removed.py)."""
     if act not in ACTS:
         raise ValueError(f"act '{act}' is unknown; known: {', '.join(ACTS)}")
     stem = nn.Sequential(Patchify(patch_size, dim, in_chans), OverMap(nn.Sequential(*_act_norm(dim, act))))
     make = partial(block, kernel_size=kernel_size, act=act)
-    blocks = stage(make, dim, grid_of(img_size, patch_size), ramp(drop_path, depth))
-    return init(Backbone(stem, [blocks], nn.Identity(), nn.Linear(dim, num_classes)))
+    grid = grid_of(img_size, patch_size)
+    blocks = stage(make, dim, grid, ramp(drop_path, depth))
+    stages = removed.take([blocks], mlp_layers, replacement, nn.Identity, dim, grid, free=True)
+    return init(Removable(stem, stages, nn.Identity(), nn.Linear(dim, num_classes)))
 
 
-def init(model: Backbone) -> Backbone:
+def init(model: Removable) -> Removable:
     """PyTorch's defaults, as in the authors' code: uniform within 1 / sqrt(fan in), weights and biases."""
     return model
 
 
 def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:
     return frame(state_dict, own, None)
+
+
+leftover = removed.leftover
 
 
 def relabel(state_dict: State, relabeling: Relabeling) -> State | None:

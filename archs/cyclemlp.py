@@ -18,13 +18,16 @@ Deviations: K = 3 as in the authors' code, the paper says 7. Shifts are exact co
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
-from archs.parts.backbone import Backbone, Grid, grid_of, ramp
+from archs.attention import removed
+from archs.attention.removed import Removable
+from archs.parts.backbone import Grid, grid_of, ramp
 from archs.parts.bias import Bias
 from archs.parts.init import normal_linears
 from archs.parts.layers import Mlp, OverMap, Patchify, Residual, Reweight
@@ -153,6 +156,7 @@ EXPECTED = {
 
 Skeleton = Literal["overlap", "patch", "swin"]
 SKELETONS = get_args(Skeleton)
+Replacement = removed.Replacement  # `double` or `skip`
 
 
 @register_notrace_module  # a leaf for torch.fx
@@ -270,13 +274,17 @@ def build(
     steps: int = 3,
     skeleton: Skeleton = "overlap",
     drop_path: float = 0.0,
-) -> Backbone:
+    mlp_layers: Sequence[int] = (),
+    replacement: Replacement = "double",
+) -> Removable:
     """A pyramid with one stage per entry of `dim` and `depth`, each on half the grid of the one before.
 
     Args:
         patch_size: stride of the stem; where patches overlap they are 2 * patch_size - 1 wide.
         mlp_ratio: one for all stages, or one per stage.
         steps: the pseudo-kernel K, odd.
+        mlp_layers: those of a single stage that have lost what mixes tokens; `replacement` stands there
+            (archs/attention/removed.py).
     """
     if skeleton not in SKELETONS:
         raise ValueError(f"skeleton '{skeleton}' is unknown; known: {', '.join(SKELETONS)}")
@@ -299,8 +307,9 @@ def build(
             grid = (-(-grid[0] // 2), -(-grid[1] // 2))
         make = [block(width, grid, next(rates), ratios[i], steps, skeleton != "swin") for _ in range(layers)]
         stages.append(nn.Sequential(*make))
+    stages = removed.take(stages, mlp_layers, replacement, partial(nn.LayerNorm, dim[0]), dim[0], grid, free=True)
     stem = _stem(patch_size, dim[0], in_chans, skeleton)
-    return init(Backbone(stem, stages, nn.LayerNorm(dim[-1]), nn.Linear(dim[-1], num_classes)))
+    return init(Removable(stem, stages, nn.LayerNorm(dim[-1]), nn.Linear(dim[-1], num_classes)))
 
 
 def _stem(patch_size: int, dim: int, in_chans: int, skeleton: Skeleton) -> nn.Module:
@@ -321,7 +330,7 @@ def width_step(given: Mapping[str, Any]) -> int:
     return 4
 
 
-def init(model: Backbone) -> Backbone:
+def init(model: Removable) -> Removable:
     """Normal(0.02) linears and Cycle FCs, zero biases; convolutions keep their default (authors' code)."""
     normal_linears(model.stages, model.head)
     return model
@@ -343,6 +352,9 @@ def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:
         if not torch.equal(moves, cycle) or said.setdefault("steps", steps) != steps:
             raise ValueError(f"{key} is not the cycle of one and the same step count in all layers")
     return said
+
+
+leftover = removed.leftover
 
 
 def relabel(state_dict: State, relabeling: Relabeling) -> State | None:

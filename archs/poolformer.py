@@ -9,13 +9,16 @@ source, and no LayerScale. The border is averaged over the neighbours that exist
 pooling are not MACs. `nano`, `1m` and `5m` are ours.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 from torch import Tensor, nn
 
 from archs import identityformer
+from archs.attention import removed
+from archs.attention.removed import Removable
 from archs.identityformer import Norm
-from archs.parts.backbone import Backbone, Grid, grid_of, ramp, stage
+from archs.parts.backbone import Grid, grid_of, ramp, stage
 from archs.parts.bias import Bias
 from archs.parts.layers import OverMap, Patchify
 from archs.parts.relabeling import Relabeling, mirror, on_stem
@@ -40,6 +43,9 @@ EXPECTED = {
     "1m": {"params": 1_011_898, "macs": 64_144_800},
     "5m": {"params": 5_054_850, "macs": 321_989_360},
 }
+
+
+Replacement = removed.Replacement  # `double` or `skip`
 
 
 class Pooling(nn.AvgPool2d):
@@ -68,17 +74,25 @@ def build(
     mlp_ratio: float = 4.0,
     pool_size: int = 3,
     drop_path: float = 0.0,
-) -> Backbone:
+    mlp_layers: Sequence[int] = (),
+    replacement: Replacement = "double",
+) -> Removable:
+    """`mlp_layers` have lost what mixes tokens, and `replacement` stands there (archs/attention/removed.py)."""
     if pool_size % 2 == 0 or pool_size < 1:
         raise ValueError(f"pool_size {pool_size} must be odd and positive")
     make = partial(block, mlp_ratio=mlp_ratio, pool_size=pool_size)
-    blocks = stage(make, dim, grid_of(img_size, patch_size), ramp(drop_path, depth))
-    return init(Backbone(Patchify(patch_size, dim, in_chans), [blocks], Norm(dim), nn.Linear(dim, num_classes)))
+    grid = grid_of(img_size, patch_size)
+    blocks = stage(make, dim, grid, ramp(drop_path, depth))
+    stages = removed.take([blocks], mlp_layers, replacement, partial(Norm, dim), dim, grid, free=True)
+    return init(Removable(Patchify(patch_size, dim, in_chans), stages, Norm(dim), nn.Linear(dim, num_classes)))
 
 
-def init(model: Backbone) -> Backbone:
+def init(model: Removable) -> Removable:
     """As `identityformer`: Normal(0.02) weights and zero biases, in both sources."""
     return identityformer.init(model)
+
+
+leftover = removed.leftover
 
 
 def relabel(state_dict: State, relabeling: Relabeling) -> State | None:

@@ -11,7 +11,7 @@ Deviations: the authors mix randomly in the last two stages of a pyramid with St
 a bias; here every block of the Mixer's isotropic frame does. `nano`, `1m` and `5m` are ours.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,8 +20,10 @@ from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 from archs import identityformer
+from archs.attention import removed
+from archs.attention.removed import Removable
 from archs.identityformer import Norm
-from archs.parts.backbone import Backbone, Grid, grid_of, ramp, stage
+from archs.parts.backbone import Grid, grid_of, ramp, stage
 from archs.parts.bias import Bias
 from archs.parts.layers import Patchify, mix_tokens
 from archs.parts.relabeling import Relabeling, along, on_stem
@@ -44,6 +46,9 @@ EXPECTED = {
     "1m": {"params": 1_011_898, "macs": 67_683_744},
     "5m": {"params": 5_054_850, "macs": 331_164_400},
 }
+
+
+Replacement = removed.Replacement  # `double`, `skip`, or a file of archs/mixing/
 
 
 @register_notrace_module  # a leaf for torch.fx
@@ -73,21 +78,34 @@ def build(
     in_chans: int = 3,
     mlp_ratio: float = 4.0,
     drop_path: float = 0.0,
-) -> Backbone:
+    mlp_layers: Sequence[int] = (),
+    replacement: Replacement = "double",
+) -> Removable:
+    """`mlp_layers` have lost what mixes tokens, and `replacement` stands there (archs/attention/removed.py)."""
     make = partial(block, mlp_ratio=mlp_ratio)
-    blocks = stage(make, dim, grid_of(img_size, patch_size), ramp(drop_path, depth))
-    return init(Backbone(Patchify(patch_size, dim, in_chans), [blocks], Norm(dim), nn.Linear(dim, num_classes)))
+    grid = grid_of(img_size, patch_size)
+    blocks = stage(make, dim, grid, ramp(drop_path, depth))
+    stages = removed.take([blocks], mlp_layers, replacement, partial(Norm, dim), dim, grid)
+    return init(Removable(Patchify(patch_size, dim, in_chans), stages, Norm(dim), nn.Linear(dim, num_classes)))
 
 
-def init(model: Backbone) -> Backbone:
+def init(model: Removable) -> Removable:
     """As `identityformer`: Normal(0.02) weights and zero biases; the frozen matrices stay as drawn."""
-    return identityformer.init(model)
+    identityformer.init(model)
+    removed.draw(model)
+    return model
 
 
 def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:
-    return frame(state_dict, own, columns(state_dict, "stages.0.0.0.branch.weight"))
+    return frame(state_dict, own, columns(state_dict, f"stages.0.{removed.kept(own)}.0.branch.weight"))
+
+
+leftover = removed.leftover
+afresh = removed.afresh
 
 
 def relabel(state_dict: State, relabeling: Relabeling) -> State | None:
     """The frozen matrices follow the tokens; drawn alike everywhere, they are as likely as before."""
+    if removed.moves(state_dict):
+        return None
     return along(on_stem(state_dict, relabeling), relabeling.tokens, {"*.0.branch.weight": (0, 1)})

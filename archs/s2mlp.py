@@ -11,7 +11,7 @@ rendering of that pseudo-code would overwrite what it reads). `nano`, `1m` and `
 published size is here, because none could be checked.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,8 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from archs import identityformer
+from archs.attention import removed
+from archs.attention.removed import Removable
 from archs.identityformer import Norm
-from archs.parts.backbone import Backbone, Grid, grid_of, ramp, stage
+from archs.parts.backbone import Grid, grid_of, ramp, stage
 from archs.parts.bias import Bias
 from archs.parts.layers import Patchify
 from archs.parts.relabeling import Relabeling, along, on_stem
@@ -43,6 +45,9 @@ EXPECTED = {
     "1m": {"params": 999_306, "macs": 63_309_056},
     "5m": {"params": 4_957_282, "macs": 315_664_816},
 }
+
+
+Replacement = removed.Replacement  # `double` or `skip`
 
 
 class SpatialShift(nn.Module):
@@ -77,12 +82,17 @@ def build(
     in_chans: int = 3,
     mlp_ratio: float = 4.0,
     drop_path: float = 0.0,
-) -> Backbone:
+    mlp_layers: Sequence[int] = (),
+    replacement: Replacement = "double",
+) -> Removable:
+    """`mlp_layers` have lost what mixes tokens, and `replacement` stands there (archs/attention/removed.py)."""
     if dim % 4:
         raise ValueError(f"dim {dim} is not a multiple of 4, one quarter for each neighbour")
     make = partial(block, mlp_ratio=mlp_ratio)
-    blocks = stage(make, dim, grid_of(img_size, patch_size), ramp(drop_path, depth))
-    return init(Backbone(Patchify(patch_size, dim, in_chans), [blocks], Norm(dim), nn.Linear(dim, num_classes)))
+    grid = grid_of(img_size, patch_size)
+    blocks = stage(make, dim, grid, ramp(drop_path, depth))
+    stages = removed.take([blocks], mlp_layers, replacement, partial(Norm, dim), dim, grid, free=True)
+    return init(Removable(Patchify(patch_size, dim, in_chans), stages, Norm(dim), nn.Linear(dim, num_classes)))
 
 
 def width_step(given: Mapping[str, Any]) -> int:
@@ -90,14 +100,17 @@ def width_step(given: Mapping[str, Any]) -> int:
     return 4
 
 
-def init(model: Backbone) -> Backbone:
+def init(model: Removable) -> Removable:
     """As `identityformer`: Normal(0.02) weights and zero biases; the paper does not say."""
     return identityformer.init(model)
 
 
+leftover = removed.leftover
+
+
 def relabel(state_dict: State, relabeling: Relabeling) -> State | None:
     """Where the image is mirrored, the quarters of channels that come from both sides change places."""
-    mirrored, hidden = relabeling.mirrored, len(state_dict["stages.0.0.0.branch.0.weight"])
+    mirrored, hidden = relabeling.mirrored, len(state_dict["norm.weight"])
     if mirrored is None:
         return None
     down, up, right, left = torch.arange(hidden).chunk(4)

@@ -11,12 +11,15 @@ stage, `s7` and `l7` after their first, `s14` nowhere). `nano`, `1m` and `5m` ar
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from archs.parts.backbone import Backbone, Grid, grid_of, ramp
+from archs.attention import removed
+from archs.attention.removed import Removable
+from archs.parts.backbone import Grid, grid_of, ramp
 from archs.parts.bias import Bias
 from archs.parts.init import normal_linears
 from archs.parts.layers import Mlp, OverMap, Patchify, Residual, Reweight
@@ -78,6 +81,9 @@ EXPECTED = {
 }
 
 
+Replacement = removed.Replacement  # `double`, `skip`, or a file of archs/mixing/
+
+
 class PermuteMlp(nn.Module):
     """Linear over (row, segment channel), over (column, segment channel) and over channels; re-weighted, projected."""
 
@@ -123,8 +129,14 @@ def build(
     in_chans: int = 3,
     mlp_ratio: float = 3.0,
     drop_path: float = 0.0,
-) -> Backbone:
-    """A Permutator with one stage per entry of `dim` and `depth`, the grid halved wherever the width changes."""
+    mlp_layers: Sequence[int] = (),
+    replacement: Replacement = "double",
+) -> Removable:
+    """A Permutator with one stage per entry of `dim` and `depth`, the grid halved wherever the width changes.
+
+    Of one with a single stage `mlp_layers` have lost what mixes tokens, and `replacement` stands there
+    (archs/attention/removed.py).
+    """
     if len(dim) != len(depth):
         raise ValueError(f"dim has {len(dim)} stages, depth has {len(depth)}")
     grid, rates = grid_of(img_size, patch_size), iter(ramp(drop_path, sum(depth)))
@@ -137,7 +149,8 @@ def build(
             stages.append(OverMap(nn.Conv2d(dim[i - 1], width, kernel_size=2, stride=2)))
         stages.append(nn.Sequential(*(block(width, grid, next(rates), mlp_ratio) for _ in range(layers))))
     head = nn.Linear(dim[-1], num_classes)
-    return init(Backbone(Patchify(patch_size, dim[0], in_chans), stages, nn.LayerNorm(dim[-1]), head))
+    stages = removed.take(stages, mlp_layers, replacement, partial(nn.LayerNorm, dim[0]), dim[0], grid)
+    return init(Removable(Patchify(patch_size, dim[0], in_chans), stages, nn.LayerNorm(dim[-1]), head))
 
 
 def width_step(given: Mapping[str, Any]) -> int:
@@ -145,9 +158,10 @@ def width_step(given: Mapping[str, Any]) -> int:
     return grid_of(given["img_size"], given["patch_size"])[0]
 
 
-def init(model: Backbone) -> Backbone:
+def init(model: Removable) -> Removable:
     """Normal(0.02) weights and zero biases; stem and transitions keep the convolution's default (authors' code)."""
     normal_linears(model.stages, model.head)
+    removed.draw(model)
     return model
 
 
@@ -156,12 +170,16 @@ def implied(state_dict: State, own: Mapping[str, Any]) -> dict[str, Any]:
     return frame(state_dict, own, None) | {"img_size": own["img_size"]}
 
 
+leftover = removed.leftover
+afresh = removed.afresh
+
+
 def relabel(state_dict: State, relabeling: Relabeling) -> State | None:
     """The matrix over rows follows their order, that over columns theirs; in a pyramid if mirrored."""
     state, lines, grid = on_stem(state_dict, relabeling), relabeling.lines, relabeling.grid
     kernels = {"stages.*.layer.weight": (2, 3)}
     pyramid = any(fnmatch(key, pattern) for key in state_dict for pattern in kernels)
-    if state is None or lines is None or (pyramid and relabeling.mirrored is None):
+    if state is None or lines is None or removed.moves(state_dict) or (pyramid and relabeling.mirrored is None):
         return None
     for i in range(1 + max(int(key.split(".")[1]) for key in state_dict if key.startswith("stages."))):
         if f"stages.{i}.layer.weight" in state:
@@ -170,8 +188,8 @@ def relabel(state_dict: State, relabeling: Relabeling) -> State | None:
         for name, line, side in zip(("mlp_h", "mlp_w"), lines, grid, strict=True):
             # Of a coarser grid only the direction is left.
             order = line if side == len(line) else torch.arange(side).flip(0) if line[0] else torch.arange(side)
-            segment = torch.arange(len(state[f"stages.{i}.0.0.branch.{name}.weight"]) // side)
-            state = along(
-                state, (order[:, None] * len(segment) + segment).flatten(), {f"stages.{i}.*.{name}.weight": (0, 1)}
-            )
+            pattern = f"stages.{i}.*.{name}.weight"
+            dim = next((len(value) for key, value in state.items() if fnmatch(key, pattern)), 0)
+            segment = torch.arange(dim // side)
+            state = along(state, (order[:, None] * len(segment) + segment).flatten(), {pattern: (0, 1)})
     return mirror(state, relabeling, kernels) if pyramid else state

@@ -12,6 +12,7 @@ from analysis.removal import before, bench, speed
 from engine.cli import tables
 from engine.data.sets import lookup
 from engine.errors import CHECKPOINT, Refusal
+from engine.fields import dilution
 from engine.fields.choices import Choice
 from engine.folder import store
 from engine.run import How, Run
@@ -58,7 +59,7 @@ def rows(
 def _row(run: Run, way: str, healed: bool) -> dict[str, Any]:
     """What a start is, and costs."""
     layers, entry = run.final_kwargs["mlp_layers"], lookup(run.dataset)
-    depth = {**archs.defaults(run.model), **run.model_kwargs}["depth"]
+    depth = dilution.num_layers({**archs.defaults(run.model), **run.model_kwargs})
     return {
         **{"source": run.initial_identity.removeprefix("run:"), "seed": run.seed, "model": run.model, "way": way},
         **{"share": round(100 * len(layers) / depth, 2), "layers": ",".join(map(str, layers))},

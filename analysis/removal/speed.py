@@ -15,6 +15,7 @@ import torch
 import archs
 from engine.cost.measure import Subject, in_turn, timed
 from engine.cost.profile import profile
+from engine.fields import dilution
 from engine.run import Run
 
 BATCHES = (1, 8, 64)
@@ -45,12 +46,12 @@ def measure(
     gone = ("mlp_layers", "replacement")
     kwargs = {"whole": {k: v for k, v in run.final_kwargs.items() if k not in gone}, "less": run.final_kwargs}
     full = {**archs.defaults(run.model), **run.final_kwargs}
-    attending, rows = full["depth"] - len(full["mlp_layers"]), []
+    attending, rows = dilution.num_layers(full) - len(full["mlp_layers"]), []
     tokens = (run.img_size // run.patch_size) ** 2
     can_merge = "merge_r" in full and attending and full["replacement"] in ("double", "skip")
     for merging in (False, True) if can_merge else (False,):
         more = {
-            "whole": {"merge_r": merge_r(tokens, full["depth"])} if merging else {},
+            "whole": {"merge_r": merge_r(tokens, dilution.num_layers(full))} if merging else {},
             "less": {"merge_r": merge_r(tokens, attending)} if merging else {},
         }
         models = [archs.create(run.model, **shape, **{**kwargs[each], **more[each]}).eval() for each in kwargs]

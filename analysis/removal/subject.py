@@ -1,5 +1,5 @@
-"""A trained DeiT, Mixer or ResMLP before images of its data set, as they are, with what mixes tokens skipped in some
-layers; it is called attention here whichever it is."""
+"""A trained DeiT, or another model whose layers mix tokens in a half of their own, before images of its data set, with
+that half skipped in some layers; it is called attention here whichever it is."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from archs.attention.diluted import Double
+from archs.attention.removed import SEVERAL
 from archs.parts.layers import Residual
 from engine import models, transfer
 from engine.cli.validate import described
@@ -20,6 +21,7 @@ from engine.data.augment.pipeline import Augmentation
 from engine.data.loaders import FfcvLoader, Loader
 from engine.data.sets import SPLITS
 from engine.errors import Refusal
+from engine.fields import dilution
 from engine.rng import permutation
 from engine.run import How, Run
 
@@ -96,9 +98,11 @@ def open_subject(checkpoint: Path, named: dict[str, Any], split: str, images: in
 def check(model: nn.Module, run: Run) -> None:
     """Raises Refusal for a model that this cannot look into."""
     if not hasattr(model, "dilute"):
-        raise Refusal(f"{run.rung} has no attention that can be skipped; deit_* has, mixer_* and resmlp_* their mixing")
+        raise Refusal(f"{run.rung} has no {dilution.apart()}")
     if model.merging:
         raise Refusal(f"{run.rung} merges tokens, so that layers see other tokens without others; leave out merge_r")
+    if len(model.stages) > 1:
+        raise Refusal(f"{run.rung}: {SEVERAL}")
     if not any(isinstance(layer[0], Residual) for layer in model.stages[0]):
         raise Refusal(f"{run.rung} has no attention left")
 

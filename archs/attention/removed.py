@@ -30,6 +30,7 @@ from archs.parts.weights import State
 
 Replacement = str  # `double`, `skip`, or a file of archs/mixing/
 PLAIN = ("double", "skip")
+SEVERAL = "layers lose their mixing where all are on one grid; this model has several"
 
 
 class Skip(nn.Module):
@@ -71,8 +72,10 @@ class Removable(Backbone):
     def dilute(self, layers: Sequence[int]) -> list[Diluted]:
         """Put the mixing of these layers on its way out, at a share of 1 at first; the halves that know the share.
 
-        Raises ValueError for a layer that has none.
+        Raises ValueError for a layer that has none, and where layers are on several grids.
         """
+        if len(self.stages) > 1:
+            raise ValueError(SEVERAL)
         stage, halves = self.stages[0], []
         for i in layers:
             if i not in range(len(stage)) or not isinstance(stage[i][0], Residual):
@@ -80,6 +83,36 @@ class Removable(Backbone):
             stage[i][0] = Diluted(stage[i][0])
             halves.append(stage[i][0])
         return halves
+
+
+def take(
+    stages: Sequence[nn.Module],
+    mlp_layers: Sequence[int],
+    replacement: Replacement,
+    norm: Callable[[], nn.Module],
+    dim: int,
+    grid: Grid,
+    free: bool = False,
+) -> list[nn.Module]:
+    """`stages` with the mixing of these layers gone, of a family whose blocks are two halves; `norm` as in `half`.
+
+    Args:
+        free: whether the family's weights fit any grid. A mixer's do not: those of a kernel, too, are stored as a
+            multiple of what the start on its grid asks for.
+
+    Raises:
+        ValueError: layers or a replacement that are not there, or layers of more stages than one.
+    """
+    if mlp_layers and len(stages) > 1:
+        raise ValueError(SEVERAL)
+    depth = len(stages[0])
+    check(mlp_layers, replacement, depth)
+    if free and replacement not in PLAIN:
+        known = ", ".join(PLAIN)
+        raise ValueError(f"replacement {replacement} belongs to one grid, and this family to none; known here: {known}")
+    for i in sorted(mlp_layers):
+        stages[0][i][0] = half(replacement, norm, dim, grid, depth)
+    return list(stages)
 
 
 def check(mlp_layers: Sequence[int], replacement: Replacement, depth: int) -> None:
@@ -108,7 +141,7 @@ def half(replacement: Replacement, norm: Callable[[], nn.Module], dim: int, grid
 def draw(model: nn.Module) -> None:
     """Start the mixers that stand in place of others; draws nothing where there are none."""
     for module in model.modules():
-        if isinstance(module, Replaced) and not next(module.norm.parameters()).is_meta:
+        if isinstance(module, Replaced) and not any(p.is_meta for p in module.parameters()):
             number = torch.randint(2**62, (), device="cpu").item()
             module.mixer.draw(torch.Generator("cpu").manual_seed(number), torch.arange(module.mixer.num_tokens))
 

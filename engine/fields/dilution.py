@@ -21,6 +21,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from archs.parts import family
+
 FIELDS = ("dilute_layers", "dilute_epochs", "dilute_sched", "dilute_by")
 END = "mlp_layers"  # the argument of a family's `build` that says which layers have no attention
 GONE = (END, "replacement")  # and what stands there
@@ -95,6 +97,18 @@ def best_from(run: Any) -> int:
     return gone_from(run) if run.best_from is None else run.best_from
 
 
+def num_layers(arguments: dict[str, Any]) -> int:
+    """Of a model with these arguments of `build`, which has a depth, or one for each stage."""
+    depth = arguments["depth"]
+    return depth if isinstance(depth, int) else sum(depth)
+
+
+def apart() -> str:
+    """What a model must have that is to lose it, and who has: the end of a sentence that begins with "has no"."""
+    found = ", ".join(f"{name}_*" for name in family.names() if END in family.read(name).arguments)
+    return f"attention or other mixing of tokens in a residual of its own, which could go; known: {found}"
+
+
 def final_kwargs(run: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     """Arguments of the model that the run ends with: without the attention that it dilutes.
 
@@ -140,14 +154,13 @@ def _distil_fault(run: Any, arguments: dict[str, Any]) -> str | None:
 def _layers_fault(run: Any, arguments: dict[str, Any]) -> str | None:
     begin = f"dilute_layers {run.dilute_layers}:"
     if END not in arguments:
-        return (
-            f"{begin} {run.model} has no attention that can be diluted; deit_* has, mixer_* and resmlp_* their mixing"
-        )
+        return f"{begin} {run.model} has no {apart()}"
     if arguments["replacement"] != "double":
         return f"{begin} what is diluted leaves 2x; leave out replacement {arguments['replacement']}"
+    depth = num_layers(arguments)
     for layer in layers(run.dilute_layers):
-        if layer >= arguments["depth"]:
-            return f"{begin} layer {layer} is not among the layers 0 to {arguments['depth'] - 1} of {run.model}"
+        if layer >= depth:
+            return f"{begin} layer {layer} is not among the layers 0 to {depth - 1} of {run.model}"
         if layer in arguments[END]:
             return f"{begin} layer {layer} of this {run.model} has no attention any more"
     return None

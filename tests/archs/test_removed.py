@@ -1,12 +1,13 @@
 """What stands in place of mixing that is gone: what it computes, what it costs, how a file from before starts it."""
 
+import importlib
+
 import pytest
 import torch
 from torch import nn
 
 import archs
 from analysis.probes.receptive_field import randomise
-from archs import deit, mixer, resmlp
 from archs.attention.removed import Replaced, Skip
 from archs.ingredients import declared
 from archs.parts.convert import adapt
@@ -16,13 +17,20 @@ from engine.errors import Refusal
 from engine.fields import dilution
 from engine.run import make_run
 
-FAMILIES = ("deit_nano", "mixer_nano", "resmlp_nano")
+BOUND = ("deit_nano", "mixer_nano", "resmlp_nano", "randformer_nano", "vip_nano")
+FREE = ("poolformer_nano", "s2mlp_nano", "convmixer_nano", "cyclemlp_nano_isotropic")
+FAMILIES = BOUND + FREE
 CONV = "depthwise"
 
 
 def made(name, **given):
     torch.manual_seed(1)
-    return randomise(archs.create(name, depth=3, **given)).double().eval()
+    return randomise(archs.create(name, **deep(name), **given)).double().eval()
+
+
+def deep(name):
+    """Three layers, whatever the variant has."""
+    return {"depth": [3] if isinstance(archs.defaults(name)["depth"], list) else 3}
 
 
 @torch.no_grad()
@@ -35,8 +43,9 @@ def test_skip_and_double_are_x_and_2x(name):
         for i, layer in enumerate(whole.stages[0]):
             z = layer[1](factor * z if i in (0, 2) else layer[0](z))
         expected = whole.head(whole.pool(whole.norm(z)))
-        model = archs.create(name, depth=3, mlp_layers=[2, 0], replacement=replacement).double().eval()
-        state, notes = adapt(name, whole.state_dict(), model, depth=3, mlp_layers=[2, 0], replacement=replacement)
+        given = {**deep(name), "mlp_layers": [2, 0], "replacement": replacement}
+        model = archs.create(name, **given).double().eval()
+        state, notes = adapt(name, whole.state_dict(), model, **given)
         model.load_state_dict(state)
         assert torch.equal(model(x_BCHW), expected)
         assert len(notes) == 1 and "of layers [0, 2], where the model has none" in notes[0]
@@ -60,7 +69,7 @@ def test_a_mixer_works_on_the_patches_alone():
     assert grid(z_BNC[:, 1:].unflatten(1, (4, 4))).flatten(1, 2).allclose(without, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", BOUND)
 @pytest.mark.parametrize("replacement", declared.names())
 def test_every_mixer_of_the_lattice_can_stand_there_and_learns(name, replacement):
     model = archs.create(name, mlp_layers=[1], replacement=replacement)
@@ -87,9 +96,9 @@ def test_a_mixer_starts_as_in_the_lattice():
     assert torch.equal(again.mixer.weight, half.mixer.weight)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", BOUND)
 def test_a_file_from_before_starts_a_mixer_afresh_and_nothing_else(name):
-    given = {"depth": 3, "mlp_layers": [1], "replacement": CONV}
+    given = {**deep(name), "mlp_layers": [1], "replacement": CONV}
     whole, model = made(name), archs.create(name, **given)
     state, notes = adapt(name, whole.state_dict(), model, **given)
     assert len(notes) == 2 and "1 tensors start afresh (stages.0.1.0.mixer.weight)" in " ".join(notes)
@@ -112,9 +121,13 @@ def test_a_file_from_before_starts_a_mixer_afresh_and_nothing_else(name):
     ("mixer_nano", {}, -(2 * 16 * 16 + 16 + 16 + 2 * 32)),
     ("resmlp_nano", {}, -(16**2 + 16 + 3 * 32)),
     ("deit_nano", {"replacement": CONV}, -(4 * 32**2 + 4 * 32) + 9 * 32),
+    ("randformer_nano", {}, -2 * 36),
+    ("s2mlp_nano", {}, -(2 * 32**2 + 4 * 32)),
+    ("convmixer_nano", {}, -(9 * 96 + 3 * 96)),
 ])  # fmt: skip
 def test_costs_are_those_of_what_is_left(name, given, params):
-    """Closed forms: 4C^2 + 6C of attention, a token MLP and its norm, a matrix over tokens with its affine maps."""
+    """Closed forms: 4C^2 + 6C of attention, a token MLP and its norm, a matrix over tokens with its affine maps, two
+    linear maps of channels and a norm, a kernel with bias and BatchNorm."""
     shape = {"img_size": 8, "in_chans": 1, "num_classes": 10}
     whole, less = (profile(name, **shape, **more) for more in ({}, {"mlp_layers": [1], **given}))
     assert less["params"] - whole["params"] == params
@@ -123,13 +136,13 @@ def test_costs_are_those_of_what_is_left(name, given, params):
 
 @torch.no_grad()
 def test_mixing_of_other_families_is_diluted_into_the_same_end():
-    for name in ("mixer_nano", "resmlp_nano"):
+    for name in FAMILIES[1:]:
         model, x_BCHW = made(name), torch.randn(2, 1, 8, 8, dtype=torch.float64)
         before = model(x_BCHW)
         (half,) = model.dilute([1])
         assert model(x_BCHW).allclose(before, atol=1e-10)
         half.dilute(0)
-        given = {"depth": 3, "mlp_layers": [1]}
+        given = {**deep(name), "mlp_layers": [1]}
         end = archs.create(name, **given).double().eval()
         end.load_state_dict(adapt(name, model.state_dict(), end, **given)[0])
         assert end(x_BCHW).allclose(model(x_BCHW), atol=1e-10)
@@ -141,9 +154,9 @@ def test_mixing_of_other_families_is_diluted_into_the_same_end():
 
 @torch.no_grad()
 def test_the_first_layer_may_go():
-    for name in ("mixer_nano", "resmlp_nano"):
+    for name in BOUND[1:]:
         model = made(name, mlp_layers=[0])
-        found = archs.convert_checkpoint(name, model.state_dict(), depth=3, mlp_layers=[0])
+        found = archs.convert_checkpoint(name, model.state_dict(), **deep(name), mlp_layers=[0])
         assert found.implied["img_size"] == 8 and not found.notes
 
 
@@ -151,10 +164,26 @@ def test_no_claim_of_symmetry_is_kept_that_a_mixer_breaks():
     assert archs.symmetry("deit_nano", mlp_layers=[1], replacement=CONV) == ()
     assert archs.symmetry("deit_nano", mlp_layers=[1], replacement="dense") == ("patches",)
     order = Relabeling.of_patches((1, 8, 8), 2, tokens=torch.randperm(16))
-    for module, name in ((deit, "deit_nano"), (mixer, "mixer_nano"), (resmlp, "resmlp_nano")):
-        states = (archs.create(name, mlp_layers=[1], replacement=each).state_dict() for each in ("skip", CONV))
-        followed = [module.relabel(state, order) is not None for state in states]
-        assert followed == [True, False], name
+    lines = Relabeling.of_patches((1, 8, 8), 2, tokens=torch.arange(16).unflatten(0, (4, 4)).flip(0).flatten())
+    for name in BOUND:
+        module = importlib.import_module(f"archs.{name.partition('_')[0]}")
+        states = [archs.create(name, mlp_layers=[0], replacement=each).state_dict() for each in ("skip", CONV)]
+        asked = order if "patches" in archs.symmetry(name) else lines
+        assert [module.relabel(state, asked) is not None for state in states] == [True, False], name
+
+
+def test_families_of_any_grid_stay_so():
+    """Built for another grid and with the same weights, they compute the same; with a mixer they would not."""
+    for name in FREE:
+        given = {"mlp_layers": [0, 1], "replacement": "skip"}
+        model, larger = made(name, **given), archs.create(name, img_size=16, **deep(name), **given).double().eval()
+        larger.load_state_dict(model.state_dict())
+        x_BCHW = torch.randn(2, 1, 16, 16, dtype=torch.float64)
+        with torch.no_grad():
+            assert torch.equal(larger(x_BCHW), model(x_BCHW)), name
+        for replacement in declared.names():
+            with pytest.raises(ValueError, match=f"{replacement} belongs to one grid, and this family to none; known"):
+                archs.create(name, **deep(name), mlp_layers=[1], replacement=replacement)
 
 
 @pytest.mark.parametrize("given, words", [
@@ -166,6 +195,19 @@ def test_no_claim_of_symmetry_is_kept_that_a_mixer_breaks():
 def test_what_makes_no_sense_is_refused(given, words):
     with pytest.raises(ValueError, match=words):
         archs.create("deit_nano", **given)
+
+
+def test_a_pyramid_keeps_its_mixing():
+    """Layers are numbered, and mixers made, where all are on one grid."""
+    assert archs.create("cyclemlp_nano").stages[0][0][0]
+    with pytest.raises(ValueError, match="cyclemlp_nano: layers lose their mixing where all are on one grid"):
+        archs.create("cyclemlp_nano", mlp_layers=[0])
+    with pytest.raises(ValueError, match="this model has several"):
+        archs.create("cyclemlp_nano").dilute([0])
+    with pytest.raises(Refusal, match="layer 3 is not among the layers 0 to 2 of vip_nano"):
+        make_run({"model": "vip_nano", "dilute_layers": "3", "dilute_epochs": 1, "epochs": 3})
+    with pytest.raises(Refusal, match="gmlp_nano has no attention or other mixing of tokens in a residual of its own"):
+        make_run({"model": "gmlp_nano", "dilute_layers": "1", "dilute_epochs": 1, "epochs": 3})
 
 
 def test_a_dilution_leaves_no_mixer():
