@@ -26,12 +26,12 @@ from typing import Any, Literal
 import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 
 from archs.attention import removed
 from archs.attention.diluted import Diluted
 from archs.attention.merging import MergingBlock, MergingStream
 from archs.attention.removed import Removable
+from archs.kernels.attention import attention
 from archs.parts.backbone import Grid, grid_of, ramp
 from archs.parts.bias import Bias
 from archs.parts.init import normal_linears
@@ -191,7 +191,7 @@ class Attention(nn.Module):
         qkv = self.qkv(x.flatten(1, -2)).unflatten(-1, (3, self.num_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         bias = None if size_BN is None else size_BN.log().to(q.dtype)[:, None, None]
-        mixed = scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        mixed = attention(q, k, v, bias)
         return self.proj(mixed.transpose(1, 2).reshape(x.shape)), k.mean(1)
 
 

@@ -3,6 +3,7 @@
 training           the engine against a bare loop and timm's train.py
 families           our models against independent ones
 depthwise          our depthwise convolution against torch's
+attention          our attention in bfloat16 against torch's
 removal            models without some of their mixing, before and after healing
 merging            merged tokens against whole ones: from where on they pay
 sweeps             what sweeps add to training

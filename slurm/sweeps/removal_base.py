@@ -10,8 +10,8 @@ not, the answer of `removal` is about bags of patches, and its table says so.
     python scripts/sweep.py launch removal_base
     python scripts/probe.py removal_base
 
-Cost: 3 runs of 9,360 steps, 2 hours each on one core of an AMD EPYC with AVX512-BF16 (0.70 s a step, beside other
-work), and 10 minutes each to probe. Doubled, 6 core hours more.
+Cost: 3 runs of 9,360 steps, 50 minutes each on one core of an AMD EPYC with AVX512-BF16 (0.29 s a step), and 10 minutes
+each to probe. Doubled, 2.5 core hours more.
 """
 
 from collections.abc import Iterator
