@@ -1,9 +1,9 @@
 """Softmax attention that trains faster on a CPU in bfloat16: PyTorch's fused kernel, asked in float32.
 
 The backward pass of PyTorch 2.12's kernel for CPUs is slower in bfloat16 than in float32, the more the fewer tokens
-there are (forward and backward together 3.6 times over 64 tokens, 1.14 times over 577), and less exact. So where eager autograd asks for it, q, k and v are widened before and
-the result narrowed after it. Everywhere else all is PyTorch's: on other devices, in other dtypes, without gradients,
-under torch.func, torch.compile, tracers and counters.
+there are (forward and backward together 3.6 times over 64 tokens, 1.14 times over 577), and less exact. So where eager
+autograd asks for it, q, k and v are widened before and the result narrowed after it. Everywhere else all is PyTorch's:
+on other devices, in other dtypes, without gradients, under torch.func, torch.compile, tracers and counters.
 """
 
 import torch
@@ -26,7 +26,7 @@ def attention(q_BHND: Tensor, k_BHND: Tensor, v_BHND: Tensor, attn_mask: Tensor 
 @torch.jit.unused
 def _is_ours(q_BHND: Tensor) -> bool:
     """Whether a backward pass follows that is faster so."""
-    if not (torch.is_grad_enabled() and q_BHND.requires_grad) or type(q_BHND) is not Tensor:
+    if type(q_BHND) is not Tensor or not (torch.is_grad_enabled() and q_BHND.requires_grad):  # a tracer's is no tensor
         return False
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
         return False
