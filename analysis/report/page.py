@@ -73,13 +73,22 @@ class Page:
 
     @cached_property
     def ranked(self) -> pd.DataFrame:
-        """The finished rungs that figures show, best first: on whole images where there are any, of very many the
-        best."""
+        """The finished rungs that figures show, best first: on whole images where there are any, of the data set that
+        most of them are on, as accuracies on others are no ranking, and of very many the best."""
         first = self.frame.drop_duplicates("rung").set_index("rung")
-        whole = first.index[first["permute"] == "none"]
         table = self.table[self.table["n"] > 0]
-        table = table[table["rung"].isin(whole)] if table["rung"].isin(whole).any() else table
+        whole = table["rung"].isin(first.index[first["permute"] == "none"])
+        table = table[whole] if whole.any() else table
+        datasets = table["rung"].map(first["dataset"])
+        table = table[datasets == datasets.value_counts(sort=False).idxmax()] if len(table) else table
         return table.sort_values("acc1", ascending=False, kind="stable")[:DRAWN]
+
+    @cached_property
+    def other_datasets(self) -> list[str]:
+        """Those whose finished rungs figures leave out."""
+        known = self.frame.drop_duplicates("rung").set_index("rung")["dataset"]
+        done = self.table.loc[self.table["n"] > 0, "rung"].map(known)
+        return sorted(set(done) - set(self.ranked["rung"].map(known)))
 
     @property
     def order(self) -> list[str]:

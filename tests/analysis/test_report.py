@@ -9,6 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib
+import pandas as pd
 import pytest
 
 import archs
@@ -16,6 +17,7 @@ from analysis import judges
 from analysis.compare import frames
 from analysis.figures import draw, looks
 from analysis.report import assemble, labels, tables
+from analysis.report.sections import asked
 from engine.cli.flags import Parser, add_fields, collect
 from engine.errors import Refusal
 from engine.folder.store import folder_of
@@ -369,3 +371,11 @@ def test_a_section_is_one_file(folders, tmp_path, monkeypatch):
     (strange / "wrong.py").write_text('"""Wrong."""\nPLACE, TITLE = 1, ""\n')
     with pytest.raises(Refusal, match=r"wrong\.py has no SHORT"):
         page_of(folders, tmp_path)
+
+
+def test_contrasts_of_one_name_say_their_family():
+    rows = [("kernel", "lost", 3.0), ("kernel", "order", 2.0), ("gate", "order", 1.5)]
+    found = pd.DataFrame(rows, columns=["contrast", "family", "diff"]).assign(verdict="gain", margin=1.0, said="")
+    found["of"] = [("permute",)] * 3
+    said = cards(str(asked._cards(found)))["gain"]
+    assert said.startswith("3 gain. Kernel (lost) +3.0, kernel (order) +2.0, gate +1.5."), said

@@ -261,6 +261,19 @@ def test_accuracies_on_different_data_are_not_compared(tmp_path):
     assert "<title>mixer: +1.00 points (+1.00, +1.00, +1.00)</title>" in section(text, "built")
 
 
+def test_figures_are_of_one_data_set_and_name_the_others(tmp_path):
+    """92 % on an easier set is no better than 60 % on this one, and no point of its figures."""
+    folders = []
+    for dataset, level in (("cifar10", 60.0), ("cifar10_gaussian", 92.0)):
+        for model in ("mlp_nano", "mixer_nano")[: 2 if dataset == "cifar10" else 1]:
+            folders.append(write_run(tmp_path, make_run({"model": model, "dataset": dataset, "epochs": 2}), level))
+    said = plain(page_of(folders, tmp_path))
+    points = re.findall("<title>(.*?):", (tmp_path / "ladder/figures/accuracy-macs.svg").read_text())
+    assert len(points) == 2 and "gaussian" not in " ".join(points)
+    assert "Runs on cifar10_gaussian are judged by other images and stand in the tables alone." in said
+    assert "with 60.00 %" in said.partition("The most accurate rung is")[2][:60]
+
+
 def test_health_counts_hours_and_attempts(runs, tmp_path):
     folders = [write_run(tmp_path, run, 90.0, seconds=1800.0, attempt=1 + (run.seed == 2)) for run in runs[:6]]
     text = plain(section(page_of(folders, tmp_path), "health"))

@@ -32,6 +32,10 @@ def draw(page: Page) -> Section | None:
     caption = "Accuracy (%) on the images that judge, after the last epoch. Ticks: seeds; mark: mean; bar: its 95 % "
     caption += f"interval, {page.seeds(page.ranked['n'])}. "
     caption += ("Hollow and joined: the same family at fewer MACs. " if _small(page.ranked) else "") + page.budget
+    if page.other_datasets:
+        caption += (
+            f" Runs on {', '.join(page.other_datasets)} are judged by other images and stand in the tables alone."
+        )
     caption += more + "".join(f" {note}" for note in (power, *notes) if note)
     return Section(said, _legend(page) + _rows(page), caption, [against, *tables])
 

@@ -84,6 +84,8 @@ def _columns(page: Page, asked: pd.DataFrame) -> list[Column]:
 
 def _cards(asked: pd.DataFrame) -> Markup:
     """A sentence per verdict, with its count; the decided ones with effects and which are clean."""
+    twice = asked["contrast"].duplicated(keep=False)  # of two families
+    asked = asked.assign(contrast=asked["contrast"].mask(twice, asked["contrast"] + " (" + asked["family"] + ")"))
     verdicts = asked["verdict"].map(lambda words: words.partition(",")[0])
     gains = asked[verdicts == columns.GAIN].sort_values("diff", ascending=False, kind="stable")
     losses = asked[verdicts == columns.LOSS].sort_values("diff", kind="stable")
