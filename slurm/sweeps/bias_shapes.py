@@ -15,7 +15,7 @@ Expectations, each may turn out wrong: the attention of this budget, a bag of pa
 (shape_bias below 10); flat above depthwise, as it sees the whole silhouette at once; depthwise above ConvMixer, whose
 patches hold a texture whole. A model that does not learn a cue alone (control below 50 %) is said to be unable, not
 unwilling. "Undecided" is an answer. Differences need some three deviations of a pair to be seen at three seeds.
-Cost: 30 runs of 380 steps, 20 to 60 seconds each on one core, and half a minute of the probe each.
+Cost: 30 runs of 370 steps, 20 to 60 seconds each on one core, and some seconds of the probe each.
 """
 
 from collections.abc import Iterator
