@@ -7,6 +7,7 @@ mfu      matrix-product share of the engine's training: FLOP/s of the model over
 start    seconds from process start to the first step, over those with an empty cache of compiled kernels
 begin    seconds from process start to the first step with kernels compiled, over those of timm's train.py
 memory   peak memory of an engine process without mapped files (data, libraries), over that of a bare loop
+heap     images/s of the engine with its data on a CPU, over those where malloc gives back what torch frees
 """
 
 import argparse
@@ -31,14 +32,14 @@ from engine.run import DATA_DIR, Run, make_how, make_run
 MODELS = ("bmlp_b6_w512", "mixer_1m", "convmixer_1m")
 WIDE = "bmlp_b12_w1024"
 PEAKS = r"VmHWM:\s+(\d+).*RssAnon:\s+(\d+)"  # of /proc/PID/status, kB
-BATCH = {"bmlp_b12_w1024": 4096, "bmlp_b6_w512": 1024}
+BATCH = {"lattice_s": 128, "bmlp_b12_w1024": 4096, "bmlp_b6_w512": 1024}
 
 
 def main() -> None:
     parser = Parser(
         prog="scripts/bench/training.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", nargs="+", choices=(*MEASURES, "bare"), metavar="{" + ",".join(MEASURES) + "}")
+    parser.add_argument("what", nargs="+", choices=(*MEASURES, "bare", *HEAPS), metavar="{" + ",".join(MEASURES) + "}")
     parser.add_argument("--model", dest="models", nargs="+", help=f"default: {' '.join(MODELS)}; mfu: {WIDE}")
     parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="with the .beton files of cifar10")
     parser.add_argument("--raw-dir", type=Path, help="CIFAR-10 as an image folder (train/, test/), for timm's loader")
@@ -57,6 +58,9 @@ def main() -> None:
     for what in given.what:
         if what == "bare":
             _bare(given, given.models[0])
+            return
+        if what in HEAPS:
+            _heap(given, given.models[0], what)
             return
         defaults = (WIDE,) if what == "mfu" else ("",) if what in ("loader", "start", "begin") else MODELS
         for model in given.models or defaults:
@@ -193,15 +197,25 @@ def memory(given: argparse.Namespace, model: str) -> tuple[list[float], str]:
             recipe = Path(name) / "run.yaml"
             recipe.write_text("\n".join(f"{key}: {value}" for key, value in _flags(given, run).items()))
             ours = _peak([sys.executable, "-m", "scripts.train", "-c", str(recipe), "--output", name])
-        words = ["--model", model, "--steps", str(given.steps), "--threads", str(given.threads)]
-        bare = _peak([sys.executable, "-m", "scripts.bench.training", "bare", *words])
+        bare = _peak(_self(given, model, "bare"))
         resident.append(ours[0] / bare[0])
         own.append(ours[1] / bare[1])
     return own, f"without mapped files (data, libraries); all that is resident {statistics.median(resident):.3f}"
 
 
+def heap(given: argparse.Namespace, model: str) -> tuple[list[float], str]:
+    ratios, rates = [], []
+    for _ in range(given.repeats):  # in processes of their own, as what malloc was told holds for all of a process
+        told = [subprocess.run(_self(given, model, what), check=True, capture_output=True, text=True) for what in HEAPS]
+        plain, kept = (float(process.stdout.split()[-1]) for process in told)
+        ratios.append(kept / plain)
+        rates.append(kept)
+    return ratios, f"{statistics.median(rates):,.0f} images/s, batch {_run(given, model).batch_size}, bfloat16"
+
+
 MEASURES = {"steady": steady, "epoch": epoch, "loader": loader, "mfu": mfu, "start": start, "begin": begin}
-MEASURES["memory"] = memory
+MEASURES |= {"memory": memory, "heap": heap}
+HEAPS = ("heap-plain", "heap-kept")  # what a process of `heap` is started as
 
 
 class _BareLoop:
@@ -232,6 +246,20 @@ class _BareLoop:
             loss.backward()
             self.optimizer.step()
         return steps * len(self.labels) / (time.perf_counter() - began)
+
+
+def _self(given: argparse.Namespace, model: str, what: str) -> list[str]:
+    """This script as another process that measures one thing."""
+    words = ["--model", model, "--steps", str(given.steps), "--threads", str(given.threads)]
+    return [sys.executable, "-m", "scripts.bench.training", what, *words, "--data-dir", str(given.data_dir.absolute())]
+
+
+def _heap(given: argparse.Namespace, model: str, what: str) -> None:
+    from engine import models
+
+    if what == "heap-plain":
+        models.keep_memory = lambda: None
+    print(_engine_rate(given, _run(given, model)))
 
 
 def _bare(given: argparse.Namespace, model: str) -> None:

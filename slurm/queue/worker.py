@@ -97,10 +97,18 @@ def drain(folders: list[Path], how: dict, launch: str, stop: Callable[[], int], 
             if refusal.code != SUPERSEDED:
                 raise
             return 0  # taken for dead, on a node that may be somebody else's by now: leave all
-        gc.collect()  # the model and loader of the last run, before the next one needs the memory
+        _free()
         if gained and not gc.get_freeze_count():
             gc.freeze()  # all that torch, timm and FFCV are made of: a quarter of a second of looking, after each run
     return code
+
+
+def _free() -> None:
+    """Away with the model and loader of the last run, before the next one, or another process, needs the memory."""
+    from engine.models import return_memory
+
+    gc.collect()
+    return_memory()
 
 
 def look(folder: Path) -> dict[str, Any]:

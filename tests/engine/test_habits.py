@@ -1,6 +1,8 @@
 """What users know from other trainers: how many checkpoints stay, what is trained, exact repeats, less memory."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -51,6 +53,32 @@ def test_exact_repeats_are_asked_of_torch_on_a_gpu_alone(monkeypatch, how):
     finally:
         torch.use_deterministic_algorithms(False)
         os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+
+
+def test_on_a_cpu_memory_is_kept_from_step_to_step_until_the_run_is_over():
+    """In processes of their own: ten buffers of 64 MB, one after another, of which glibc alone keeps none."""
+    script = (
+        "import resource, sys, torch\n"
+        "from engine import models\n"
+        "from engine.run import make_how\n"
+        "def faults(count):\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    for _ in range(count): torch.ones(2**24)\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "def resident(): return int(open('/proc/self/statm').read().split()[1]) * resource.getpagesize()\n"
+        "torch.set_num_threads(1)\n"
+        "if sys.argv[1] == 'kept': models.pick_device(make_how({'device': 'cpu'}))\n"
+        "first, later = faults(1), faults(10)\n"
+        "held = resident()\n"
+        "models.return_memory()\n"
+        "print(later, held - resident())\n"
+    )
+    command = [sys.executable, "-c", script]
+    (plain, _), (kept, returned) = (
+        map(int, subprocess.run([*command, how], check=True, capture_output=True, text=True).stdout.split())
+        for how in ("plain", "kept")
+    )
+    assert kept < 0.1 * plain and returned > 60e6
 
 
 def test_a_run_that_was_split_says_so_and_goes_on_split(tiny, how, tmp_path, monkeypatch):
