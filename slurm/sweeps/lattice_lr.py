@@ -21,7 +21,7 @@ from engine.run import Run
 from slurm.sweeps.lattice import BASE, CELLS, CUBE, MODEL, RUNGS, cube
 
 LRS = (3e-3, 1e-2, 3e-2)
-WIDER: dict[str, tuple[float, ...]] = {"two": (1e-3,), "attention": (1e-3,)}  # by cell
+WIDER: dict[str, tuple[float, ...]] = {"two": (1e-3,), "attention": (1e-3,), "attention_window": (1e-3,)}  # by cell
 SEEDS = (100, 101)  # the second for the cube alone
 # The effects at one rate for all, which say whether those at the tuned ones hang on the rates.
 FAMILIES = {f"cube at {lr:g}": Family(cube(lambda cell, lr=lr: f"{RUNGS[cell]} lr={lr:g}"), margin=0.5) for lr in LRS}
