@@ -19,8 +19,8 @@ def main() -> None:
     # Imported late: pandas and SciPy take most of a second, which --help need not wait for.
     from analysis.factorial import rates
 
-    peaks, c = rates.fit(rates.load(store.results_dir() / name / "runs.csv", name, given.seeds))
-    show(rates.sheet(peaks, c).rich())
+    peaks = rates.fit(rates.load(store.results_dir() / name / "runs.csv", name, given.seeds))
+    show(rates.sheet(peaks).rich())
     print(rates.literal(peaks))
 
 

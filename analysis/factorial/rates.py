@@ -1,9 +1,11 @@
-"""The learning rate of each rung from a tuning sweep: the peak of a parabola with one curvature for all rungs.
+"""The learning rate of each rung from a tuning sweep: the peak of the parabola through its best rate and that one's
+neighbours, on an axis of log10 lr.
 
-accuracy = top - c (log10 lr - peak)^2, with c common, is linear in other numbers: least squares. The best of a few
-rates by one seed would be an unequal handicap: with noise of 0.7 points and three rates half a decade apart it costs a
-rung 0.2 to 0.3 points at random, the common parabola 0.02 to 0.1. Judged on held-out images, accuracies of a tuning
-sweep say which rate to train with, and nothing else.
+The best of a few rates by one seed would be an unequal handicap: with noise of 0.4 to 0.7 points and rates half a
+decade apart it costs a rung 0.2 to 0.3 points at random, the vertex 0.02 to 0.05 (simulated). One curvature for all
+rungs, or a parabola through rates far from the peak, costs 0.4 on average and 3 at worst where a few rungs have a
+narrower hill than the rest, as attention does, whose accuracy collapses at rates that others take. Judged on held-out
+images, accuracies of a tuning sweep say which rate to train with, and nothing else.
 """
 
 import math
@@ -22,7 +24,7 @@ from engine.errors import CLASSES, DATA, DIVERGED, Refusal
 from engine.folder.store import DONE
 
 HALF_DECADE = 10**0.5
-HEADER = ("rung", "rate", "peak", "± (decades)", "regret", "best tried", "tried", "grid")
+HEADER = ("rung", "rate", "peak", "± (decades)", "c", "regret", "best tried", "tried", "grid")
 
 
 @dataclass(frozen=True)
@@ -33,16 +35,22 @@ class Peak:
     rate: float
     """The peak in two digits."""
     peak: float
+    """log10; of the best rate itself where it has a neighbour on one side alone, or the next one diverged."""
+    curvature: float
+    """c of accuracy = top - c (log10 lr - peak)^2, in points; NaN where there is no parabola."""
     error: float
-    """Standard error of the peak, in decades; NaN where the runs leave no degree of freedom."""
-    regret: float
-    """Points that are lost by not knowing the peak better, c times its squared error: an expectation."""
+    """Standard error of the peak, in decades, by the spread of seeds at one rate; NaN where there is none."""
     best: float
     """Of the rates that were tried, by mean accuracy."""
     tried: tuple[float, ...]
     diverged: tuple[float, ...]
     wider: float
-    """Where the peak lies outside what was tried: the rate to add, half a decade further; NaN inside."""
+    """Where the best rate is the lowest or highest that was tried: the rate to add, half a decade further; else NaN."""
+
+    @property
+    def regret(self) -> float:
+        """Points that are lost by not knowing the peak better: an expectation."""
+        return self.curvature * self.error**2
 
 
 def load(path: Path, name: str, seeds: Collection[int] | None = None) -> pd.DataFrame:
@@ -68,76 +76,69 @@ def load(path: Path, name: str, seeds: Collection[int] | None = None) -> pd.Data
     return frame[columns]
 
 
-def fit(rows: pd.DataFrame) -> tuple[list[Peak], float]:
-    """The peaks by rung, in order of appearance, and c in points per squared decade.
-
-    Raises Refusal where accuracies are no hill (c is not above 0), or a rung has fewer than two rates with a result.
-    """
+def fit(rows: pd.DataFrame) -> list[Peak]:
+    """The peaks by rung, in order of appearance. Raises Refusal where a rung has fewer than two rates with a result."""
     done = rows[rows["state"] == DONE]
-    rungs = list(dict.fromkeys(rows["rung"]))
-    x, y = np.log10(done["lr"].to_numpy(float)), done["acc1"].to_numpy(float)
-    if thin := [rung for rung in rungs if done.loc[done["rung"] == rung, "lr"].nunique() < 2]:
-        raise Refusal(f"{thin[0]} has fewer than two rates with a result, so that nothing tells its peak", DATA)
-    middle = float(x.mean())  # for the arithmetic alone
-    x = x - middle
-    place = {rung: index for index, rung in enumerate(rungs)}
-    index = done["rung"].map(place).to_numpy()
-    X = np.zeros((len(y), 2 * len(rungs) + 1))
-    X[np.arange(len(y)), 2 * index], X[np.arange(len(y)), 2 * index + 1], X[:, -1] = 1, x, -(x**2)
-    if np.linalg.matrix_rank(X) < X.shape[1]:
-        raise Refusal("no rung has three rates with a result, so that nothing tells the curvature", DATA)
-    inverse = np.linalg.inv(X.T @ X)
-    solution = inverse @ X.T @ y
-    df = len(y) - X.shape[1]
-    variance = float(((y - X @ solution) ** 2).sum()) / df if df > 0 else math.nan
-    c = float(solution[-1])
-    if c <= 0:
-        raise Refusal("accuracies do not fall off on both sides of a rate, so there is no peak; try a wider grid", DATA)
-    peaks = []
-    for rung in rungs:
-        slope = 2 * place[rung] + 1
-        at = float(solution[slope]) / (2 * c)
-        # Of a ratio, by the first derivatives.
-        gradient = np.zeros(len(solution))
-        gradient[slope], gradient[-1] = 1 / (2 * c), -at / c
-        error = math.sqrt(variance * (gradient @ inverse @ gradient)) if df > 0 else math.nan
-        peaks.append(_peak(rows[rows["rung"] == rung], rung, at + middle, error, c))
-    return peaks, c
+    by_rate = done.groupby(["rung", "lr"])["acc1"]
+    df = len(done) - by_rate.ngroups
+    deviation = math.sqrt(((done["acc1"] - by_rate.transform("mean")) ** 2).sum() / df) if df else math.nan
+    return [_peak(own, str(rung), deviation) for rung, own in rows.groupby("rung", sort=False)]
 
 
-def _peak(own: pd.DataFrame, rung: str, at: float, error: float, c: float) -> Peak:
-    done = own[own["state"] == DONE]
-    tried = tuple(sorted(set(done["lr"])))
-    rate = float(f"{10**at:.1e}")
-    low, high = min(own["lr"]), max(own["lr"])  # a rate that diverged ends the grid, too: nothing lies beyond
-    further = high * HALF_DECADE if 10**at > high else low / HALF_DECADE
-    is_inside = low <= 10**at <= high
-    wider = math.nan if is_inside else float(f"{10 ** (round(2 * math.log10(further)) / 2):.0e}")  # 1, 3, 10, 30
-    best = float(done.groupby("lr")["acc1"].mean().idxmax())
+def _peak(own: pd.DataFrame, rung: str, deviation: float) -> Peak:
+    """The peak of one rung, whose runs these are.
+
+    Args:
+        deviation: of one run from the mean of its rung and rate, in points.
+    """
+    cells = own[own["state"] == DONE].groupby("lr")["acc1"].agg(["mean", "count"]).sort_index()
+    if len(cells) < 2:
+        raise Refusal(f"{rung} has fewer than two rates with a result, so that nothing tells its peak", DATA)
+    tried, best = tuple(cells.index), int(cells["mean"].argmax())
     diverged = tuple(sorted(set(own.loc[own["state"] != DONE, "lr"])))
-    return Peak(rung, rate, at, error, c * error**2, best, tried, diverged, wider)
+    low, high = min(own["lr"]), max(own["lr"])  # a rate that diverged ends the grid, too: nothing lies beyond
+    # What is so where the best rate has no result on both sides.
+    peak, curvature, error, wider = math.log10(tried[best]), math.nan, math.nan, math.nan
+    if tried[best] in (low, high):
+        further = high * HALF_DECADE if tried[best] == high else low / HALF_DECADE
+        wider = float(f"{10 ** (round(2 * math.log10(further)) / 2):.0e}")  # 1, 3, 10, 30
+    elif 0 < best < len(tried) - 1:
+        near = cells.iloc[best - 1 : best + 2]
+        x = np.log10(near.index.to_numpy(float)) - peak
+        L = np.linalg.inv(np.vander(x))  # from accuracies to the coefficients of x^2, x and 1
+        square, slope, _ = L @ near["mean"].to_numpy()
+        if square < 0:  # not where all three are equal
+            # Of a ratio, by the first derivatives.
+            gradient = (slope * L[0] / square - L[1]) / (2 * square)
+            error = deviation * math.sqrt((gradient**2 / near["count"].to_numpy()).sum())
+            peak, curvature = peak - slope / (2 * square), -square
+    return Peak(rung, float(f"{10**peak:.1e}"), peak, curvature, error, tried[best], tried, diverged, wider)
 
 
-def sheet(peaks: Sequence[Peak], c: float) -> Sheet:
+def sheet(peaks: Sequence[Peak]) -> Sheet:
     """The peaks, to be shown."""
     rows = []
     for own in peaks:
-        where = "inside" if math.isnan(own.wider) else f"outside: also try {own.wider:g}"
+        where = "inside" if math.isnan(own.wider) else f"at its end: also try {own.wider:g}"
         where += "".join(f", diverged at {lr:g}" for lr in own.diverged)
         cells = [own.rung, f"{own.rate:.1e}", f"{own.peak:.2f}"]
-        cells += [MISSING if math.isnan(own.error) else f"{own.error:.2f}", number(own.regret), f"{own.best:g}"]
-        rows.append([*cells, " ".join(f"{lr:g}" for lr in own.tried), where])
-    note = f"accuracy = top - {c:.2f} (log10 lr - peak)^2, one curvature for all; regret: points, expected by the error"
-    data = pd.DataFrame([vars(own) for own in peaks])
-    return Sheet("Learning rates", HEADER, rows, data, note, align="lrrrrrll")
+        cells += [MISSING if math.isnan(value) else number(value) for value in (own.error, own.curvature, own.regret)]
+        rows.append([*cells, f"{own.best:g}", " ".join(f"{lr:g}" for lr in own.tried), where])
+    note = (
+        "accuracy = top - c (log10 lr - peak)^2 through the best rate and its neighbours; error by the spread of seeds "
+        "at one rate, regret: points, expected by it"
+    )
+    data = pd.DataFrame([{**vars(own), "regret": own.regret} for own in peaks])
+    return Sheet("Learning rates", HEADER, rows, data, note, align="lrrrrrrll")
 
 
 def literal(peaks: Sequence[Peak]) -> str:
-    """The table LR, for the study's file. Raises Refusal while a peak lies outside what was tried."""
+    """The table LR, for the study's file. Raises Refusal while a best rate is the lowest or highest that was tried."""
     if outside := [own for own in peaks if not math.isnan(own.wider)]:
         listed = ", ".join(f"{own.rung}: {own.wider:g}" for own in outside)
         raise Refusal(
-            f"no table LR: {len(outside)} peaks lie outside the grid; add these rates (WIDER): {listed}", DATA
+            f"no table LR: {len(outside)} rungs are best at an end of their grid; add these rates (WIDER): {listed}",
+            DATA,
         )
     return "\n".join(["LR = {", *(f"    {_quoted(own.rung)}: {own.rate:.1e}," for own in peaks), "}"])
 
