@@ -26,7 +26,7 @@ STUDIES = {
     "lattice_length": (24, {"length": 3}),
     "lattice_old": (30, {"old step": 9}),
 }
-TUNING = {"lattice_lr": 97, "lattice_old_lr": 18, "lattice_frame_lr": 24}
+TUNING = {"lattice_lr": 97, "lattice_old_lr": 21, "lattice_frame_lr": 24}
 
 
 @pytest.fixture
