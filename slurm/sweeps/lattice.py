@@ -80,7 +80,28 @@ BASE = {
     "amp": True,
 }
 # Peaks of lattice_lr by rung, two digits; scripts/rates.py prints the table.
-LR: dict[str, float] = {}
+LR: dict[str, float] = {
+    "lattice_s": 6.5e-03,
+    "lattice_s mixer=dense_c": 4.2e-03,
+    "lattice_s mixer=toeplitz": 4.5e-03,
+    "lattice_s mixer=toeplitz_c": 4.8e-03,
+    "lattice_s mixer=banded": 7.5e-03,
+    "lattice_s mixer=banded_c": 5.1e-03,
+    "lattice_s mixer=kernel": 6.3e-03,
+    "lattice_s mixer=depthwise": 9.4e-03,
+    "lattice_s mixer=none": 4.2e-03,
+    "lattice_s mixer=pooling": 5.1e-03,
+    "lattice_s frozen=True": 5.4e-03,
+    "lattice_s mixer=two": 4.2e-03,
+    "lattice_s mixer=token_mlp": 3.5e-03,
+    "lattice_s mixer=gate": 4.6e-03,
+    "lattice_s mixer=axial": 6.6e-03,
+    "lattice_s mixer=kernel scrambled=True": 6.5e-03,
+    "lattice_s mixer=circulant_c": 8.4e-03,
+    "lattice_s mixer=distance": 5.1e-03,
+    "lattice_s mixer=attention": 3.1e-03,
+    "lattice_s mixer=attention_window": 2.5e-03,
+}
 SEEDS, MORE, CUBE_MORE = (0, 1, 2, 3, 4), (5, 6, 7), (8, 9, 10)
 STOPPING = (
     (0.41, "five seeds are all; STAGE stays 1"),

@@ -9,7 +9,7 @@ seven effects at each of the three rates are shown by `compare.py lattice_lr`. T
 `lattice` can begin before it is trained (decided when 20 of 84 runs were trained and none had been compared with
 another). One parabola's width for all cells was the rule until seed 100 was trained: attention, whose hill is two to
 three times as narrow as the others' and falls off a cliff at 0.03, would have got half of its best rate, and those that
-are best at 0.003 twice theirs. That was changed before the first run of `lattice`.
+are best at 0.003 up to 1.8 times theirs. That was changed before the first run of `lattice`.
 
     python scripts/sweep.py launch lattice_lr
 
