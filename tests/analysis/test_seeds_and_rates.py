@@ -104,7 +104,7 @@ def test_a_narrower_hill_keeps_its_peak_and_moves_no_other():
 
 
 @pytest.mark.parametrize("noise", [0.4, 0.7])
-def test_the_vertex_costs_a_tenth_of_what_the_best_rate_costs_whatever_the_hills(noise):
+def test_the_vertex_costs_little_beside_the_best_rate_whatever_the_hills(noise):
     """By one seed; 17 hills of 5 to 13 points a squared decade, steeper above their peaks, and three of 30."""
     rng = np.random.default_rng(0)
     curvature = np.r_[np.full(3, 30.0), rng.uniform(5, 13, 17)]
