@@ -1,10 +1,11 @@
 """Dose and response: accuracy over the strictness of a dial, a curve per number of training images, and its peak.
 
 Runs that differ in the dial's `strictness`, in the seed and in the number of images alone (and in the epochs that this
-number takes at equal steps) are one study. A curve's peak is the value of the highest mean; nothing is fitted, so it is
-one of the values that were run. Its interval is by a bootstrap of residuals: those of all values of one number of
-images, each from its mean and widened by sqrt(n / (n - 1)), are one pool, of which every run is drawn anew; the ends
-hold 95 % of the peaks. Few seeds would leave a bootstrap of whole seeds a handful of draws.
+number takes at equal steps) are one study; the rate may go with the strictness, as tuned ones do, but where one
+strictness was run at two, each rate is a study of its own. A curve's peak is the value of the highest mean; nothing is
+fitted, so it is one of the values that were run. Its interval is by a bootstrap of residuals: those of all values of
+one number of images, each from its mean and widened by sqrt(n / (n - 1)), are one pool, of which every run is drawn
+anew; the ends hold 95 % of the peaks. Few seeds would leave a bootstrap of whole seeds a handful of draws.
 """
 
 import json
@@ -21,6 +22,7 @@ from engine.fields.rungs import RECIPE, text
 
 AXIS, MIXER = "strictness", "dial"
 FREE = ("train_samples", "epochs", "warmup_epochs", "cooldown_epochs", "dataset")  # what equal steps change
+RATE = "lr"
 LEAST = 3  # values, below which there is no peak to speak of
 RESAMPLES = 10_000
 
@@ -59,14 +61,16 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
         if kwargs.get("mixer") != MIXER or kwargs.get("gated") or math.isnan(sizes[place]):
             continue
         own = {key: value for key, value in kwargs.items() if key != AXIS}
-        recipe = [f"{field}={text(row[field])}" for field in RECIPE if field not in FREE and field in row]
+        recipe = [f"{field}={text(row[field])}" for field in RECIPE if field not in (*FREE, RATE) and field in row]
         study = " ".join([row["model"], json.dumps(own, sort_keys=True), *recipe])
         value = float(kwargs.get(AXIS, archs.defaults(row["model"])[AXIS]))
         told = {"study": study, "strictness": value, "samples": int(sizes[place])}
-        rows.append({**told, "seed": int(row["seed"]), "acc1": float(row["acc1"])})
-    found = pd.DataFrame(rows, columns=["study", "strictness", "samples", "seed", "acc1"])
+        rows.append({**told, "seed": int(row["seed"]), "acc1": float(row["acc1"]), RATE: text(row[RATE])})
+    found = pd.DataFrame(rows, columns=["study", "strictness", "samples", "seed", "acc1", RATE])
+    rates = found.groupby(["study", "strictness"])[RATE].transform("nunique")
+    found.loc[rates.groupby(found["study"]).transform("max") > 1, "study"] += f" {RATE}=" + found[RATE]
     values = found.groupby("study")["strictness"].transform("nunique")
-    return found[values >= LEAST].reset_index(drop=True)
+    return found[values >= LEAST].drop(columns=RATE).reset_index(drop=True)
 
 
 def curves(found: pd.DataFrame) -> pd.DataFrame:

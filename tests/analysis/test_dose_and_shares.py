@@ -25,10 +25,10 @@ def frame_of(runs, acc):
     return rows
 
 
-def dials(samples=(1000, 5000, None), seeds=range(3)):
+def dials(samples=(1000, 5000, None), seeds=range(3), rate=lambda value: 0.1):
     return [
         Run(model="lattice_s", model_kwargs={"mixer": "dial", "groups": 64, "strictness": value}, dataset="cifar10",
-            train_samples=size, epochs=4 if size is None else 4 * 50000 // size, seed=seed)
+            train_samples=size, epochs=4 if size is None else 4 * 50000 // size, seed=seed, lr=rate(value))
         for value in VALUES for size in samples for seed in seeds
     ]  # fmt: skip
 
@@ -52,6 +52,14 @@ def test_the_table_has_a_study_per_dial_and_ends_by_their_defaults():
     assert len(found) == 45 and found["study"].nunique() == 1
     assert sorted(found["strictness"].unique()) == list(VALUES)
     assert sorted(found["samples"].unique()) == [1000, 5000, 50000]
+
+
+def test_a_rate_that_goes_with_the_strictness_makes_one_study_and_two_rates_of_one_strictness_two():
+    tuned = dose.table(frame_of(dials(rate=lambda value: 0.1 + value), response))
+    assert tuned["study"].nunique() == 1 and len(tuned) == 45
+    assert [peak.at for peak in dose.peaks(tuned, tuned["study"].iloc[0])] == [0.75, 0.5, 0.25]
+    apart = dose.table(frame_of(dials() + dials(rate=lambda value: 0.2), response))
+    assert apart.groupby("study").size().tolist() == [45, 45]
 
 
 def test_peaks_are_the_highest_means_and_move_as_they_were_made_to():
