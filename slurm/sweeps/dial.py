@@ -23,10 +23,13 @@ The peak of each curve and how far it moves from 1,000 to 50,000 images have int
 Three seeds show some 1.2 points between two cells at a deviation of 0.5: smaller differences are for the "inside"
 contrasts, which pool. No seed is added after a look; a diverged run is a result of its cell.
 
-What was cut for the budget: one rate for all (1e-2, the better one of `dense` in lattice_lr so far), so that "at its
-best rate" is not said of any cell; penalties and fixed starts, which slurm/sweeps/gap_closed.py has at one strength; a
-third of the usual 6,000 steps. Cost: 99 runs of 2,000 steps at about 0.14 s on one idle core with AVX512-BF16
-(measured beside `dense` at 0.085 s: 1.65 times as long), 8 core hours, and half of one for tests.
+The rate goes with s, from the tuned one of the full matrix (4.2e-3) to that of the convolution (9.4e-3, both from
+lattice_lr), evenly on an axis of its logarithm; gate and annealed, which are in between, have that of s = 0.5.
+
+What was cut for the budget: tuning of any value but the ends, and of these at 2,000 steps and at fewer images, so that
+"at its best rate" is not said of any cell; penalties and fixed starts, which slurm/sweeps/gap_closed.py has at one
+strength; a third of the usual 6,000 steps. Cost: 99 runs of 2,000 steps at about 0.14 s on one idle core with
+AVX512-BF16 (measured beside `dense` at 0.085 s: 1.65 times as long), 8 core hours, and half of one for tests.
 """
 
 from collections.abc import Iterator
@@ -35,21 +38,27 @@ from typing import Any
 from engine.fields.claims import Contrast, Family
 from engine.fields.rungs import names
 from engine.run import Run
-from slurm.sweeps.lattice import BASE, MODEL
+from slurm.sweeps.lattice import BASE, LR, MODEL, RUNGS
 
 VALUES = (0.0, 0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 1.0)
 INSIDE = (0.5, 0.7, 0.8, 0.9, 0.95)
 SIZES = {1_000: 250, 5_000: 50, 50_000: 5}  # images: epochs of equal steps
 SEEDS = (0, 1, 2)
 STEPS = 2_000
-LR = 1e-2
+
+
+def rate(strictness: float) -> float:
+    """The learning rate at a strictness, two digits: that of either end at its end."""
+    loose, strict = LR[RUNGS["dense_c"]], LR[RUNGS["depthwise"]]
+    return float(f"{loose ** (1 - strictness) * strict**strictness:.1e}")
 
 
 def dial_run(images: int, seed: int, *, annealed: bool = False, **kwargs: Any) -> Run:
     """A run of so many images; half an epoch of 50,000 is the warm-up of all."""
     epochs = SIZES[images]
     own = {"strictness_to": 0.0, "strictness_epochs": epochs / 2} if annealed else {}
-    fields = BASE | {"batch_size": 125, "epochs": epochs, "warmup_epochs": epochs / 10, "lr": LR} | own
+    fields = BASE | {"batch_size": 125, "epochs": epochs, "warmup_epochs": epochs / 10} | own
+    fields["lr"] = rate(0.5 if annealed else kwargs["strictness"])
     # All of them are the default, which is another word for the same run.
     fields |= {"train_samples": None if images == max(SIZES) else images}
     return Run(**fields, model=MODEL, model_kwargs={"mixer": "dial", "groups": 64, **kwargs}, seed=seed)

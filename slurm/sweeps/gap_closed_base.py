@@ -8,11 +8,11 @@ Cost: 5 runs of 2,000 steps at about 0.13 s on one idle core, half a core hour.
 from collections.abc import Iterator
 
 from engine.run import Run
-from slurm.sweeps.lattice import BASE, MODEL
+from slurm.sweeps.lattice import BASE, LR, MODEL, RUNGS
 
 SEEDS = (0, 1, 2, 3, 4)
 FLAT = {"mixer": "dense_c"}
-BUDGET = BASE | {"batch_size": 125, "lr": 1e-2}
+BUDGET = BASE | {"batch_size": 125, "lr": LR[RUNGS["dense_c"]]}
 HALF = BUDGET | {"epochs": 5}
 
 

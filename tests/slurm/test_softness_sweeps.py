@@ -5,6 +5,7 @@ import pytest
 from engine.data.sets import lookup
 from engine.fields.rungs import names
 from slurm.define.load import load
+from slurm.sweeps import dial, lattice
 
 IMAGES = lookup("cifar10").train_size
 SECONDS = {"depthwise": 0.085, "dense_c": 0.13, "dense_from_kernel": 0.13, "dial": 0.14}  # a step, measured
@@ -25,6 +26,15 @@ def test_every_run_of_the_dial_takes_the_same_steps_and_warm_up():
     assert len(runs) == 99 and {steps(run) for run in runs} == {2_000}
     assert {run.warmup_epochs * steps(run) / run.epochs for run in runs} == {200}
     assert all(run.strictness_epochs == run.epochs / 2 for run in runs if run.strictness_to is not None)
+
+
+def test_the_ends_have_their_tuned_rates_and_the_values_between_them_rates_between():
+    tuned = {key: lattice.LR[lattice.RUNGS[key]] for key in ("dense_c", "depthwise")}
+    rates = {dial.rate(value): None for value in dial.VALUES}
+    assert [*rates] == sorted(rates) and len(rates) == len(dial.VALUES)
+    assert (min(rates), max(rates)) == (tuned["dense_c"], tuned["depthwise"])
+    of = {run.model_kwargs["mixer"]: run.lr for run in load("gap_closed").runs}
+    assert of == tuned | {"dense_from_kernel": tuned["dense_c"]}
 
 
 def test_an_arm_has_the_steps_of_the_flat_net_with_those_of_its_source():
