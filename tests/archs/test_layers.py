@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from archs.ingredients import places
 from archs.parts.layers import mix_tokens
 
 B, N, M, C = 6, 5, 7, 4
@@ -70,3 +71,48 @@ def test_a_graph_of_torch_fx_has_the_condition_inside_a_leaf():
     assert torch.equal(graph(x, weight), mix_tokens(x, weight, None))
     with torch.autocast("cpu", torch.bfloat16):
         assert graph(x, weight).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_groups_of_channels_are_mixed_by_their_own_matrix(groups):
+    """Values and both gradients against an einsum, and gradients of gradients against finite differences."""
+    torch.manual_seed(0)
+    x = torch.randn(B, 2, 3, C, dtype=torch.float64).requires_grad_()
+    matrices = torch.randn(groups, 6, 6, dtype=torch.float64).requires_grad_()
+    each = matrices.repeat_interleave(C // groups, 0)
+    expected = torch.einsum("cij,bjc->bic", each, x.flatten(1, 2)).reshape(x.shape)
+    y = places.product(matrices, x, groups)
+    torch.testing.assert_close(y, expected)
+    given = torch.randn_like(y)
+    for ours, theirs in zip(
+        torch.autograd.grad(y, [x, matrices], given), torch.autograd.grad(expected, [x, matrices], given), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+    assert torch.autograd.gradgradcheck(lambda x, m: places.product(m, x, groups), (x, matrices), fast_mode=True)
+
+
+def test_a_transpose_and_its_gradient_are_in_order_whoever_asks():
+    x = torch.randn(N, M)
+    for wanted in (x, x.clone().requires_grad_()):
+        y = places.transposed(wanted)
+        assert y.is_contiguous() and torch.equal(y, x.t()) and y.data_ptr() != x.data_ptr()
+    given = torch.randn(M, N)
+    (gradient,) = torch.autograd.grad(y, wanted, given)
+    assert gradient.is_contiguous() and torch.equal(gradient, given.t())
+    value, along = torch.func.jvp(places.transposed, (x,), (given.t(),))
+    assert torch.equal(value, x.t()) and torch.equal(along, given)
+    of = torch.func.grad(lambda x, by: (places.transposed(x) * by).sum())
+    assert torch.equal(torch.func.vmap(of, (None, 0))(x, given.expand(2, M, N)), given.t().expand(2, N, M))
+    assert torch.equal(torch.jit.trace(places.transposed, x)(x), x.t())
+
+
+def test_a_product_by_groups_can_be_traced():
+    class Mixing(torch.nn.Module):
+        def forward(self, x, matrices):
+            return places.product(matrices, x, C)
+
+    operands = torch.randn(B, 2, 3, C, requires_grad=True), torch.randn(C, 6, 6)
+    expected = places.product(operands[1], operands[0], C)
+    assert torch.equal(torch.fx.symbolic_trace(Mixing())(*operands), expected)
+    assert torch.equal(torch.jit.trace(Mixing(), operands)(*operands), expected)
+    assert torch.equal(torch.export.export(Mixing(), operands).module()(*operands), expected)
