@@ -28,8 +28,8 @@ lattice_lr), evenly on an axis of its logarithm; gate and annealed, which are in
 
 What was cut for the budget: tuning of any value but the ends, and of these at 2,000 steps and at fewer images, so that
 "at its best rate" is not said of any cell; penalties and fixed starts, which slurm/sweeps/gap_closed.py has at one
-strength; a third of the usual 6,000 steps. Cost: 99 runs of 2,000 steps at about 0.14 s on one idle core with
-AVX512-BF16 (measured beside `dense` at 0.085 s: 1.65 times as long), 8 core hours, and half of one for tests.
+strength; a third of the usual 6,000 steps. Cost: 99 runs of 2,000 steps at about 0.11 s on one idle core with
+AVX512-BF16 (1.31 times those of `dense`, 0.085 s), 6 core hours, and half of one for tests.
 """
 
 from collections.abc import Iterator

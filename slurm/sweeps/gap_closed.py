@@ -35,8 +35,8 @@ flat net given something, have that of the flat net.
 
 What was cut for the budget: one rate for all arms of the flat net and one strength for each but the penalty, so that an
 arm that fails may have been given too little; pruning in rounds and from the first weights; a guide and distillation.
-Cost: 50 runs, five of them those of gap_closed_base, 160,000 steps in all at 0.085 s (depthwise) to 0.13 s on one idle
-core with AVX512-BF16 (full matrices for each channel take 1.5 times as long as one for all), 6 core hours.
+Cost: 50 runs, five of them those of gap_closed_base, 160,000 steps in all at 0.085 s (depthwise) to 0.1 s on one idle
+core with AVX512-BF16 (full matrices for each channel take 1.12 times as long as one for all), 4 core hours.
 """
 
 from collections.abc import Iterator

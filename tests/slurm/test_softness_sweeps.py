@@ -8,7 +8,7 @@ from slurm.define.load import load
 from slurm.sweeps import dial, lattice
 
 IMAGES = lookup("cifar10").train_size
-SECONDS = {"depthwise": 0.085, "dense_c": 0.13, "dense_from_kernel": 0.13, "dial": 0.14}  # a step, measured
+SECONDS = {"depthwise": 0.085, "dense_c": 0.1, "dense_from_kernel": 0.1, "dial": 0.11}  # a step, measured
 HOURS = 20
 
 
@@ -62,4 +62,4 @@ def test_seeds_of_an_arm_are_one_rung(sweep):
 def test_both_fit_into_the_budget():
     runs = {run.signature: run for name in ("dial", "gap_closed_base", "gap_closed") for run in load(name).runs}
     hours = sum(SECONDS[run.model_kwargs["mixer"]] * steps(run) for run in runs.values()) / 3600
-    assert 10 < hours < HOURS - 3, "and room for tests"
+    assert 8 < hours < HOURS - 3, "and room for tests"
