@@ -48,8 +48,8 @@ class Peak(NamedTuple):
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row per finished run of a dial: study, strictness, samples, seed, acc1; studies of less than three values are
-    left out.
+    """One row per finished run of a dial: study, strictness, samples, seed, acc1, lr; studies of less than three values
+    are left out.
 
     Args:
         frame: of `frames.load`.
@@ -70,17 +70,17 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
     rates = found.groupby(["study", "strictness"])[RATE].transform("nunique")
     found.loc[rates.groupby(found["study"]).transform("max") > 1, "study"] += f" {RATE}=" + found[RATE]
     values = found.groupby("study")["strictness"].transform("nunique")
-    return found[values >= LEAST].drop(columns=RATE).reset_index(drop=True)
+    return found[values >= LEAST].reset_index(drop=True)
 
 
 def curves(found: pd.DataFrame) -> pd.DataFrame:
-    """Mean and half-width of the 95 % interval over seeds by study, samples and strictness."""
+    """Mean and half-width of the 95 % interval over seeds by study, samples and strictness, and the rate of each."""
     rows = []
     for (study, samples, value), group in found.groupby(["study", "samples", "strictness"], sort=True):
         one = stats.interval(group["acc1"])
         rows.append({"study": study, "samples": samples, "strictness": value, "n": one.n, "mean": one.mean})
-        rows[-1]["half"] = one.half
-    return pd.DataFrame(rows, columns=["study", "samples", "strictness", "n", "mean", "half"])
+        rows[-1] |= {"half": one.half, RATE: group[RATE].iloc[0]}
+    return pd.DataFrame(rows, columns=["study", "samples", "strictness", "n", "mean", "half", RATE])
 
 
 def draws(group: pd.DataFrame, seed: int = 0, resamples: int = RESAMPLES) -> tuple[np.ndarray, np.ndarray]:

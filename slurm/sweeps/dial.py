@@ -44,7 +44,6 @@ VALUES = (0.0, 0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 1.0)
 INSIDE = (0.5, 0.7, 0.8, 0.9, 0.95)
 SIZES = {1_000: 250, 5_000: 50, 50_000: 5}  # images: epochs of equal steps
 SEEDS = (0, 1, 2)
-STEPS = 2_000
 
 
 def rate(strictness: float) -> float:

@@ -176,7 +176,11 @@ def test_the_section_draws_both_from_contrasts_and_from_families(tmp_path):
     assert drawn.said == by_families.said and "places 25 % [" in drawn.said
     assert "1,000 images: 0.75 [0.75, 0.75]" in drawn.said and "it moves: -0.5 [-0.5, -0.5]" in drawn.said
     assert [table.id for table in drawn.tables] == ["dose-0", "peak-0", "shares"] and "dose-0-1000" in drawn.figure
-    assert "n = 3 to 5 seeds" in drawn.caption
+    assert "n = 3 to 5 seeds" in drawn.caption and "not trained at one learning rate" not in drawn.said
+    tuned = softness.draw(Page("x", frame_of(dials(rate=lambda value: 0.1 + value), response), tmp_path))
+    assert "not trained at one learning rate" in tuned.said
+    rates = {row[0].text: row[5].text for row in tuned.tables[0].rows}
+    assert rates == {"0": "0.1", "0.25": "0.35", "0.5": "0.6", "0.75": "0.85", "1": "1.1"}
     turned = {"architecture": {FLAT: 1, WHOLE: -1}, "places": {ARM: 1, WHOLE: -1}}
     nothing = softness.draw(Page("x", frame, tmp_path, wanted=turned))
     assert "gains nothing over the flat net (-4.00 points)" in nothing.said and "share-0" not in nothing.figure

@@ -54,6 +54,8 @@ def _told(found: pd.DataFrame, study: str) -> str:
         clear = moved.low > 0 or moved.high < 0
         verb = "moves" if clear else "is not shown to move"
         words += f" From the fewest to the most images it {verb}: {moved.value:+g} [{moved.low:+g}, {moved.high:+g}]."
+    if found.loc[found["study"] == study, dose.RATE].nunique() > 1:
+        words += " The values were not trained at one learning rate; the table has that of each."
     return words
 
 
@@ -133,11 +135,12 @@ def _curve_sheet(found: pd.DataFrame, study: str) -> Sheet:
             str(row.n),
             f"{row.mean:.2f}",
             "" if math.isnan(row.half) else f"{row.half:.2f}",
+            row.lr,
         ]
         for row in means.itertuples()
     ]
-    header = ("strictness", "images", "seeds", "accuracy, %", "±")
-    return Sheet("Accuracy by strictness and number of images", header, rows, means, align="rrrrr")
+    header = ("strictness", "images", "seeds", "accuracy, %", "±", "learning rate")
+    return Sheet("Accuracy by strictness and number of images", header, rows, means, align="rrrrrr")
 
 
 def _peak_sheet(found: pd.DataFrame, study: str) -> Sheet:
