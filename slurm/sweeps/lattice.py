@@ -108,7 +108,7 @@ STOPPING = (
     (0.54, "every cell gets seeds 5 to 7: STAGE = 2"),
     (math.inf, "every cell gets seeds 5 to 7, the cube also 8 to 10: STAGE = 3"),
 )
-STAGE = 1  # raised, once, to what scripts/seeds.py says after five seeds
+STAGE = 3  # raised, once, to what scripts/seeds.py said after five seeds: a deviation of 0.648 points
 
 
 def cube(name: Callable[[str], str] = RUNGS.__getitem__) -> dict[str, Contrast]:

@@ -19,7 +19,7 @@ RESULTS = SWEEPS.parents[1] / "results"
 RUNGS = (*lattice.RUNGS.values(), *lattice_frame.RUNGS.values(), *lattice_old.RUNGS.values())
 RATES = {rung: round(0.004 + 0.0005 * place, 4) for place, rung in enumerate(RUNGS)}
 STUDIES = {
-    "lattice": (100, {"cube": 7, "edges": 12, "pairs": 10}),
+    "lattice": (184, {"cube": 7, "edges": 12, "pairs": 10}),
     "lattice_gap": (48, {"gap": 7}),
     "lattice_patches": (36, {"lost": 6, "gap": 7}),
     "lattice_frame": (48, {"cube": 7, "frames": 7}),
