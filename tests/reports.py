@@ -24,7 +24,7 @@ def write_run(results, run, acc1, state="done", **status):
     write_json(folder / "env.json", {"commit": "c0ffee", "python": "3.11.2", "torch": "2.9.1", "threads": 2})
     write_json(
         folder / "status.json",
-        {"state": state, "epoch": run.epochs, "images_per_s": 1e6 / size, "seconds": 3.5, **status},
+        {"state": state, "epoch": run.epochs, "acc1": acc1, "images_per_s": 1e6 / size, "seconds": 3.5, **status},
     )
     rows = [
         {"epoch": epoch, "eval_top1": round(acc1 - 20 / 2**epoch + 20 / 2 ** (run.epochs - 1), 3)}

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -220,7 +221,7 @@ def test_seeds_says_what_the_rule_of_a_sweep_makes_of_its_runs(tmp_path):
     runs = [make_run({"model": model, "seed": seed}) for model in MODELS for seed in range(3)]
     rng = np.random.default_rng(2)
     for run in runs:
-        write_run(tmp_path, run, 80 + rng.normal(0, 0.5))
+        write_run(tmp_path, run, round(80 + rng.normal(0, 0.5), 2))
     (tmp_path / "study.py").write_text(
         "from math import inf\nfrom engine.run import make_run\n"
         f"STOPPING = ((1e-6, 'enough'), (inf, 'all get seed 3'))\n"
@@ -229,3 +230,8 @@ def test_seeds_says_what_the_rule_of_a_sweep_makes_of_its_runs(tmp_path):
     done = script("seeds", tmp_path / "study.py", results=tmp_path)
     assert done.returncode == 0 and done.stdout.endswith("so: all get seed 3\n"), done.stderr
     assert "4 degrees of freedom" in done.stdout and "3 cells" in done.stdout
+    collected = script("sweep", "collect", tmp_path / "study.py", results=tmp_path)
+    assert collected.returncode == 0, collected.stderr
+    shutil.rmtree(tmp_path / "runs")
+    alone = script("seeds", tmp_path / "study.py", results=tmp_path)
+    assert alone.stdout == done.stdout, alone.stderr
