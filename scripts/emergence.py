@@ -9,17 +9,18 @@ from pathlib import Path
 from analysis.probes import EMERGING
 from engine.cli.flags import Parser, add_debug, run_main, show
 from engine.errors import CHECKPOINT, Refusal
-from slurm.define.load import folders_of
+from engine.folder.published import Study, places_of
+from slurm.define.find import find
 
 
 def main() -> None:
     parser = Parser(prog="scripts/emergence.py", description=__doc__.partition("\n\n")[0])
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or a sweep: its name, or a .py file")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or a sweep: its name, or its file")
     parser.add_argument("--keys", nargs="+", default=EMERGING, metavar="KEY", help="numbers of probes to show")
     parser.add_argument("--figure", type=Path, metavar="FILE.svg", help="also draw them over training")
     add_debug(parser)
     given = parser.parse()
-    folders = list(dict.fromkeys(folder for word in given.runs for folder in folders_of(word)))
+    folders, runs, sweeps = find(given.runs)
 
     from rich.markup import escape
     from rich.table import Table
@@ -30,12 +31,13 @@ def main() -> None:
     from analysis.typeset import number
     from engine.folder.store import write_bytes
 
-    loaded = frames.load(folders)
+    alone = [sweep for sweep in sweeps if isinstance(sweep, Study)]
+    loaded = frames.load(folders, runs, places_of(sweeps), alone)
     frame, ranked = emergence.over_training(loaded), emergence.against_gap(loaded, lambda _, key: key in given.keys)
     frame = frame[frame["key"].isin(given.keys)]
     if frame.empty and ranked.empty:
         raise Refusal(
-            f"nothing to show of these {len(folders)} runs; train with --keep-epochs 0 1 2 4, or with and without "
+            f"nothing to show of these {len(loaded)} runs; train with --keep-epochs 0 1 2 4, or with and without "
             f"--permute on {emergence.LEAST} rungs or more, then measure: python scripts/probe.py RUN...",
             CHECKPOINT,
         )

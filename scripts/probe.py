@@ -17,9 +17,11 @@ from pathlib import Path
 from analysis import probes
 from engine.cli.flags import Parser, add_debug, add_fields, run_main, show
 from engine.errors import CHECKPOINT, Refusal
-from engine.folder import store
+from engine.folder import published, store
+from engine.folder.published import Study
 from engine.run import How
-from slurm.define.load import folders_of
+from slurm.define.find import find
+from slurm.define.sweep import Sweep
 from slurm.flags import how_of
 from slurm.queue.progress import duration
 
@@ -35,10 +37,10 @@ def main() -> None:
     probes.check(wanted)
     if given.against and not store.is_done(given.against):
         raise Refusal(f"--against {given.against} is not the folder of a finished run")
-    folders = list(dict.fromkeys(folder for word in given.runs for folder in folders_of(word)))
+    folders, _, sweeps = find(given.runs)
     finished = [folder for folder in folders if store.is_done(folder)]
     if not finished:
-        raise Refusal(f"none of these {len(folders)} runs is finished; train them to their end first", CHECKPOINT)
+        raise Refusal(_no_weights(folders, sweeps), CHECKPOINT)
     how = how_of(given)
     refused = measure(finished, wanted, how)
     if left := len(folders) - len(finished):
@@ -54,6 +56,17 @@ def main() -> None:
     if refused:
         count = f"{len(refused)} of {len(finished)} finished runs could not be probed"
         raise Refusal(f"{count}, the first: {refused[0]}", refused[0].code)
+
+
+def _no_weights(folders: Sequence[Path], sweeps: Sequence[Sweep | Study]) -> str:
+    """Why nothing can be measured: probes need weights, and a table has none."""
+    for sweep in sweeps:
+        if isinstance(sweep, Study):
+            return f"{sweep.name} is a table alone ({sweep.table}), without weights to probe"
+        if published.done(published.places_of([sweep])):
+            train = f"python scripts/sweep.py launch {sweep.name} --published"
+            return f"{sweep.name} is known from its table alone, without weights to probe; {train} trains its runs here"
+    return f"none of these {len(folders)} runs is finished; train them to their end first"
 
 
 def measure(folders: Sequence[Path], wanted: Sequence[str], how: How) -> list[Refusal]:

@@ -8,7 +8,7 @@ from engine.errors import Refusal
 from engine.folder import published, store
 from engine.folder.published import Study
 from engine.run import SCHEME, Run
-from slurm.define import load
+from slurm.define import load, seeds
 from slurm.define.sweep import DEFINITION, Sweep
 
 
@@ -37,6 +37,8 @@ def find(what: Iterable[str]) -> tuple[list[Path], list[Run | None], list[Sweep 
     for word in what:
         if Path(word).is_dir() and word not in load.names():
             pairs: list[tuple[Path, Run | None]] = _of_folder(Path(word))
+        elif "/" in word and not word.partition(seeds.MARK)[0].endswith(".py"):
+            raise Refusal(f"{word} is not the folder of a run: it has no args.yaml")
         else:
             one = named(word)
             sweeps[one.name] = one

@@ -84,15 +84,6 @@ def load(name: str) -> Sweep:
     return Sweep(name, question, tuple(found.values()), dropped, needs, **told)
 
 
-def folders_of(word: str) -> list[Path]:
-    """The run folder of that path, or the folders of a sweep's runs."""
-    if (Path(word) / "args.yaml").is_file():
-        return [Path(word)]
-    if "/" in word and not word.partition(seeds.MARK)[0].endswith(".py"):
-        raise Refusal(f"{word} is not the folder of a run: it has no args.yaml")
-    return load(word).folders
-
-
 def _find(name: str) -> Path:
     if name.endswith(".py"):
         path = Path(name)

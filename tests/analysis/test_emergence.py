@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import numpy as np
 import pandas as pd
@@ -190,3 +191,14 @@ def test_the_commands_list_say_their_time_and_show(kept, tmp_path, digits):
     ):
         done = script("emergence", *args)
         assert (done.returncode, done.stderr.count("\n")) == (code, 1) and words in done.stderr, done.stderr
+
+
+def test_of_published_tables_emergence_shows_what_is_there_and_probe_says_that_weights_are_not(tmp_path):
+    env = {**os.environ, "SOFTMLP_RESULTS": str(tmp_path)}
+    done = warm.run("-m", "scripts.emergence", "bias", "--keys", "local_change", env=env)
+    assert done.returncode == 0, done.stderr
+    told = pd.read_csv(store.ROOT / "results/bias/emergence.csv")
+    assert done.stdout.count("local_change") == told[told["key"] == "local_change"]["signature"].nunique() > 0
+    for name, words in (("bias", "launch bias --published trains"), ("ladder", "a table alone")):
+        done = warm.run("-m", "scripts.probe", name, env=env)
+        assert (done.returncode, done.stderr.count("\n")) == (CHECKPOINT, 1) and words in done.stderr, done.stderr
