@@ -11,10 +11,8 @@ import archs
 from analysis.removal import before, bench, speed
 from engine.cli import tables
 from engine.data.sets import lookup
-from engine.errors import CHECKPOINT, Refusal
 from engine.fields import dilution
 from engine.fields.choices import Choice
-from engine.folder import store
 from engine.run import How, Run
 
 SPEEDS = "removal_speeds.csv"
@@ -30,19 +28,16 @@ def rows(
         folder: of the study, where measurements are kept.
 
     Raises:
-        Refusal: a source is not finished (CHECKPOINT), or the data are not there (DATA).
+        Refusal: a source is neither finished here nor in the table (CHECKPOINT), or the data are not there (DATA).
     """
-    found, whole, timed, kept = [], {}, _timed(folder / SPEEDS), folder / before.FILE
+    found, whole, origin, timed, kept = [], {}, {}, _timed(folder / SPEEDS), folder / before.FILE
     for number, (run, way, healed) in enumerate(starts, 1):
         source, path = run.initial_identity.removeprefix("run:"), Path(run.initial_checkpoint)
         if source not in whole:
-            if not store.is_done(path):
-                raise Refusal(f"{path} is not finished: it comes first", CHECKPOINT)
-            whole[source] = before.of_folder(path, kept, how)
+            whole[source], origin[source] = before.of_source(source, path, kept, how)
         print(f"{number}/{len(starts)} {run.rung} seed {run.seed}", file=sys.stderr)
-        first = before.of_start(run, kept, how, probed=healed)
-        own = store.folder_of(run)
-        after = before.of_folder(own, kept, how) if healed and store.is_done(own) else {}
+        first = before.of_start(run, kept, how, probed=healed, origin=origin[source])
+        after = before.of_run(run, kept, how, origin[source]) if healed else {}
         row = _row(run, way, healed) | timed.get(_timing_of(run), {})
         row |= {
             "acc_whole": whole[source][before.ACC],

@@ -6,9 +6,9 @@
 Reads a sweep whose runs start from other runs without some of their mixing (slurm/define/removal.py), and the choices
 of layers beside its results. Measures, in float32, each source, each start before any healing and each finished run:
 accuracy on all test images and, on 2,000 of them, the headlines of patch shuffle and shift; of starts by criteria that
-no run heals, accuracy alone. What is measured is kept (before.csv), so that the command can be stopped and repeated; it
-shows what is there. Writes removal.csv and removal.svg beside them. ASKED of the sweep's file names the criteria of its
-claims, SOURCES_BELOW what its sources must be below.
+no run heals, accuracy alone. What is measured is kept (before.csv), so that the command can be stopped and repeated,
+and repeated in a clone, which has no weights; it shows what is there. Writes removal.csv and removal.svg beside them.
+ASKED of the sweep's file names the criteria of its claims, SOURCES_BELOW what its sources must be below.
 """
 
 from typing import Any

@@ -10,6 +10,7 @@ import archs
 from analysis.figures import draw, removal_figures
 from analysis.probes.receptive_field import randomise
 from analysis.removal import before, bench, measured, speed
+from engine.cli.tables import read as read_rows
 from engine.cli.tables import write
 from engine.data import loaders, normalize
 from engine.errors import Refusal
@@ -61,8 +62,12 @@ def test_starts_are_the_source_without_its_attention(source, monkeypatch):
     known = [Choice(run.signature, "cosine", "", (2, 0, 1))]
     known.append(Choice(run.signature, "random_layers", "draw 1", (1, 0, 2)))
     # Accuracy alone of what nobody heals, and all numbers of it once they are asked for.
-    alone = before.of_start(removal.start(run, (1,), "drop", budget), place / "x.csv", how, probed=False)
-    again = before.of_start(removal.start(run, (1,), "drop", budget), place / "x.csv", how, probed=True)
+    first, (_, origin) = (
+        removal.start(run, (1,), "drop", budget),
+        before.of_source(run.signature, store.folder_of(run), place / "x.csv", how),
+    )
+    alone = before.of_start(first, place / "x.csv", how, probed=False, origin=origin)
+    again = before.of_start(first, place / "x.csv", how, probed=True, origin=origin)
     assert alone == {"acc": again["acc"]} and len(again) > 3
     starts = [removal.start(run, (0, 2), way, budget) for way in ("drop", "double", "linear", "depthwise")]
     whole, drop, double = (by_hand(run, how, factor, layers) for factor, layers in ((1, ()), (1, (0, 2)), (2, (0, 2))))
@@ -92,9 +97,29 @@ def test_starts_are_the_source_without_its_attention(source, monkeypatch):
         assert row["acc_whole"] == pytest.approx(rates[0], abs=1e-5)
         assert row["acc_after"] is None and "patch_shuffle R_2 before" in row and "shift consistency_1 whole" in row
     assert rows[0]["params"] == rows[1]["params"] < rows[3]["params"]
-    monkeypatch.setattr(before, "open_start", lambda *given: pytest.fail("measured twice"))
+    with torch.enable_grad():
+        train(starts[0], store.folder_of(starts[0]), how)
+    rows = measured.rows([(each, removal.way_of(each), True) for each in starts], known, place / "study", how)
+    assert [row["acc_after"] is None for row in rows] == [False, True, True, True]
+    for opens in ((before, "open_start"), (before.probe_runs, "open_run")):
+        monkeypatch.setattr(*opens, lambda *given: pytest.fail("measured twice"))
     again = measured.rows([(each, removal.way_of(each), True) for each in starts], known, place / "study", how)
     assert again == rows
+    # The table alone says the same, as in a clone.
+    monkeypatch.setenv("SOFTMLP_RESULTS", str(place / "elsewhere"))
+    there = [removal.start(run, (0, 2), removal.way_of(each), budget) for each in starts]
+    assert measured.rows([(each, removal.way_of(each), True) for each in there], known, place / "study", how) == rows
+    with pytest.raises(Refusal, match=r"has no row of deit_nano .*mlp_layers=\[1\].* is not here to measure it"):
+        measured.rows([(removal.start(run, (1,), "drop", budget), "drop", True)], known, place / "study", how)
+    # What healed from other weights of the source is another study's, and a row of other code nobody's.
+    table = place / "study" / before.FILE
+    told = read_rows(table)
+    others = [{**row, "origin": "0" * 16} if row["key"] == there[0].signature else row for row in told]
+    write(table, others)
+    assert measured.rows([(there[0], "drop", True)], known, place / "study", how)[0]["acc_after"] is None
+    write(table, [{**row, "code": "older"} for row in told])
+    with pytest.raises(Refusal, match="is not finished: it comes first"):
+        measured.rows([(there[0], "drop", True)], known, place / "study", how)
 
 
 def test_a_source_that_is_not_finished_is_refused(tmp_path, monkeypatch):
