@@ -7,10 +7,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import statsmodels.formula.api as smf
 from scipy import stats
 
 from analysis.compare import contrasts, frames
+from analysis.factorial import families
 from analysis.probes import permutation_gap
+from engine.folder import published
+from slurm.define.load import load
 
 RESULTS = Path(__file__).parents[2] / "results"
 TABLE = pd.read_csv(RESULTS / "ladder/runs.csv")
@@ -129,3 +133,53 @@ def test_probes_of_the_ladder():
     )
     parameters = TABLE.drop_duplicates("rung").set_index("rung")["params"] / 0.31e6
     assert parameters[parameters.index.str.startswith("vip")].iloc[0] == pytest.approx(1.121, abs=5e-4)
+
+
+# --- studies with families of claims: every effect from runs.csv, by statsmodels ---
+
+
+def study(name, monkeypatch, place):
+    """Rows of runs.csv, and what the project makes of the committed tables, by family."""
+    monkeypatch.setenv("SOFTMLP_RESULTS", str(place))
+    sweep = load(name)
+    frame = frames.load(sweep.folders, sweep.runs, published.places_of([sweep]))
+    found = {family: families.table(frame, asked).set_index("contrast") for family, asked in sweep.families.items()}
+    return pd.read_csv(RESULTS / name / "runs.csv"), sweep, found
+
+
+@pytest.mark.parametrize("name", ["lattice_old"])
+def test_effects_of_a_committed_study_are_those_of_statsmodels(name, monkeypatch, tmp_path):
+    rows, sweep, found = study(name, monkeypatch, tmp_path)
+    model = smf.ols("acc1 ~ 0 + C(rung) + C(seed)", rows).fit()
+    for family, asked in sweep.families.items():
+        tests, equal = [], []
+        for contrast in asked.contrasts.values():
+            row = [contrast.weights.get(key[8:-1], 0) if key.startswith("C(rung)") else 0 for key in model.params.index]
+            assert np.count_nonzero(row) == len(contrast.weights)
+            tests.append(model.t_test(row))
+            sides = [
+                (model.t_test((row, side)).tvalue[0, 0], sign)
+                for side, sign in ((-asked.margin, 1), (asked.margin, -1))
+            ]
+            equal.append(max(stats.t.sf(sign * value, model.df_resid) for value, sign in sides))
+        own = found[family]
+        assert own["diff"].tolist() == pytest.approx([test.effect[0] for test in tests])
+        assert own[["low", "high"]].to_numpy() == pytest.approx(np.array([test.conf_int()[0] for test in tests]))
+        many = [test.conf_int(0.05 / len(tests))[0] for test in tests]
+        assert own[["all_low", "all_high"]].to_numpy() == pytest.approx(np.array(many))
+        assert own["p_holm"].tolist() == pytest.approx(holm([float(test.pvalue) for test in tests]))
+        assert own["equal_p_holm"].tolist() == pytest.approx(holm(equal))
+
+
+def test_the_table_of_the_old_step_in_the_log(monkeypatch, tmp_path):
+    ((table,),) = [study("lattice_old", monkeypatch, tmp_path)[2].values()]
+    section = LOG[LOG.index("\n## lattice_old") : LOG.index("\n## bias: ")]
+    told = re.findall(r"^  \| [^|]+ \| ([+-]\d\.\d) \| (-?\d\.\d) to (\d\.\d) \| ([<.\d ]+) \|$", section, re.MULTILINE)
+    p = ["< 0.001" if value < 0.001 else f"{value:.3f}" for value in table["p_holm"]]
+    made = [
+        (f"{row.diff:+.1f}", f"{row.low:.1f}", f"{row.high:.1f}", own)
+        for row, own in zip(table.itertuples(), p, strict=True)
+    ]
+    assert told == made[:8] and "whole step is {} ({} to {})".format(made[8][0][1:], *made[8][1:3]) in section.replace(
+        "\n ", ""
+    )
