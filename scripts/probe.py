@@ -44,7 +44,7 @@ def main() -> None:
     how = how_of(given)
     refused = measure(finished, wanted, how)
     if left := len(folders) - len(finished):
-        print(f"{left} of {len(folders)} runs are not finished: left out", file=sys.stderr)
+        print(f"{left} of {len(folders)} runs have not their last weights here: left out", file=sys.stderr)
     if len(refused) < len(finished):
         from analysis.bias import probe_sheets
 
