@@ -53,7 +53,7 @@ def table(study: str | Path, kind: str = "runs") -> pd.DataFrame:
     listed = _listed(place)
     folders = [store.results_dir() / "runs" / name for name in listed]
     if any(store.scheme_of(path) == SCHEME for path in folders):
-        return frames.load(folders, studies=_places(str(study)))
+        return frames.load(folders, studies=rows.all_places(store.results_dir(), str(study)))
     if not (place / rows.RUNS).is_file():
         raise Refusal(
             f"{place} lists {len(listed)} runs, of which none is here; python scripts/sweep.py launch {study}"

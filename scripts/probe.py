@@ -63,7 +63,7 @@ def _no_weights(folders: Sequence[Path], sweeps: Sequence[Sweep | Study]) -> str
     for sweep in sweeps:
         if isinstance(sweep, Study):
             return f"{sweep.name} is a table alone ({sweep.table}), without weights to probe"
-        if published.done(published.places_of([sweep])):
+        if published.done(published.all_places_of([sweep])):
             train = f"python scripts/sweep.py launch {sweep.name} --published"
             return f"{sweep.name} is known from its table alone, without weights to probe; {train} trains its runs here"
     return f"none of these {len(folders)} runs is finished; train them to their end first"

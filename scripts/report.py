@@ -44,7 +44,7 @@ def main() -> None:
 
     if given.table:
         table = frames.rungs(
-            frames.load(folders, found.runs, published.places(results, found.name), [study] if study else ())
+            frames.load(folders, found.runs, published.all_places(results, found.name), [study] if study else ())
         )
         if given.table == "text":
             frames.show(table)
@@ -55,7 +55,7 @@ def main() -> None:
     for other in map(named, given.beside):
         runs = [store.folder_of(run, results) for run in other.runs]
         alone = [other] if isinstance(other, published.Study) else ()
-        others[other.name] = frames.load(runs, other.runs, published.places(results, other.name), alone)
+        others[other.name] = frames.load(runs, other.runs, published.all_places(results, other.name), alone)
     told = {"planned": found.contrasts, "families": found.families, "baseline": found.baseline}
     told |= {"labels": found.labels, "study": study, "beside": others}
     print(write_report(found.name, folders, results, found.question, found.runs, given.speeds, **told))

@@ -12,7 +12,7 @@ from analysis.compare.sweeps import Sweep
 from analysis.factorial import families, predicted
 from analysis.typeset import Sheet
 from engine.errors import Refusal
-from engine.folder.published import Study, places_of
+from engine.folder.published import Study, all_places_of, places_of
 
 AFTERWARDS = "What was asked afterwards: no file named it before the runs"
 PLANNED = "What the sweep was made to compare"
@@ -89,7 +89,7 @@ def _differences(
 def _own(sweep: Sweep) -> pd.DataFrame:
     """The runs of one sweep alone."""
     alone = [sweep] if isinstance(sweep, Study) else []
-    return frames.load(sweep.folders, sweep.runs, places_of([sweep]), alone)
+    return frames.load(sweep.folders, sweep.runs, all_places_of([sweep]), alone)
 
 
 def from_tables(frame: pd.DataFrame) -> str:

@@ -23,7 +23,7 @@ from analysis.report import sentences
 from analysis.report.page import Page, Section
 from engine.errors import Refusal
 from engine.fields.claims import Family
-from engine.folder.published import Study, places
+from engine.folder.published import Study, all_places, places
 from engine.folder.store import FAILED, write_bytes
 from engine.run import Run
 
@@ -79,7 +79,7 @@ def write_report(
         (path.parent / "figures").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Refusal(f"cannot create {path.parent}: {error.strerror}; set SOFTMLP_RESULTS") from None
-    frame = frames.load(folders, runs, places(results, name), [study] if study else ())
+    frame = frames.load(folders, runs, all_places(results, name), [study] if study else ())
     speeds = fairness.speeds_file(places(results, name), speeds)
     told = {"wanted": planned or {}, "families": families or {}, "baseline": baseline, "given": labels or {}}
     others = [cells.of(frame, other, key) for key, other in (beside or {}).items()]

@@ -7,7 +7,7 @@ from analysis.bias import probe_table
 from analysis.compare import frames
 from analysis.compare.sweeps import Sweep
 from engine.errors import Refusal
-from engine.folder.published import RUNS, places_of
+from engine.folder.published import RUNS, all_places_of
 from engine.run import How
 
 SHARED = ("speeds.csv", "symmetry.csv", "dsd.json")  # beside the runs or of the sweep; the report shows them
@@ -18,13 +18,13 @@ def finish(sweep: Sweep, how: How) -> Path:
 
     The path of the report.
     """
-    frames.show(frames.rungs(frames.load(sweep.folders, sweep.runs, places_of([sweep]))))
+    frames.show(frames.rungs(frames.load(sweep.folders, sweep.runs, all_places_of([sweep]))))
     _probe(sweep, how)
     report = sweep.folder / "report.html"
     sources = [sweep.folder / "manifest.csv", *(folder / "status.json" for folder in sweep.folders)]
     sources += [probe_table.path_of(folder, name) for folder in sweep.folders for name in sweep.probes]
     sources += [folder / name for folder in (sweep.folder, sweep.folder.parent) for name in SHARED]
-    sources += [folder / RUNS for folder in places_of([sweep])]
+    sources += [folder / RUNS for folder in all_places_of([sweep])]
     changed = max(path.stat().st_mtime for path in sources if path.exists())
     if report.exists() and report.stat().st_mtime > changed:
         return report

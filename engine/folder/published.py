@@ -1,7 +1,8 @@
 """What published tables say of runs that have no folder here: rows of results/NAME/runs.csv.
 
 A row says that the run of its signature is done if it is of our scheme, its state is `done` and it has an accuracy. The
-table in the results folder counts and, where SOFTMLP_RESULTS is another one, that of the checkout.
+tables in the results folder count and, where SOFTMLP_RESULTS is another one, those of the checkout: a study's own
+first, then those of all others, as a run that two studies ask for is one run.
 
 A study whose sweep is gone from slurm/sweeps/ is its tables alone (`study`): all of its rows are read as they are, of
 whatever scheme, and what it asked stands in study.yaml beside them.
@@ -101,12 +102,38 @@ def _value(text: str) -> Any:
 def places(results: Path, name: str) -> list[Path]:
     """Where tables of a study may be: in a results folder, and in the checkout; for NAME@SEEDS also those of NAME."""
     names = dict.fromkeys((name, name.partition("@")[0]))
-    return list(dict.fromkeys(place / own for own in names for place in (results.absolute(), store.ROOT / "results")))
+    return list(dict.fromkeys(place / own for own in names for place in _roots(results)))
 
 
 def places_of(sweeps: Iterable[Any]) -> list[Path]:
     """The same for several sweeps, which have a name and a folder in the results."""
     return list(dict.fromkeys(place for sweep in sweeps for place in places(sweep.folder.parent, sweep.name)))
+
+
+def all_places(results: Path, *names: str) -> list[Path]:
+    """Where a table may be that tells of runs of these studies: their own places, then every other that has a table."""
+    own = [place for name in names for place in places(results, name)]
+    others = (path.parent for root in _roots(results) for path in sorted(root.glob(f"*/{RUNS}")) if _is_table(path))
+    return list(dict.fromkeys((*own, *others)))
+
+
+def all_places_of(sweeps: Iterable[Any]) -> list[Path]:
+    """The same for sweeps, which have a name and a folder in the results; [] for none."""
+    return list(dict.fromkeys(place for sweep in sweeps for place in all_places(sweep.folder.parent, sweep.name)))
+
+
+def _roots(results: Path) -> tuple[Path, Path]:
+    return results.absolute(), store.ROOT / "results"
+
+
+def _is_table(path: Path) -> bool:
+    """Whether it has a table's columns: what else lies in another study's place is no mistake of this one's."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            columns = file.readline().rstrip().split(",")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return {"signature", "state"} <= set(columns)
 
 
 def done(folders: Iterable[Path]) -> dict[str, dict[str, Any]]:

@@ -48,8 +48,9 @@ def collect(sweep: Sweep) -> list[Path]:
     sweep's folder.
 
     Also for a sweep half done: missing cells are empty. Rows of tables that are there already are kept, published ones
-    on a machine without the runs say, unless their run is here and has come as far. Where SOFTMLP_RESULTS is another
-    folder than that of the checkout, the checkout's published rows are taken over, too.
+    on a machine without the runs say, unless their run is here and has come as far. What the tables of other sweeps say
+    of runs of this one is taken over, and where SOFTMLP_RESULTS is another folder than that of the checkout, what the
+    checkout's tables say, too.
 
     Raises Refusal where tables are there and no run is, or where they are of another scheme of signatures: what
     belongs together cannot be told then.
@@ -88,9 +89,12 @@ def collect(sweep: Sweep) -> list[Path]:
 
 
 def _before(sweep: Sweep) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Predictions]]:
-    """The tables that are there, and the predictions: of the results folder, and of runs that only the checkout has."""
+    """The tables that are there, and the predictions: of the sweep's own folder, and of runs that only others have."""
     names = ("runs.csv", *KEYS)
-    places = tables.places(sweep)
+    ours = {run.signature for run in sweep.runs}
+    own, *rest = tables.places(sweep)
+    known = {place: {row["signature"] for row in published.read(place / published.RUNS)} for place in rest}
+    places = [own, *(place for place in rest if known[place] & ours)]
     found, *others = (
         ({name: _read(place / name) for name in names}, predictions.read_table(place / predictions.FILE))
         for place in places
@@ -98,8 +102,8 @@ def _before(sweep: Sweep) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Pr
     for place, (theirs, predicted) in zip(places[1:], others, strict=True):
         known = {row["signature"] for row in found[0]["runs.csv"] if row.get("state") == store.DONE}
         added = {row["signature"] for row in theirs["runs.csv"] if published.is_ours(row)} - known
-        if place.name != sweep.name:  # of the sweep with its own seeds
-            added &= {run.signature for run in sweep.runs}
+        if place.name != sweep.name:  # of another sweep, or of this one with its own seeds
+            added &= ours
         for name in names:
             mine = [row for row in found[0][name] if row["signature"] not in added]
             found[0][name] = mine + [row for row in theirs[name] if row["signature"] in added]

@@ -65,5 +65,5 @@ def older(sweep: Sweep) -> str:
 
 
 def places(sweep: Sweep) -> list[Path]:
-    """The folders that may hold tables of this sweep."""
-    return published.places_of([sweep])
+    """The folders that may hold a table which tells of runs of this sweep, its own first."""
+    return published.all_places_of([sweep])

@@ -142,7 +142,7 @@ def study(name, monkeypatch, place):
     """Rows of runs.csv, and what the project makes of the committed tables, by family."""
     monkeypatch.setenv("SOFTMLP_RESULTS", str(place))
     sweep = load(name)
-    frame = frames.load(sweep.folders, sweep.runs, published.places_of([sweep]))
+    frame = frames.load(sweep.folders, sweep.runs, published.all_places_of([sweep]))
     found = {family: families.table(frame, asked).set_index("contrast") for family, asked in sweep.families.items()}
     return pd.read_csv(RESULTS / name / "runs.csv"), sweep, found
 

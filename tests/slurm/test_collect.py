@@ -15,7 +15,7 @@ from analysis.report.assemble import write_report
 from engine.errors import DATA, Refusal
 from engine.folder import predictions, store
 from engine.folder.predictions import Predictions
-from engine.folder.published import places_of
+from engine.folder.published import all_places_of
 from engine.run import Run
 from slurm.define.sweep import Sweep
 from slurm.queue.collect import collect
@@ -68,6 +68,20 @@ def test_predictions_and_training_loss_are_collected(sweep):
     assert collect(sweep)[2].read_bytes() == before
 
 
+def test_collecting_takes_over_what_another_study_knows_of_its_runs_and_nothing_else(sweep):
+    """Two of three runs were trained for another study, which has a fourth; the third is here."""
+    stranger = sweep.runs[0].but(seed=9)
+    other = Sweep("another", "Which?", (*sweep.runs[:2], stranger))
+    for run, folder in zip(other.runs, other.folders, strict=True):
+        write_done(run, folder, 10 + run.seed)
+    collect(other)
+    shutil.rmtree(other.folders[0].parent)
+    write_done(sweep.runs[2], sweep.folders[2], 12)
+    written = collect(sweep)
+    assert [row["signature"] for row in rows_of(written[0])] == [run.signature for run in sweep.runs[:3]]
+    assert wrong_of(sweep) == [10, 11, 12] and len(rows_of(written[1])) == 2 * 3, "epochs and predictions, too"
+
+
 def test_published_predictions_outlive_their_folders_and_give_way_to_a_run_that_is_finished_here(sweep):
     for run, folder in zip(sweep.runs, sweep.folders, strict=True):
         write_done(run, folder, 10 + run.seed)
@@ -99,7 +113,7 @@ def test_a_comparison_over_images_is_the_same_from_folders_and_from_what_was_col
     assert here["low"][1] < -5.0 < here["high"][1]
     collect(study)
     shutil.rmtree(study.folders[0].parent)
-    there = contrasts.against(frames.load(study.folders, study.runs, places_of([study])))[columns]
+    there = contrasts.against(frames.load(study.folders, study.runs, all_places_of([study])))[columns]
     pd.testing.assert_frame_equal(here, there)
 
 
@@ -137,7 +151,7 @@ def test_probes_over_training_are_the_same_from_folders_and_from_what_was_collec
     assert [(row["key"], row["epoch"]) for row in rows[:2]] == [("tiling", "0"), ("tiling_change", "1")]
     assert len(rows) == 10 and {row["epoch"] for row in rows} == {"0", "1"}, "the end is in probes.csv"
     shutil.rmtree(study.folders[0].parent)
-    collected = frames.load(study.folders, study.runs, places_of([study]))
+    collected = frames.load(study.folders, study.runs, all_places_of([study]))
     pd.testing.assert_frame_equal(here, emergence.over_training(collected), check_dtype=False)
     (rank,) = emergence.against_gap(collected).itertuples()
     assert (rank.key, rank.rungs, rank.runs, round(rank.rho, 9)) == ("tiling_change", 5, 5, 1)
