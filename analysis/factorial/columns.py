@@ -79,6 +79,18 @@ def _row(name: str, contrast: Contrast, fields: Mapping[str, claims.Fields]) -> 
     return row | {"differs": claims.told(bare, fields)}
 
 
+def ingredient(row: Any) -> str:
+    """What a row of `table` is the effect of; "" where more differs and where the contrast's name says it."""
+    if not row.of or not row.family or set(row.of) <= set(row.contrast.split()):
+        return ""
+    return " × ".join(map(plain, row.of))
+
+
+def plain(word: str) -> str:
+    """A field as a reader calls it."""
+    return {"dim": "width", "lr": "rate"}.get(word, word.replace("_", " "))
+
+
 def _counts(what: str, ways: list[tuple[str, str]]) -> bool:
     """Whether a difference, from - to +, is one that a reader must know of."""
     if what in claims.FREE:

@@ -16,13 +16,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from analysis.factorial import columns
 from analysis.figures import draw
 from analysis.figures.draw import INK, PAPER
 from analysis.figures.looks import VERDICTS
 from analysis.typeset import MISSING, number, quantity
 
 ROW, HEAD, FOOT = 0.22, 0.55, 0.45  # inches
-LABEL, ACCURACY, PANEL, TEXT = 2.5, 2.5, 1.5, 0.75
+LABEL, ACCURACY, PANEL, TEXT = 3.0, 2.5, 1.5, 0.75
 CLEAR = 0.05
 
 
@@ -39,7 +40,7 @@ def forest(asked: pd.DataFrame, costs: Sequence[float], panels: Sequence[Panel],
 
     Args:
         asked: of `columns.table`; families stand apart under their name.
-        costs: the difference in parameters, by row; NaN where that is not known.
+        costs: the difference in parameters, by row; NaN where that is not known, or no cost as of an interaction.
         panels: drawn after accuracy and parameters, in this order.
         alt: what it shows, in words.
     """
@@ -69,6 +70,8 @@ def _names(axes: Axes, asked: pd.DataFrame, places: Sequence[float], heads: Sequ
     axes.set_axis_off()
     for y, row in zip(places, asked.itertuples(), strict=True):
         axes.text(1.0, y, row.contrast, ha="right", va="center", transform=axes.get_yaxis_transform())
+        if what := columns.ingredient(row):
+            axes.text(0.0, y, what, va="center", alpha=0.6, transform=axes.get_yaxis_transform())
     for y, family in heads:
         axes.text(0.0, y, family, va="center", weight="bold", transform=axes.get_yaxis_transform())
 

@@ -1,9 +1,11 @@
 """Cells of a sweep in other sweeps: their gap and another frame become columns of the page and of its figure."""
 
+import re
+
 import pytest
 
 from analysis.compare import frames
-from analysis.factorial import beside
+from analysis.factorial import beside, columns
 from analysis.figures import scatter
 from analysis.report.assemble import write_report
 from engine.errors import Refusal
@@ -85,6 +87,29 @@ def test_page_and_figure_have_the_columns(studies):
     assert "training loss" not in figure, "these runs recorded none"
     write_report("tried", folders, results, **told)
     assert "permutation gap" not in (path.parent / "figures" / "forest.svg").read_text()
+
+
+def test_the_figure_says_whose_effect_a_pair_is_and_gives_no_cost_of_an_interaction(tmp_path):
+    cells = [{"mixer": "kernel"}, {"mixer": "depthwise"}]
+    frame, folders = sweep(tmp_path, [*cells, *({**cell, "frame": "convmixer"} for cell in cells)])
+    rungs = list(dict.fromkeys(frame["rung"]))
+    plain_kernel, plain_own, other_kernel, other_own = rungs
+    both = Contrast({other_own: 1, other_kernel: -1, plain_own: -1, plain_kernel: 1}, ("channels", "frame"))
+    asked = {
+        "kernel to depthwise": Contrast({plain_own: 1, plain_kernel: -1}, ("channels",)),
+        "own channels": Contrast({other_own: 1, other_kernel: -1}),
+        "channels x frame": both,
+    }
+    table = columns.table(frame, {}, {"pairs": Family(asked, 1.0)}).set_index("contrast", drop=False)
+    told = {row.contrast: columns.ingredient(row) for row in table.itertuples()}
+    assert told == {"kernel to depthwise": "channels", "own channels": "", "channels x frame": ""}
+    (tmp_path / "tried").mkdir()
+    kept = {"opt": "adamw", **dict.fromkeys(("pixels", "patches_own", "patches", "rows_columns"), 1.0)}
+    kept |= {**dict.fromkeys(("within", "shift", "flip", "rotation"), 1.0), "log10_size": 9.0}
+    (tmp_path / "tried" / "symmetry.csv").write_text(csv_text([{"model": rung, **kept} for rung in rungs]))
+    path = write_report("tried", folders, tmp_path, families={"pairs": Family(asked, 1.0)})
+    texts = re.findall(r"<text[^>]*>([^<]+)</text>", (path.parent / "figures" / "forest.svg").read_text())
+    assert texts.count("channels") == 1 and "–" in texts and "−2.00 k" in texts and "−4.00 k" not in texts
 
 
 @pytest.mark.parametrize(

@@ -125,18 +125,13 @@ def _decided(rows: pd.DataFrame, told: bool = True) -> Markup:
         said.append(Markup("Clean: {}").format(_listed(clean)) if clean else Markup("None is clean"))
         first = rows.iloc[0]
         if told and first["others"]:
-            words = _and([_plain(word) for word in first["others"]])
+            words = _and([columns.plain(word) for word in first["others"]])
             sentence = Markup("The {} of {} cannot be told from the {} that change{} with it")
             sentence = sentence.format(
                 _signed(first["diff"]), first["contrast"], words, "s" * (len(first["others"]) == 1)
             )
             said.append(sentence)
     return Markup(". ").join(said)
-
-
-def _plain(word: str) -> str:
-    """A field as a reader calls it."""
-    return {"dim": "width", "lr": "rate"}.get(word, word.replace("_", " "))
 
 
 def _listed(words: Sequence[str]) -> Markup:
@@ -252,9 +247,9 @@ def _mini(row: Any, column: Column, at: Scale, own: pd.Series, height: int, shap
 def _chip(row: Any) -> Markup:
     if row.of:
         # A name that a reader may not take for the ingredient, such as "kernel to depthwise", is told by it.
-        what = "this" if not row.family or set(row.of) <= set(row.contrast.split()) else " × ".join(map(_plain, row.of))
+        what = columns.ingredient(row) or "this"
         return Markup('<span class="chip" title="{}">only {}</span>').format(row.differs, what)
-    words, fit = [_plain(word) for word in row.others], []
+    words, fit = [columns.plain(word) for word in row.others], []
     while words and len(", ".join([*fit, words[0]])) <= ROOM:
         fit.append(words.pop(0))
     text = ", ".join(fit) + f" +{len(words)}" * bool(words)
