@@ -1,7 +1,7 @@
 """Pages that mkdocs makes from the source, so that they cannot fall behind it; see mkdocs.yml.
 
 models: families, sources and costs; flags: the fields of Run and How, and timm's; recipes: engine/recipes;
-glossary: the `__init__.py` of each room; log, files: results/LOG.md and README.md; figures: results/ladder/figures.
+glossary: the `__init__.py` of each room; log, files: results/LOG.md and README.md; figures/NAME: results/NAME/figures.
 """
 
 import ast
@@ -19,7 +19,6 @@ from engine.cli.flags import Parser, add_fields
 from engine.run import How, Run
 
 ROOT = Path(__file__).resolve().parents[1]
-FIGURES = ROOT / "results" / "ladder" / "figures"
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -27,8 +26,9 @@ def on_files(files: Files, config: Any) -> Files:
     pages |= {"log.md": "".join(_of_results("LOG.md")), "files.md": "".join(_of_results("README.md"))}
     for name, text in pages.items():
         files.append(File.generated(config, name, content=text))
-    for figure in sorted(FIGURES.glob("*.svg")):
-        files.append(File.generated(config, f"figures/{figure.name}", abs_src_path=str(figure)))
+    for figure in sorted((ROOT / "results").glob("*/figures/*.svg")):
+        place = f"figures/{figure.parts[-3]}/{figure.name}"
+        files.append(File.generated(config, place, abs_src_path=str(figure)))
     return files
 
 

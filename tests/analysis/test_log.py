@@ -147,7 +147,7 @@ def study(name, monkeypatch, place):
     return pd.read_csv(RESULTS / name / "runs.csv"), sweep, found
 
 
-@pytest.mark.parametrize("name", ["lattice_old"])
+@pytest.mark.parametrize("name", ["lattice", "lattice_old"])
 def test_effects_of_a_committed_study_are_those_of_statsmodels(name, monkeypatch, tmp_path):
     rows, sweep, found = study(name, monkeypatch, tmp_path)
     model = smf.ols("acc1 ~ 0 + C(rung) + C(seed)", rows).fit()
@@ -183,3 +183,29 @@ def test_the_table_of_the_old_step_in_the_log(monkeypatch, tmp_path):
     assert told == made[:8] and "whole step is {} ({} to {})".format(made[8][0][1:], *made[8][1:3]) in section.replace(
         "\n ", ""
     )
+
+
+def test_the_tables_of_the_lattice_in_the_log(monkeypatch, tmp_path):
+    """All edges and pairs; the cube's effects and what it says of seeds and training images in words."""
+    rows, _, found = study("lattice", monkeypatch, tmp_path)
+    section = LOG[LOG.index("\n## lattice: ") : LOG.index("\n## bias: ")]
+    told = re.findall(r"^  \| (\w+): (.+) \| (.+) \| (.+) \| (.+) \| (.+) \| (.+) \| (\w+) \|$", section, re.MULTILINE)
+    made = []
+    for row in pd.concat([found["edges"], found["pairs"]]).reset_index().itertuples():
+        ends = f"{row.low:.1f} to {row.high:.1f}", f"{row.all_low:.1f} to {row.all_high:.1f}"
+        p = "< 0.001" if row.p_holm < 0.001 else f"{row.p_holm:.3f}"
+        made.append((row.of, row.contrast, f"{row.diff:+.1f}", *ends, p, f"{row.loss:+.2f}", row.verdict.split()[0]))
+    assert len(told) == 22 and told == made
+    cube = found["cube"]["diff"].round(1)
+    words = re.sub(r"\s+", " ", section)
+    assert "(reach {}, places {}, channels {})".format(*cube.iloc[:3]) in words
+    assert (
+        "(reach x places {}, reach x channels {}, places x channels {}, all three {},".format(*cube.iloc[3:]) in words
+    )
+    means = rows.groupby("rung")["acc1"].mean()
+    ends = means["lattice_s mixer=depthwise"], means["lattice_s"]
+    assert f"all three together gain {ends[0] - ends[1]:.1f} ({ends[1]:.1f} to {ends[0]:.1f} %)" in words.lower()
+    singles = sum(found["edges"]["diff"][f"dense to {cell}"] for cell in ("banded", "toeplitz", "dense_c"))
+    assert f"from the dense mixer {singles:.1f} in sum" in words
+    assert f"{found['cube']['deviation'].iloc[0]:.3f} with {found['cube']['df'].iloc[0]:.0f}" in words
+    assert f"{rows['seconds'].sum() / 3600:.1f} hours of a core" in words
