@@ -79,6 +79,23 @@ def _row(name: str, contrast: Contrast, fields: Mapping[str, claims.Fields]) -> 
     return row | {"differs": claims.told(bare, fields)}
 
 
+def is_interaction(asked: pd.DataFrame) -> pd.Series:
+    """Which rows of `table` say how the effect of one ingredient depends on another."""
+    return (asked["weights"].map(len) > 2) & (asked["of"].map(len) > 1)
+
+
+def is_mixed(asked: pd.DataFrame) -> pd.Series:
+    """Which rows of `table` are means over cells that a decided interaction of their family says to be unlike."""
+    clear = asked[is_interaction(asked) & asked["verdict"].isin((GAIN, LOSS))]
+    unlike = [
+        len(row.weights) > 2
+        and len(row.of) == 1
+        and any(row.of[0] in other for other in clear.loc[clear["family"] == row.family, "of"])
+        for row in asked.itertuples()
+    ]
+    return pd.Series(unlike, index=asked.index, dtype=bool)
+
+
 def ingredient(row: Any) -> str:
     """What a row of `table` is the effect of; "" where more differs and where the contrast's name says it."""
     if not row.of or not row.family or set(row.of) <= set(row.contrast.split()):

@@ -33,8 +33,8 @@ def drawn(page: Page, asked: pd.DataFrame) -> str:
         panels.append(Panel("permutation gap", "points: difference", columns.measure(asked, gaps)))
     params = page.table.set_index("rung")["params"]
     costs = [sum(weight * params[rung] for rung, weight in row.weights.items()) for row in asked.itertuples()]
-    sides = ~((asked["weights"].map(len) > 2) & (asked["of"].map(len) > 1))  # an interaction has none that is dearer
-    costs = [cost if has else math.nan for cost, has in zip(costs, sides, strict=True)]
+    crossed = columns.is_interaction(asked)  # which has no side that is dearer
+    costs = [math.nan if sideless else cost for cost, sideless in zip(costs, crossed, strict=True)]
     kept = [panel for panel in panels if panel.values["value"].notna().any()]
     said = f"{page.name}: what each of {len(asked)} contrasts changes in accuracy and in parameters"
     said += "".join(f", in {panel.title} ({panel.below})" for panel in kept)

@@ -83,7 +83,14 @@ def _columns(page: Page, asked: pd.DataFrame) -> list[Column]:
 
 
 def _cards(asked: pd.DataFrame) -> Markup:
-    """A sentence per verdict, with its count; the decided ones with effects and which are clean."""
+    """A sentence per verdict, with its count; the decided ones with effects and which are clean.
+
+    Interactions are told apart, and where one is clear, no mean over the cells that it says to be unlike.
+    """
+    crossed, means = asked[columns.is_interaction(asked)], asked[columns.is_mixed(asked)]
+    asked = asked.drop(crossed.index.union(means.index))
+    if asked.empty:
+        return div("cards", _crossed(crossed, means))
     twice = asked["contrast"].duplicated(keep=False)  # of two families
     asked = asked.assign(contrast=asked["contrast"].mask(twice, asked["contrast"] + " (" + asked["family"] + ")"))
     verdicts = asked["verdict"].map(lambda words: words.partition(",")[0])
@@ -98,7 +105,20 @@ def _cards(asked: pd.DataFrame) -> Markup:
     lies = "are" if len(equal) > 1 else "is"
     said.append(Markup("{} {} shown to lie within ±\u00a0{} points").format(inside, lies, margin))
     cards.append(_card("undecided", open_, Markup(". ").join(said)))
-    return div("cards", *cards)
+    return div("cards", *cards, *([_crossed(crossed, means)] if len(crossed) else []))
+
+
+def _crossed(crossed: pd.DataFrame, means: pd.DataFrame) -> Markup:
+    """What interactions are there, in one card."""
+    clear = crossed[crossed["verdict"].isin((columns.GAIN, columns.LOSS))]
+    clear = clear.sort_values("diff", ascending=False, key=abs, kind="stable")
+    one = Markup("{} <b>{}</b>")
+    named = _listed([one.format(row.contrast, _signed(row.diff)) for row in clear.itertuples()])
+    text = Markup("{} of {} shown").format(len(clear) or "None", len(crossed))
+    text += Markup(": {}").format(named) if len(clear) else ""
+    text += Markup("; so no mean of {}").format(", ".join(means["contrast"])) if len(means) else ""
+    head = "Interactions" if len(crossed) > 1 else "Interaction"
+    return Markup('<p class="card crossed"><strong>{}.</strong> {}.</p>').format(head, text)
 
 
 def _card(verdict: str, rows: pd.DataFrame, text: Markup) -> Markup:
