@@ -11,7 +11,7 @@ from pathlib import Path
 from engine.cli.flags import Parser, add_debug, run_main, show
 from engine.cli.numbers import percent
 from engine.errors import Refusal
-from engine.folder.published import Study, all_places_of
+from engine.folder.published import Study
 from slurm.define.find import find
 from slurm.queue.tables import older
 
@@ -27,8 +27,7 @@ def main() -> None:
     # Imported late: pandas and SciPy take most of a second, which --help and a misspelt name need not wait for.
     from analysis.compare import assemble, frames
 
-    alone = [sweep for sweep in sweeps if isinstance(sweep, Study)]
-    frame = frames.load(folders, runs, all_places_of(sweeps), alone)
+    frame = frames.load_found(folders, runs, sweeps)
     if from_tables := assemble.from_tables(frame):
         print(from_tables, file=sys.stderr)
     asked = assemble.Asked(**{field.name: vars(given)[field.name] for field in fields(assemble.Asked)})

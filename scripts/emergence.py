@@ -9,7 +9,6 @@ from pathlib import Path
 from analysis.probes import EMERGING
 from engine.cli.flags import Parser, add_debug, run_main, show
 from engine.errors import CHECKPOINT, Refusal
-from engine.folder.published import Study, all_places_of
 from slurm.define.find import find
 
 
@@ -31,8 +30,7 @@ def main() -> None:
     from analysis.typeset import number
     from engine.folder.store import write_bytes
 
-    alone = [sweep for sweep in sweeps if isinstance(sweep, Study)]
-    loaded = frames.load(folders, runs, all_places_of(sweeps), alone)
+    loaded = frames.load_found(folders, runs, sweeps)
     frame, ranked = emergence.over_training(loaded), emergence.against_gap(loaded, lambda _, key: key in given.keys)
     frame = frame[frame["key"].isin(given.keys)]
     if frame.empty and ranked.empty:

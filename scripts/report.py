@@ -33,7 +33,6 @@ def main() -> None:
 
     found = named(given.name)
     results = store.results_dir().absolute()
-    folders = [store.folder_of(run, results) for run in found.runs]
     study = found if isinstance(found, published.Study) else None
     if not study and (words := older(found)):
         print(words, file=sys.stderr)
@@ -43,22 +42,16 @@ def main() -> None:
     from analysis.report.assemble import write_report
 
     if given.table:
-        table = frames.rungs(
-            frames.load(folders, found.runs, published.all_places(results, found.name), [study] if study else ())
-        )
+        table = frames.rungs(frames.of_sweep(found))
         if given.table == "text":
             frames.show(table)
         else:
             write = {"markdown": frames.markdown, "latex": frames.latex, "csv": frames.table_csv}[given.table]
             print(write(table))
-    others = {}
-    for other in map(named, given.beside):
-        runs = [store.folder_of(run, results) for run in other.runs]
-        alone = [other] if isinstance(other, published.Study) else ()
-        others[other.name] = frames.load(runs, other.runs, published.all_places(results, other.name), alone)
+    others = {other.name: frames.of_sweep(other) for other in map(named, given.beside)}
     told = {"planned": found.contrasts, "families": found.families, "baseline": found.baseline}
     told |= {"labels": found.labels, "study": study, "beside": others}
-    print(write_report(found.name, folders, results, found.question, found.runs, given.speeds, **told))
+    print(write_report(found.name, found.folders, results, found.question, found.runs, given.speeds, **told))
 
 
 if __name__ == "__main__":

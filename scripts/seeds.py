@@ -1,7 +1,6 @@
 """Has a study enough seeds? Prints the residual deviation of its runs, what its rule says of it, and no effect."""
 
 from engine.cli.flags import Parser, add_debug, run_main
-from engine.folder.published import all_places_of
 from slurm.define.load import load
 
 
@@ -15,7 +14,7 @@ def main() -> None:
     from analysis.compare import frames
     from analysis.factorial import deviation
 
-    found = deviation.look(frames.load(sweep.folders, sweep.runs, all_places_of([sweep])), sweep.name)
+    found = deviation.look(frames.of_sweep(sweep), sweep.name)
     print(*deviation.told(found, sweep.stopping), sep="\n")
 
 

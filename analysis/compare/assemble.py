@@ -12,7 +12,7 @@ from analysis.compare.sweeps import Sweep
 from analysis.factorial import families, predicted
 from analysis.typeset import Sheet
 from engine.errors import Refusal
-from engine.folder.published import Study, all_places_of, places_of
+from engine.folder.published import places_of
 
 AFTERWARDS = "What was asked afterwards: no file named it before the runs"
 PLANNED = "What the sweep was made to compare"
@@ -75,7 +75,7 @@ def _differences(
         if not (sweep.contrasts or sweep.families):
             continue
         # Of its own runs: other sweeps beside it change neither names nor conditions.
-        runs = _own(sweep)
+        runs = frames.of_sweep(sweep)
         if sweep.contrasts:
             own = contrasts.registered(runs, sweep.contrasts, asked.margin)
             title = PLANNED if len(sweeps) == 1 else f"What {sweep.name} was made to compare"
@@ -84,12 +84,6 @@ def _differences(
         made += predicted.sheets(runs, sweep.families) if sweep.families else []
     made += filter(None, (missed, contrasts.unfinished(frame)))
     return made, [contrasts.power_note(part, table) for table, (_, part) in pairs]
-
-
-def _own(sweep: Sweep) -> pd.DataFrame:
-    """The runs of one sweep alone."""
-    alone = [sweep] if isinstance(sweep, Study) else []
-    return frames.load(sweep.folders, sweep.runs, all_places_of([sweep]), alone)
 
 
 def from_tables(frame: pd.DataFrame) -> str:

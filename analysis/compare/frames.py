@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 from rich.table import Table
 
+from analysis.compare.sweeps import Sweep
 from analysis.stats import Interval, holm_by, interval
 from analysis.typeset import MISSING, Sheet, accuracy, count_text, plus_minus, quantity
 from engine.cli import flags
@@ -56,7 +57,7 @@ NOTE += "; training loss: mean over the last epoch and seeds, of augmented, mixe
 
 def load(
     folders: Sequence[Path],
-    runs: Sequence[Run] | None = None,
+    runs: Sequence[Run | None] | None = None,
     studies: Sequence[Path] = (),
     alone: Sequence[Study] = (),
 ) -> pd.DataFrame:
@@ -82,6 +83,17 @@ def load(
     frame["data"] = [_join(row, DATA) for row in rows]
     frame["pair"] = [_join(row, (*ORDER, "seed")) for row in rows]
     return frame
+
+
+def load_found(folders: Sequence[Path], runs: Sequence[Run | None], sweeps: Sequence[Sweep | Study]) -> pd.DataFrame:
+    """`load` of what `slurm.define.find.find` finds, with all tables that tell of these runs."""
+    alone = [one for one in sweeps if isinstance(one, Study)]
+    return load(folders, runs, published.all_places_of(sweeps), alone)
+
+
+def of_sweep(sweep: Sweep | Study) -> pd.DataFrame:
+    """The same of one sweep's runs."""
+    return load_found(sweep.folders, sweep.runs, [sweep])
 
 
 def _row(folder: Path, run: Run | None, there: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

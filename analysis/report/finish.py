@@ -18,7 +18,7 @@ def finish(sweep: Sweep, how: How) -> Path:
 
     The path of the report.
     """
-    frames.show(frames.rungs(frames.load(sweep.folders, sweep.runs, all_places_of([sweep]))))
+    frames.show(frames.rungs(frames.of_sweep(sweep)))
     _probe(sweep, how)
     report = sweep.folder / "report.html"
     sources = [sweep.folder / "manifest.csv", *(folder / "status.json" for folder in sweep.folders)]

@@ -13,7 +13,6 @@ from scipy import stats
 from analysis.compare import contrasts, frames
 from analysis.factorial import families
 from analysis.probes import permutation_gap
-from engine.folder import published
 from slurm.define.load import load
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -142,7 +141,7 @@ def study(name, monkeypatch, place):
     """Rows of runs.csv, and what the project makes of the committed tables, by family."""
     monkeypatch.setenv("SOFTMLP_RESULTS", str(place))
     sweep = load(name)
-    frame = frames.load(sweep.folders, sweep.runs, published.all_places_of([sweep]))
+    frame = frames.of_sweep(sweep)
     found = {family: families.table(frame, asked).set_index("contrast") for family, asked in sweep.families.items()}
     return pd.read_csv(RESULTS / name / "runs.csv"), sweep, found
 

@@ -15,7 +15,6 @@ from analysis.report.assemble import write_report
 from engine.errors import DATA, Refusal
 from engine.folder import predictions, store
 from engine.folder.predictions import Predictions
-from engine.folder.published import all_places_of
 from engine.run import Run
 from slurm.define.sweep import Sweep
 from slurm.queue.collect import collect
@@ -113,7 +112,7 @@ def test_a_comparison_over_images_is_the_same_from_folders_and_from_what_was_col
     assert here["low"][1] < -5.0 < here["high"][1]
     collect(study)
     shutil.rmtree(study.folders[0].parent)
-    there = contrasts.against(frames.load(study.folders, study.runs, all_places_of([study])))[columns]
+    there = contrasts.against(frames.of_sweep(study))[columns]
     pd.testing.assert_frame_equal(here, there)
 
 
@@ -151,7 +150,7 @@ def test_probes_over_training_are_the_same_from_folders_and_from_what_was_collec
     assert [(row["key"], row["epoch"]) for row in rows[:2]] == [("tiling", "0"), ("tiling_change", "1")]
     assert len(rows) == 10 and {row["epoch"] for row in rows} == {"0", "1"}, "the end is in probes.csv"
     shutil.rmtree(study.folders[0].parent)
-    collected = frames.load(study.folders, study.runs, all_places_of([study]))
+    collected = frames.of_sweep(study)
     pd.testing.assert_frame_equal(here, emergence.over_training(collected), check_dtype=False)
     (rank,) = emergence.against_gap(collected).itertuples()
     assert (rank.key, rank.rungs, rank.runs, round(rank.rho, 9)) == ("tiling_change", 5, 5, 1)

@@ -95,7 +95,7 @@ def test_a_run_of_two_studies_is_done_by_the_table_of_either_whose_own_goes_firs
     assert states_of(sweep) == ["done", "done", "done", "planned"], "what is no table says nothing, without a refusal"
     publish(sweep.folder, row(first))
     assert [status.get("acc1") for status in tables.standing(sweep)] == [90.0, 50.0, 60.0, None]
-    frame = frames.load(sweep.folders, sweep.runs, published.all_places_of([sweep]))
+    frame = frames.of_sweep(sweep)
     assert frame["acc1"].tolist()[:3] == [90.0, 50.0, 60.0] and frame["table"][1] == str(other)
     assert published.places_of([sweep]) == [sweep.folder, checkout / "results" / "mine"], "its own: speeds, choices"
 
@@ -207,7 +207,7 @@ def test_tables_tell_of_runs_that_are_not_here_in_comparison_and_report(sweep, c
     store.write_json(sweep.folders[3] / "status.json", {"state": "done", "acc1": 97.0})
     epochs = [{"epoch": 0, "train_loss": 0.7, "eval_top1": 97.0}]
     store.write_bytes(sweep.folders[3] / "summary.csv", store.csv_text(epochs).encode())
-    frame = frames.load(sweep.folders, sweep.runs, published.all_places_of([sweep]))
+    frame = frames.of_sweep(sweep)
     assert frame["acc1"].tolist() == [90.0, 91.0, 92.0, 97.0] and set(frame["state"]) == {"done"}
     assert frame["train_loss"].tolist() == pytest.approx([0.0, 0.1, 0.2, 0.7])
     (rung,) = frames.rungs(frame).to_dict("records")
@@ -231,7 +231,7 @@ def test_a_report_is_made_of_tables_alone(sweep, checkout):
         for epoch in range(2)
     ]
     path.with_name("epochs.csv").write_text(store.csv_text(curves))
-    frame = frames.load(sweep.folders, sweep.runs, published.all_places_of([sweep]))
+    frame = frames.of_sweep(sweep)
     assert frames.curves(frame)["eval_top1"].tolist() == [80.0, 81.0] * 4
     assert 'id="curve' in write_report(*given).read_text()
 
