@@ -86,3 +86,8 @@ class Reader(HTMLParser):
                 self.loads.append((tag, key, value))
             assert not key.startswith("on")
         assert tag not in ("link", "iframe", "object", "embed", "base")
+
+
+def cards(text):
+    """Verdict -> the sentence of its card."""
+    return {kind: plain(words) for kind, words in re.findall(r'<p class="card v-(\w+)">(.*?)</p>', text, re.DOTALL)}

@@ -20,8 +20,10 @@ MANY = 5000  # runs, of which all fields take longer to compare than anybody wai
 
 
 def text(value: Any) -> str:
-    """A field's value as tables print it."""
-    return f"{value:g}" if isinstance(value, float) else "default" if value is None else str(value)
+    """A field's value as tables print it; pandas makes a None NaN where others of its column are numbers or text."""
+    if value is None or value != value:
+        return "default"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def conditions(rows: Sequence[Mapping[str, Any]]) -> list[str]:

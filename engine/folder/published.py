@@ -10,6 +10,7 @@ whatever scheme, and what it asked stands in study.yaml beside them.
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,7 +131,7 @@ def _is_table(path: Path) -> bool:
     """Whether it has a table's columns: what else lies in another study's place is no mistake of this one's."""
     try:
         with path.open(encoding="utf-8-sig") as file:
-            columns = file.readline().rstrip().split(",")
+            columns = re.split("[,;\t]", file.readline().rstrip())
     except (OSError, UnicodeDecodeError):
         return False
     return {"signature", "state"} <= set(columns)

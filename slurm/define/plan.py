@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from engine.cli import repro as line
+from engine.fields import rungs
 from engine.folder import store
 from engine.run import Run
 from slurm import totals
@@ -137,7 +138,7 @@ def _recipe(runs: Sequence[Run], varied: Sequence[str]) -> str:
 def _text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ":".join(map(_text, value))
-    return f"{value:g}" if isinstance(value, float) else "default" if value is None else str(value)
+    return rungs.text(value)
 
 
 def _quantity(value: int | None) -> str:

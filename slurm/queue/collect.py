@@ -234,4 +234,8 @@ def _text(rows: list[dict[str, Any]]) -> str:
 
 
 def _fields(run: Run) -> dict[str, Any]:
-    return {key: json.dumps(value) if isinstance(value, (dict, list)) else value for key, value in run.record().items()}
+    """Its fields as cells; weights among the results by their place there, as a table goes to other machines."""
+    record, results = run.record(), store.results_dir().absolute()
+    if run.initial_checkpoint and (place := Path(run.initial_checkpoint)).is_relative_to(results):
+        record["initial_checkpoint"] = str(place.relative_to(results))
+    return {key: json.dumps(value) if isinstance(value, (dict, list)) else value for key, value in record.items()}

@@ -1,4 +1,4 @@
-"""What results/LOG.md says of the ladder, from its committed tables: by the code of the project and by SciPy alone."""
+"""What results/LOG.md says of studies, from their committed tables: by the code of the project and by others alone."""
 
 import json
 import re
@@ -207,9 +207,8 @@ def test_the_tables_of_the_lattice_in_the_log(monkeypatch, tmp_path):
     cube = found["cube"]["diff"].round(1)
     words = re.sub(r"\s+", " ", section)
     assert "(reach {}, places {}, channels {})".format(*cube.iloc[:3]) in words
-    assert (
-        "(reach x places {}, reach x channels {}, places x channels {}, all three {},".format(*cube.iloc[3:]) in words
-    )
+    told = "(reach x places {}, reach x channels {}, places x channels {}, all three {}, each p < 0.001)"
+    assert told.format(*cube.iloc[3:]) in words and (found["cube"]["p_holm"] < 0.001).all()
     means = rows.groupby("rung")["acc1"].mean()
     ends = means["lattice_s mixer=depthwise"], means["lattice_s"]
     assert f"all three together gain {ends[0] - ends[1]:.1f} ({ends[1]:.1f} to {ends[0]:.1f} %)" in words.lower()
@@ -233,3 +232,26 @@ def test_the_tables_of_the_gaps_in_the_log(monkeypatch, tmp_path):
     means = rows.pivot_table("acc1", "cell", "permute")
     means["gap"] = means["none"] - means["pixels"]
     assert len(told) == 8 and set(told) == {(cell, *(f"{v:.1f}" for v in row)) for cell, *row in means.itertuples()}
+
+
+def test_the_table_of_shares_in_the_log(monkeypatch, tmp_path):
+    """Effects of the model, and shares by Fieller's interval, once more as the roots of its quadratic."""
+    rows, sweep, found = study("gap_closed", monkeypatch, tmp_path)
+    section, arms = entry("gap_closed"), sweep.families["arms"].contrasts
+    told = re.findall(r"^  \| ([\w ]+) \| ([+-].+) \| (.+ to .+) \| ([<.\d ]+) \| (.+) \|$", section, re.MULTILINE)
+    by_seed = rows.pivot_table("acc1", "seed", "rung")
+    over_flat = {name: sum(w * by_seed[rung] for rung, w in one.weights.items()) for name, one in arms.items()}
+    gap, t = over_flat["architecture"], stats.t.ppf(0.975, len(by_seed) - 1)
+    made = []
+    for row in found["arms"].sort_values("diff", ascending=False).itertuples():
+        closed = over_flat[row.Index]
+        (a, c), (_, b) = np.cov(closed, gap) / len(gap) * t**2
+        roots = np.roots([gap.mean() ** 2 - b, -2 * (closed.mean() * gap.mean() - c), closed.mean() ** 2 - a])
+        low, high = 100 * np.sort(roots.real)
+        share = "100" if closed is gap else f"{100 * closed.mean() / gap.mean():.0f} ({low:.0f} to {high:.0f})"
+        p = "< 0.001" if row.p_holm < 0.001 else f"{row.p_holm:.3f}"
+        made.append((row.Index, f"{row.diff:+.1f}", f"{row.low:.1f} to {row.high:.1f}", p, share))
+    assert len(told) == 8 and told == made
+    assert found["arms"].loc["penalty", "differs"].startswith("penalty default to toeplitz, ")
+    near = found["near"].loc["near over large"]
+    assert f"+{near['diff']:.1f} ({near['low']:.1f} to {near['high']:.1f}, p {near['p_holm']:.3f})" in section

@@ -9,7 +9,6 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib
-import pandas as pd
 import pytest
 
 import archs
@@ -17,12 +16,11 @@ from analysis import judges
 from analysis.compare import frames
 from analysis.figures import draw, looks
 from analysis.report import assemble, labels, tables
-from analysis.report.sections import asked
 from engine.cli.flags import Parser, add_fields, collect
 from engine.errors import Refusal
 from engine.folder.store import folder_of
 from engine.run import Run, make_run
-from tests.reports import LEVELS, Reader, page_of, plain, result_of, section, write_run
+from tests.reports import LEVELS, Reader, cards, page_of, plain, result_of, section, write_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,11 +77,6 @@ def test_sentences_say_best_rung_range_and_caveats(folders, tmp_path):
 
 def test_the_order_of_a_file_is_no_claim(folders):
     assert result_of(folders[::-1]) == result_of(folders)
-
-
-def cards(text):
-    """Verdict -> the sentence of its card."""
-    return {kind: plain(words) for kind, words in re.findall(r'<p class="card v-(\w+)">(.*?)</p>', text, re.DOTALL)}
 
 
 def test_what_is_asked_beforehand_is_answered_first(folders, runs, tmp_path):
@@ -371,30 +364,3 @@ def test_a_section_is_one_file(folders, tmp_path, monkeypatch):
     (strange / "wrong.py").write_text('"""Wrong."""\nPLACE, TITLE = 1, ""\n')
     with pytest.raises(Refusal, match=r"wrong\.py has no SHORT"):
         page_of(folders, tmp_path)
-
-
-def test_contrasts_of_one_name_say_their_family():
-    rows = [("kernel", "lost", 3.0), ("kernel", "order", 2.0), ("gate", "order", 1.5)]
-    found = pd.DataFrame(rows, columns=["contrast", "family", "diff"]).assign(verdict="gain", margin=1.0, said="")
-    found["of"], found["weights"] = [("permute",)] * 3, [{"kernel": 1, "dense": -1}] * 3
-    said = cards(str(asked._cards(found)))["gain"]
-    assert said.startswith("3 gain. Kernel (lost) +3.0, kernel (order) +2.0, gate +1.5."), said
-
-
-def test_where_ingredients_depend_on_each_other_no_mean_of_them_is_quoted():
-    two, four = {"a": 1, "b": -1}, dict.fromkeys("abcd", 0.5)
-    rows = [
-        ("channels", "cube", ("channels",), four, 3.0, "gain"),
-        ("form", "cube", ("form",), four, 1.0, "gain"),
-        ("places x channels", "cube", ("places", "channels"), four, -2.0, "loss"),
-        ("places x form", "cube", ("places", "form"), four, 0.1, "undecided"),
-        ("a to b", "cube", ("channels",), two, 4.0, "gain"),
-    ]
-    found = pd.DataFrame(rows, columns=["contrast", "family", "of", "weights", "diff", "verdict"])
-    found = found.assign(margin=1.0, said="")
-    text = str(asked._cards(found))
-    assert cards(text)["gain"].startswith("2 gain. A to b +4.0, form +1.0.")
-    assert cards(text)["loss"].startswith("None lose.") and cards(text)["undecided"].startswith("None undecided.")
-    crossed = plain(text[text.index("crossed") :])
-    assert "Interactions. 1 of 2 shown: places x channels −2.0; so no mean of channels." in crossed
-    assert cards(str(asked._cards(found.iloc[2:4]))) == {}, "interactions alone"

@@ -67,6 +67,17 @@ def test_predictions_and_training_loss_are_collected(sweep):
     assert collect(sweep)[2].read_bytes() == before
 
 
+def test_weights_among_the_results_are_named_by_their_place_there(sweep):
+    """A run's folder, whose results another machine has elsewhere; other weights keep the path that was given."""
+    start = sweep.folders[0]
+    write_done(sweep.runs[0], start, 10)
+    later = sweep.runs[0].but(lr=0.5, initial_checkpoint=str(start))
+    study = Sweep("mine", "Which?", (sweep.runs[0], later))
+    write_done(later, study.folders[1], 9)
+    cells = [row["initial_checkpoint"] for row in rows_of(collect(study)[0])]
+    assert cells == ["", f"runs/{start.name}"] and later.initial_checkpoint == str(start)
+
+
 def test_collecting_takes_over_what_another_study_knows_of_its_runs_and_nothing_else(sweep):
     """Two of three runs were trained for another study, which has a fourth; the third is here."""
     stranger = sweep.runs[0].but(seed=9)
