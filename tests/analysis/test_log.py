@@ -255,3 +255,12 @@ def test_the_table_of_shares_in_the_log(monkeypatch, tmp_path):
     assert found["arms"].loc["penalty", "differs"].startswith("penalty default to toeplitz, ")
     near = found["near"].loc["near over large"]
     assert f"+{near['diff']:.1f} ({near['low']:.1f} to {near['high']:.1f}, p {near['p_holm']:.3f})" in section
+    averaged = pd.read_csv(RESULTS / "gap_closed/tta.csv")
+    averaged["rung"] = averaged["checkpoint"].str.extract(r"/(\w{8})-")[0].map(rows.set_index("signature")["rung"])
+    after, once = averaged.groupby("rung")["top1"].mean(), by_seed.mean()
+    shifts = max(arms["shifts"].weights, key=arms["shifts"].weights.get)
+    (plain,) = set(after.index) - {shifts}
+    words = re.sub(r"\s+", " ", section)
+    gain = f"{after[shifts] - once[shifts]:.1f} points by it, from {once[shifts]:.1f} to {after[shifts]:.1f} %"
+    assert f"the arm trained on shifts gains {gain}" in words
+    assert f"falls from {once[plain]:.1f} to {after[plain]:.1f} %" in words and len(averaged) == 10
