@@ -12,7 +12,7 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from engine.errors import CLUSTER, MACHINE, Refusal
 from engine.folder import lease, store
@@ -23,7 +23,7 @@ from slurm.cluster.clusters import Resources
 from slurm.cluster.submit import Shape
 from slurm.define.sweep import Sweep
 from slurm.prepare import has_torch, prepare
-from slurm.queue import local, probing, progress, tables, worker
+from slurm.queue import claims, local, probing, progress, tables, worker
 from slurm.queue.choose import Chosen, choose
 from slurm.queue.progress import Status
 from slurm.queue.worker import ended
@@ -84,8 +84,8 @@ def launch(
         alone, needs = alone or "memory" in kinds or "failed" in kinds, grown
     order = _Order(sweep, how, cluster, kinds, needs, alone, keep_code, tuple(finish))
     sweep.make_folder()
-    with local.only_launcher(sweep, PATIENCE_SECONDS):
-        _submit(order)
+    with local.only_launcher(sweep, PATIENCE_SECONDS) as lock:
+        _submit(order, lock)
     left = set(probing.left(sweep.folders, sweep.probes))
     statuses = _told(sweep, [worker.look(folder) for folder in sweep.folders], kinds)
     pairs = zip(sweep.folders, statuses, strict=True)
@@ -151,7 +151,7 @@ def _part(chosen: Chosen, statuses: list[Status]) -> Sweep:
     return sweep if len(rest) == len(sweep.runs) else replace(sweep, runs=tuple(sweep.runs[place] for place in rest))
 
 
-def _submit(order: _Order) -> None:
+def _submit(order: _Order, lock: IO[str]) -> None:
     """Submit what the runs of the asked kinds lack, by shape, and say so."""
     sweep = order.sweep
     live = submit.live(sweep)
@@ -167,7 +167,7 @@ def _submit(order: _Order) -> None:
     what = f"{len(unprobed)} to probe" if unprobed else f"{len(chosen.places)} to train"
     print(f"{sweep.name}: {_done(statuses)}, {what} on {order.cluster}", flush=True)
     if todo:
-        _submit_elements(order, chosen, todo, live)
+        _submit_elements(order, chosen, todo, live, lock)
     elif chosen or unprobed:
         chosen.release(_launches(live))
         print(f"nothing to submit: {len(live)} elements wait or run already, and take all that is left")
@@ -192,7 +192,7 @@ def _lacking(
 
 
 def _submit_elements(
-    order: _Order, chosen: Chosen, todo: list[tuple[Shape, int]], live: list[scheduler.Element]
+    order: _Order, chosen: Chosen, todo: list[tuple[Shape, int]], live: list[scheduler.Element], lock: IO[str]
 ) -> None:
     """One array per shape. Whatever SLURM or this machine would refuse is refused before the first one."""
     sweep, launched = order.sweep, _new_launch(order)
@@ -208,7 +208,8 @@ def _submit_elements(
         snapshot.prune(sweep.folder.parent, jobs, code)
     new = []
     for shape, count in todo:
-        made = launched.submit(shape, count)
+        with claims.inherited(lock):  # an sbatch that outlives a launcher is waited for: what it brings is counted
+            made = launched.submit(shape, count)
         few = f" of {count}, as many as one may have" if made.elements < count else ""
         runs = f"{len(shape.folders)} run" + "s" * (len(shape.folders) > 1)
         print(f"job {made.job}: {made.elements} elements{few} for {runs}, each {shape.resources.told()}", flush=True)

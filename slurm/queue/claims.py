@@ -33,6 +33,27 @@ def hold(path: Path) -> Iterator[IO[str] | None]:
         yield file if _take(file, path, stack) else None
 
 
+@contextlib.contextmanager
+def inherited(file: IO[str]) -> Iterator[None]:
+    """What is started in the block holds the file, too, and goes on holding it if this process dies before it.
+
+    As its standard input, the one place of a file that subprocess hands on; a flock is let go of with the last copy.
+    """
+    try:
+        before = os.dup(0)
+    except OSError:  # closed
+        before = None
+    os.dup2(file.fileno(), 0)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.close(0)
+        else:
+            os.dup2(before, 0)
+            os.close(before)
+
+
 def holder(path: Path) -> int | None:
     """The process on this machine that holds a file; 0 if it has not yet said its number; None if nobody has it."""
     with contextlib.suppress(FileNotFoundError), path.open("r") as file:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from engine.errors import BUSY, CLASSES, OUTSIDE, STOPPED, Refusal
 from engine.folder import lease, store
@@ -171,8 +171,11 @@ def train_inline(sweep: Sweep, how: dict[str, Any], view: View, stop: Stop) -> N
 
 
 @contextlib.contextmanager
-def only_launcher(sweep: Sweep, patience_s: float = 0.0) -> Iterator[None]:
-    """Refuse to launch a sweep that a live launcher has in hand, and does not let go of within `patience_s`."""
+def only_launcher(sweep: Sweep, patience_s: float = 0.0) -> Iterator[IO[str]]:
+    """Refuse to launch a sweep that a live launcher has in hand, and does not let go of within `patience_s`.
+
+    What is held meanwhile.
+    """
     path = sweep.jobs_folder / "launcher.lock"
     deadline = time.monotonic() + patience_s
     while claims.holder(path) is not None and time.monotonic() < deadline:
@@ -182,7 +185,7 @@ def only_launcher(sweep: Sweep, patience_s: float = 0.0) -> Iterator[None]:
             look = f"watch it: python scripts/sweep.py status {sweep.name}"
             raise Refusal(f"sweep {sweep.name} is being launched by process {claims.holder(path)}; {look}", BUSY)
         claims.write(file, {"pid": os.getpid()})
-        yield
+        yield file
 
 
 def cores() -> int:

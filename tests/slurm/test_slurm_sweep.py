@@ -1,6 +1,7 @@
 """The user's side on a real SLURM: arrays, packing, launches that meet or die, cancel and resume, a controller away."""
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from engine.errors import BUSY, CLUSTER, Refusal
 from engine.folder import lease, store
+from slurm.queue import worker
 from tests.lab import PATIENCE
 from tests.trial import DIVERGING, Trial, assert_same, parent
 
@@ -100,6 +102,33 @@ def test_a_launcher_killed_half_way(make_trial, make_lab, whole):
     assert_same(trial, whole)
 
 
+def test_an_sbatch_that_outlives_its_launcher_is_waited_for(make_trial, make_lab, whole):
+    """The launcher dies while its second sbatch takes three seconds; what that brings is there for the next launch."""
+    trial = make_trial(0, 1, on=make_lab(), rest="def resources(run): return {'mem_gb': 1 + run.seed}")
+    slow, first, second, ended = (trial.folder / name for name in ("slow", "first", "second", "ended"))
+    slow.mkdir()
+    (slow / "sbatch").write_text(
+        f"#!/bin/sh\nsbatch={shutil.which('sbatch', path=trial.env['PATH'])}\n"
+        'case "$*" in *test-only*) exec $sbatch "$@";; esac\n'
+        f'[ -e {first} ] || {{ touch {first}; exec $sbatch "$@"; }}\n'
+        f'touch {second}; sleep 3; $sbatch "$@"; touch {ended}\n'
+    )
+    (slow / "sbatch").chmod(0o755)
+    launcher = trial.start("launch", "--no-snapshot", PATH=f"{slow}{os.pathsep}{trial.env['PATH']}")
+    while not second.exists():
+        assert launcher.poll() is None, launcher.communicate()[0]
+        time.sleep(0.01)
+    launcher.kill()
+    launcher.wait()
+    assert elements(trial) == 1
+    trial.launch()
+    trial.lab.wait_for(ended.exists, 30, trial.story)
+    assert elements(trial) == 2, trial.story()
+    trial.finish(120)
+    launcher.communicate()
+    assert_same(trial, whole)
+
+
 def test_cancel_and_resume(make_trial, make_lab, whole):
     """What is being trained saves and leaves, what waits is taken out of the queue; nothing is lost."""
     trial = make_trial(0, 1, 2, on=make_lab())
@@ -110,6 +139,7 @@ def test_cancel_and_resume(make_trial, make_lab, whole):
     assert busy.value.code == BUSY
     assert "add --yes" in trial.script("cancel", code=2)
     assert "2 cancelled" in trial.script("cancel", "--yes")
+    time.sleep(worker.CANCEL_SECONDS)  # so long ago that the process looks again at once: it has 0.3 s left to train
     trial.thaw(0)
     trial.lab.wait_for(lambda: trial.states() == ["cancelled"] * 3, 30, trial.story)
     trial.lab.wait_idle(30)

@@ -16,6 +16,7 @@ from engine.folder import lease, store
 from slurm.define.load import load
 from slurm.define.sweep import Sweep
 from slurm.queue import claims
+from tests.lab import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 SLOTS = 2
@@ -178,3 +179,28 @@ def test_a_terminated_launcher_takes_its_workers_with_it(make):
     launcher.terminate()
     assert launcher.wait(60) == 143, launches.said()
     assert not launches.workers() and set(launches.states()) <= {"planned", "stopped"}
+
+
+def test_what_was_started_holds_a_file_after_its_parent(tmp_path):
+    """And what was started after the block does not."""
+    words = (
+        "import os, pathlib, signal, subprocess, sys\nfrom slurm.queue import claims\n"
+        "with claims.hold(pathlib.Path(sys.argv[1])) as file:\n"
+        "    with claims.inherited(file): one = subprocess.Popen(['sleep', '600'])\n"
+        "    two = subprocess.Popen(['sleep', '600'])\n"
+        "    print(one.pid, two.pid, flush=True)\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    command = [sys.executable, "-c", words, tmp_path / "lock"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    one, two = map(int, process.stdout.readline().split())
+    try:
+        assert process.wait() == -signal.SIGKILL and claims.holder(tmp_path / "lock") is not None
+        os.kill(one, signal.SIGKILL)
+        deadline = time.monotonic() + 10 * PATIENCE
+        while claims.holder(tmp_path / "lock") is not None:
+            assert time.monotonic() < deadline, "held, although only what came after the block lives"
+            time.sleep(0.01)
+    finally:
+        for pid in (one, two):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
